@@ -1,0 +1,12 @@
+//! Any text: no coordinate, or one that is written and read back the same.
+
+#![no_main]
+
+use gate::request::Coordinate;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|text: &str| {
+    let Some(coordinate) = Coordinate::parse(text) else { return };
+    assert!(coordinate.parts().iter().all(|part| (1..=999).contains(part)));
+    assert_eq!(Coordinate::parse(&coordinate.to_string()), Some(coordinate));
+});

@@ -1,0 +1,18 @@
+//! Lines of `delta`: whatever is taken, SQ's own lenient reader reads all of it and in range.
+
+#![no_main]
+
+use gate::request::Coordinate;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|body: &[u8]| {
+    if !gate_fuzz::is_taken("/api/v2/delta?p=a", body) {
+        return;
+    }
+    let text = std::str::from_utf8(body).expect("ASCII");
+    for line in text.lines().filter(|line| !line.is_empty()) {
+        let parts: Vec<&str> = line.split(": ").collect();
+        assert_eq!(parts.len(), 2, "{line:?}");
+        assert!(Coordinate::parse(parts[0]).is_some() && parts[1].len() == 32, "{line:?}");
+    }
+});

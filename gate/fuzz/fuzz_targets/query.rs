@@ -1,0 +1,30 @@
+//! Any method and path: refused, or rebuilt so that it is taken again and rebuilt the same.
+
+#![no_main]
+
+use gate::request::{Head, SqVersion, parse};
+use libfuzzer_sys::fuzz_target;
+use protocol::Limits;
+
+fuzz_target!(|input: (&str, &[u8], Option<u64>, bool)| {
+    let (method, path, content_length, has_body) = input;
+    let (limits, sq) = (Limits::default(), SqVersion::V0_6_0);
+    // Half of the inputs start where the parser begins to think.
+    let path = if has_body { path.to_owned() } else { [b"/api/v2/", path].concat() };
+    let method = ["GET", "POST", "DELETE", method][method.len() % 4];
+    let head = Head { method, path: &path, content_length, has_body, content_type: None };
+    let Ok(request) = parse(&head, &limits, sq) else { return };
+    assert!(path.is_ascii(), "taken: {path:?}");
+    let rebuilt = request.path();
+    let has_body = request.method() == "POST";
+    let head = Head {
+        method: request.method(),
+        path: rebuilt.as_bytes(),
+        content_length: None,
+        has_body,
+        content_type: None,
+    };
+    let again = parse(&head, &limits, sq).expect("what was rebuilt is taken");
+    assert_eq!((again.path(), again.method()), (rebuilt, request.method()));
+    assert_eq!((again.class, &again.phext), (request.class, &request.phext));
+});

@@ -1,0 +1,20 @@
+//! Coordinates of `query`: whatever is taken, SQ's own splitting yields coordinates in range.
+
+#![no_main]
+
+use gate::request::Coordinate;
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|body: &[u8]| {
+    if !gate_fuzz::is_taken("/api/v2/query?p=a", body) {
+        return;
+    }
+    let text = std::str::from_utf8(body).expect("ASCII");
+    let items = text.split([',', '\n', ';']).map(str::trim).filter(|item| !item.is_empty());
+    let mut count = 0;
+    for item in items {
+        assert!(Coordinate::parse(item).is_some(), "{item:?}");
+        count += 1;
+    }
+    assert!(count > 0);
+});

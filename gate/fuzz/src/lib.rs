@@ -1,0 +1,20 @@
+//! A body through its check, whole and byte by byte.
+
+use gate::request::{Head, SqVersion, parse};
+use protocol::Limits;
+
+/// Whether a POST with this body is taken, however it is cut.
+pub fn is_taken(path: &str, body: &[u8]) -> bool {
+    let path = path.as_bytes();
+    let head =
+        Head { method: "POST", path, content_length: None, has_body: true, content_type: None };
+    let request = parse(&head, &Limits::default(), SqVersion::V0_6_0).expect("a good head");
+    let judge = |length: usize| {
+        let mut check = request.body().expect("a check");
+        body.chunks(length).all(|chunk| check.on_chunk(chunk).is_ok()) && check.on_end().is_ok()
+    };
+    let whole = judge(body.len().max(1));
+    assert_eq!(whole, judge(1));
+    assert_eq!(whole, judge(3));
+    whole
+}

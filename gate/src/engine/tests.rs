@@ -1,0 +1,234 @@
+//! The rules of a request's way, one by one.
+
+use super::model::{
+    FromSq, Host, MS, SECOND, Seen, changes, config, epoch, granted, hash, key, verdict, verified,
+};
+use super::{AnswerHead, AnswerStep, Headers, Reply, metric_names};
+use protocol::{ChangesAnswer, FilterConfig, TenantStatus, Verdict};
+#[cfg(target_family = "wasm")]
+use wasm_bindgen_test::wasm_bindgen_test as test;
+
+mod answers;
+mod keys;
+mod leases;
+
+fn value<'a>(headers: &'a Headers, name: &str) -> Option<&'a str> {
+    headers.iter().find(|(n, _)| *n == name).map(|(_, value)| value.as_ref())
+}
+
+fn reply(host: &Host, id: u32) -> &Reply {
+    match host.seen(id) {
+        Seen::Answered(reply) => reply,
+        other => panic!("not answered: {other:?}"),
+    }
+}
+
+fn forwarded(host: &Host, id: u32) -> &Headers {
+    match host.seen(id) {
+        Seen::Forwarded(headers) => headers,
+        other => panic!("not forwarded: {other:?}"),
+    }
+}
+
+/// The head of an answer that did not come from SQ.
+pub(super) struct FromEnvoy;
+
+impl AnswerHead for FromEnvoy {
+    fn length(&self) -> Option<u64> {
+        None
+    }
+
+    fn is_sqs(&self) -> bool {
+        false
+    }
+}
+
+#[test]
+fn a_request_without_a_key_is_refused_at_once_and_nobody_is_asked() {
+    let mut host = Host::new(config());
+    let none = host.request("GET", "/api/v2/toc?p=index", &[], true);
+    assert_eq!(host.status(none), Some(401));
+    assert_eq!(value(&reply(&host, none).headers, "www-authenticate"), Some("Bearer realm=\"sq\""));
+    let bad = host.get("Bearer nonsense");
+    let challenge = value(&reply(&host, bad).headers, "www-authenticate").unwrap();
+    assert!(challenge.contains("error=\"invalid_token\""), "{challenge}");
+    let two = [("authorization", key(1)), ("x-sq-api-key", key(2))];
+    let two: Vec<(&str, &str)> = two.iter().map(|(name, key)| (*name, key.as_str())).collect();
+    let two = host.request("GET", "/api/v2/toc?p=index", &two, true);
+    assert_eq!(host.status(two), Some(400));
+    let challenge = value(&reply(&host, two).headers, "www-authenticate").unwrap();
+    assert!(challenge.contains("error=\"invalid_request\""), "{challenge}");
+    assert!(host.made.is_empty());
+}
+
+#[test]
+fn the_first_request_asks_relay_and_orchestrator_once_and_the_next_nobody() {
+    let mut host = Host::warm(config());
+    let id = host.get(&key(1));
+    let headers = forwarded(&host, id);
+    assert_eq!(value(headers, "x-sq-cluster"), Some("sq/alice"));
+    assert_eq!(value(headers, "x-sq-answer-timing"), Some("auth;desc=hit, wake;desc=none"));
+    assert_eq!((host.made["/v1/verify"], host.made["/v1/lease"]), (1, 1));
+}
+
+#[test]
+fn nothing_that_a_client_wrote_is_passed_on_but_what_was_understood() {
+    let mut host = Host::warm(config());
+    let spoofed = [
+        ("authorization", &*key(1)),
+        ("x-sq-cluster", "sq/bob"),
+        ("x-sq-answer-type", "text/html"),
+        ("authorization-foo", "k"),
+        ("x-envoy-original-path", "/"),
+        ("cookie", "c"),
+    ];
+    let id = host.request("HEAD", "/api/v2/toc?p=index", &spoofed, true);
+    let headers = forwarded(&host, id);
+    let names: Vec<&str> = headers.iter().map(|(name, _)| *name).collect();
+    assert_eq!(value(headers, "x-sq-cluster"), Some("sq/alice"));
+    assert_eq!(value(headers, ":method"), Some("GET"));
+    for name in ["authorization", "authorization-foo", "cookie", "x-envoy-original-path"] {
+        assert!(!names.contains(&name), "{name} was passed on");
+    }
+    assert!(!format!("{headers:?}").contains(&key(1)));
+    for name in &names {
+        assert_eq!(names.iter().filter(|n| *n == name).count(), 1, "{name} twice");
+    }
+}
+
+#[test]
+fn many_first_requests_wait_for_one_answer_and_all_get_it() {
+    let mut host = Host::new(config());
+    host.tick(0);
+    host.answer("/v1/changes", &changes(1, &[]));
+    let ids: Vec<u32> = (0..200).map(|_| host.get(&key(1))).collect();
+    host.answer("/v1/verify", &verified(1, Some(verdict("alice"))));
+    host.answer("/v1/lease", &granted("alice", 30_000));
+    // The bucket of the free tier lets 50 through; the rest is refused, none is left waiting.
+    let passed = ids.iter().filter(|id| host.is_forwarded(**id)).count();
+    let limited = ids.iter().filter(|id| host.status(**id) == Some(429)).count();
+    assert_eq!((passed, limited), (50, 150));
+    assert_eq!((host.made["/v1/verify"], host.made["/v1/lease"]), (1, 1));
+}
+
+#[test]
+fn an_encoded_body_is_refused_and_sq_does_not_see_it() {
+    let mut host = Host::warm(config());
+    let path = "/api/v2/update?p=index&c=1.1.1/1.1.1/1.1.2";
+    let auth = key(1);
+    for (coding, taken) in [("gzip", false), ("Identity", true), ("identity, br", false)] {
+        let headers = [("authorization", &*auth), ("content-encoding", coding)];
+        let id = host.request("POST", path, &headers, false);
+        assert_eq!(host.is_forwarded(id), taken, "{coding}");
+        if !taken {
+            assert_eq!(host.status(id), Some(415), "{coding}");
+            assert_eq!(value(&reply(&host, id).headers, "accept-encoding"), Some("identity"));
+        }
+    }
+}
+
+#[test]
+fn refusals_are_counted_by_their_kind() {
+    let mut host = Host::warm(config());
+    let _ = host.gate.take_metrics();
+    host.request("GET", "/api/v2/nothing", &[("authorization", &*key(1))], true);
+    host.get("Bearer nonsense");
+    let counts: Vec<u64> = host.gate.take_metrics().collect();
+    let names = metric_names();
+    assert_eq!(names.len(), counts.len());
+    let counted: Vec<&str> = names
+        .iter()
+        .zip(counts)
+        .filter(|(name, count)| *count > 0 && name.starts_with("sq.refused."))
+        .map(|(name, _)| name.as_str())
+        .collect();
+    assert_eq!(counted, ["sq.refused.malformed-key", "sq.refused.unknown-endpoint"]);
+}
+
+#[test]
+fn patience_ends_with_503() {
+    let mut host = Host::new(config());
+    host.tick(0);
+    let id = host.get(&key(1));
+    host.tick(20 * SECOND);
+    assert_eq!(host.status(id), Some(503));
+}
+
+#[test]
+fn usage_is_answered_without_waking_and_without_counting() {
+    let mut host = Host::warm(config());
+    host.tick(2 * SECOND);
+    host.answer("/v1/usage", br#"{"sequence":1}"#);
+    let id = host.request("GET", "/api/v2/usage", &[("authorization", &key(1))], true);
+    host.answer("/v1/usage/alice", br#"{"day":1}"#);
+    assert_eq!(reply(&host, id).body, r#"{"day":1}"#);
+    host.end(id);
+    host.tick(2 * SECOND);
+    let report = &host.calls[&host.call_to("/v1/usage").unwrap()].0;
+    assert!(report.body.as_deref().unwrap().contains(r#""rows":[]"#), "it was counted: {report:?}");
+}
+
+#[test]
+fn a_body_is_refused_in_the_middle_and_then_nothing_more_is_said() {
+    let mut host = Host::warm(config());
+    let headers = [("authorization", &*key(1)), ("content-length", "9")];
+    let id = host.request("POST", "/api/v2/update?p=index&c=1.1.1/1.1.1/1.1.2", &headers, false);
+    assert!(host.is_forwarded(id) && host.gate.reads_body(id));
+    host.body(id, b"ab\x17", false);
+    assert_eq!(host.status(id), Some(400));
+    let refused = host.seen(id).clone();
+    host.body(id, b"cd\x17", true);
+    assert_eq!(host.seen(id), &refused);
+    host.end(id);
+    assert_eq!(host.gate.streams.len(), 0);
+}
+
+#[test]
+fn a_preflight_needs_no_key() {
+    let mut host = Host::new(config());
+    let headers = [("origin", "https://a"), ("access-control-request-method", "POST")];
+    let id = host.request("OPTIONS", "/api/v2/update", &headers, true);
+    assert_eq!(host.status(id), Some(204));
+    assert_eq!(value(&reply(&host, id).headers, "access-control-allow-origin"), Some("*"));
+    assert_eq!(value(&reply(&host, id).headers, "server-timing"), Some("auth;desc=none"));
+}
+
+#[test]
+fn shadow_mode_marks_what_it_would_have_refused() {
+    let mut host = Host::warm(FilterConfig { shadow: true, ..config() });
+    let ids: Vec<u32> = (0..100).map(|_| host.get(&key(1))).collect();
+    assert!(ids.iter().all(|id| host.is_forwarded(*id)));
+    let last = forwarded(&host, ids[99]);
+    assert_eq!(value(last, "x-sq-answer-would-refuse"), Some("rate-limited"));
+}
+
+#[test]
+fn a_call_that_fails_while_it_is_made_settles_its_request_within_the_same_callback() {
+    let mut host = Host::warm(config());
+    host.sends_nothing = true;
+    let unknown = host.get(&key(2));
+    assert_eq!(host.status(unknown), Some(503));
+    // A known key that is in doubt: asked about in vain, and believed.
+    host.sends_nothing = false;
+    let reset = ChangesAnswer { epoch: epoch(), revision: 5, reset: true, changed: vec![] };
+    host.answer("/v1/changes", &serde_json::to_vec(&reset).unwrap());
+    host.sends_nothing = true;
+    let path = "/api/v2/update?p=index&c=1.1.1/1.1.1/1.1.2";
+    let headers = [("authorization", &*key(1)), ("content-length", "4")];
+    let known = host.request("POST", path, &headers, false);
+    assert!(host.is_forwarded(known), "{:?}", host.seen(known));
+}
+
+#[test]
+fn a_request_that_could_not_be_written_is_answered_with_500() {
+    let mut host = Host::warm(config());
+    let id = host.get(&key(1));
+    let reply = host.gate.on_forward_failed(id);
+    assert_eq!(reply.status, 500);
+    assert!(value(&reply.headers, "content-type").is_some());
+    host.tick(16 * SECOND);
+    host.answer("/v1/lease", &granted("alice", 30_000));
+    host.tick(16 * SECOND);
+    host.tick(16 * SECOND);
+    assert_eq!(host.made["/v1/lease"], 2, "it still counts as in flight");
+}

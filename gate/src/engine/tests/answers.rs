@@ -1,0 +1,170 @@
+//! What clients get of what SQ answers.
+
+#[cfg(target_family = "wasm")]
+use wasm_bindgen_test::wasm_bindgen_test as test;
+
+use super::*;
+
+/// A request that is on its way to SQ.
+fn sent(host: &mut Host, method: &str, path: &str) -> u32 {
+    let id = host.request(method, path, &[("authorization", &*key(1))], true);
+    assert!(host.is_forwarded(id), "{path}: {:?}", host.seen(id));
+    id
+}
+
+#[test]
+fn a_head_request_is_answered_without_the_body_that_sq_gave() {
+    let mut host = Host::warm(config());
+    let id = sent(&mut host, "HEAD", "/api/v2/toc?p=index");
+    host.gate.on_answer_head(id, 200, false, &FromSq(3));
+    assert!(host.gate.on_answer_bytes(id, 3));
+    assert!(host.gate.on_answer_body(id, b"toc", true).is_empty());
+}
+
+#[test]
+fn an_export_without_a_scroll_has_the_headers_of_any_other_answer() {
+    let mut host = Host::warm(config());
+    let id = sent(&mut host, "GET", "/api/v2/json-export?p=index");
+    let AnswerStep::Replace(reply) = host.gate.on_answer_head(id, 200, true, &FromSq(0)) else {
+        panic!("an empty phext is no JSON")
+    };
+    assert_eq!((reply.status, reply.body.as_str()), (200, "[]\n"));
+    for (name, value) in [
+        ("content-type", "application/json"),
+        ("x-content-type-options", "nosniff"),
+        ("content-security-policy", "default-src 'none'; sandbox"),
+        ("cache-control", "no-store"),
+        ("access-control-allow-origin", "*"),
+        ("server-timing", "auth;desc=hit, wake;desc=none"),
+    ] {
+        assert_eq!(self::value(&reply.headers, name), Some(value), "{name}");
+    }
+    for name in ["access-control-expose-headers", "ratelimit", "ratelimit-policy"] {
+        assert!(self::value(&reply.headers, name).is_some(), "{name} is missing");
+    }
+}
+
+#[test]
+fn an_answer_in_place_of_sqs_carries_what_shadow_mode_marked() {
+    let mut host = Host::warm(FilterConfig { shadow: true, ..config() });
+    let mut last = 0;
+    for _ in 0..100 {
+        last = sent(&mut host, "GET", "/api/v2/json-export?p=index");
+    }
+    let AnswerStep::Replace(reply) = host.gate.on_answer_head(last, 200, true, &FromSq(0)) else {
+        panic!("an empty phext is no JSON")
+    };
+    assert_eq!(value(&reply.headers, "x-sq-would-refuse"), Some("rate-limited"));
+}
+
+#[test]
+fn what_sq_says_of_its_key_or_of_itself_becomes_a_problem_document() {
+    let mut host = Host::warm(config());
+    for (status, told, kind, retry) in [
+        (401, 503, "database-unavailable", Some("1")),
+        (503, 503, "database-unavailable", Some("1")),
+        (403, 502, "database-failed", None),
+        (500, 502, "database-failed", None),
+    ] {
+        let id = sent(&mut host, "GET", "/api/v2/query?p=index&set=1.1.1/1.1.1/1.1.1");
+        let AnswerStep::Replace(reply) = host.gate.on_answer_head(id, status, false, &FromSq(12))
+        else {
+            panic!("{status} passes as SQ gave it")
+        };
+        assert_eq!(reply.status, told);
+        assert!(reply.body.contains(&format!("urn:sq:problem:{kind}")), "{}", reply.body);
+        assert_eq!(value(&reply.headers, "content-type"), Some("application/problem+json"));
+        assert_eq!(value(&reply.headers, "retry-after"), retry);
+        host.end(id);
+    }
+}
+
+#[test]
+fn what_else_sq_refuses_is_text_whatever_was_asked_for() {
+    let mut host = Host::warm(config());
+    for status in [400, 404] {
+        let id = sent(&mut host, "GET", "/api/v2/query?p=index&set=1.1.1/1.1.1/1.1.1");
+        let AnswerStep::Put(headers) = host.gate.on_answer_head(id, status, false, &FromSq(12))
+        else {
+            panic!("{status} is said to be JSON")
+        };
+        assert_eq!(value(&headers, "content-type"), Some("text/plain; charset=utf-8"));
+    }
+}
+
+#[test]
+fn what_envoy_answers_in_sqs_place_passes_as_it_is() {
+    let mut host = Host::warm(config());
+    let id = sent(&mut host, "GET", "/api/v2/toc?p=index");
+    assert_eq!(host.gate.on_answer_head(id, 503, false, &FromEnvoy), AnswerStep::Pass);
+}
+
+/// Counters of what this VM has served since its first request.
+fn counters(host: &mut Host) -> protocol::Counters {
+    host.tick(SECOND);
+    let call = host.call_to("/v1/usage").unwrap();
+    let report = host.calls[&call].0.body.clone().unwrap();
+    let report: protocol::UsageReport = serde_json::from_str(&report).unwrap();
+    report.rows[0].counters.clone()
+}
+
+#[test]
+fn what_envoy_or_sq_failed_on_is_refused_and_uses_no_quota() {
+    let mut host = Host::warm(config());
+    for status in [503, 504, 429, 413, 408, 400] {
+        let id = sent(&mut host, "GET", "/api/v2/toc?p=index");
+        host.gate.on_answer_head(id, status, false, &FromEnvoy);
+        host.end(id);
+    }
+    let id = sent(&mut host, "GET", "/api/v2/toc?p=index");
+    host.gate.on_answer_head(id, 500, false, &FromSq(5));
+    host.end(id);
+    // What SQ has to say of a request is an answer.
+    let id = sent(&mut host, "GET", "/api/v2/toc?p=index");
+    host.gate.on_answer_head(id, 404, false, &FromSq(5));
+    host.end(id);
+    let counters = counters(&mut host);
+    assert_eq!((counters.reads, counters.writes), (2, 0), "the first of all, and the one answered");
+    let names: Vec<&str> = counters.refused.keys().map(String::as_str).collect();
+    assert_eq!(
+        names,
+        [
+            "bad-request",
+            "body-too-large",
+            "database-failed",
+            "database-timeout",
+            "database-unavailable",
+            "rate-limited",
+            "request-timeout"
+        ]
+    );
+}
+
+#[test]
+fn an_upload_that_was_broken_off_never_came_to_sq() {
+    let mut host = Host::warm(config());
+    let headers = [("authorization", &*key(1)), ("content-length", "9")];
+    let id = host.request("POST", "/api/v2/update?p=index&c=1.1.1/1.1.1/1.1.2", &headers, false);
+    host.body(id, b"half", false);
+    host.end(id);
+    let counters = counters(&mut host);
+    assert_eq!((counters.writes, counters.refused.get("client-gone")), (0, Some(&1)));
+}
+
+#[test]
+fn the_bytes_of_an_answer_are_those_that_the_client_gets() {
+    let mut host = Host::warm(config());
+    let id = sent(&mut host, "GET", "/api/v2/json-export?p=index");
+    let sqs = br#"[{"coordinate":"1.1.1/1.1.1/1.1.1","text":"a"}]"#;
+    let step = host.gate.on_answer_head(id, 200, false, &FromSq(sqs.len() as u64));
+    assert_eq!(step, AnswerStep::Rewrite);
+    assert!(host.gate.on_answer_bytes(id, sqs.len()));
+    let out = host.gate.on_answer_body(id, sqs, true);
+    assert_ne!(out.len(), sqs.len(), "the case must occur");
+    host.end(id);
+    let id = sent(&mut host, "GET", "/api/v2/toc?p=index");
+    host.gate.on_answer_head(id, 200, false, &FromSq(3));
+    host.gate.on_answer_bytes(id, 3);
+    host.end(id);
+    assert_eq!(counters(&mut host).bytes_out, out.len() as u64 + 3);
+}

@@ -1,0 +1,277 @@
+//! Whose key it is, and for how long that may be believed.
+
+#[cfg(target_family = "wasm")]
+use wasm_bindgen_test::wasm_bindgen_test as test;
+
+use protocol::{Epoch, VerifyAnswer};
+
+use super::super::CallFailed;
+use super::*;
+
+#[test]
+fn a_revoked_key_is_refused_with_the_answer_of_the_feed() {
+    let mut host = Host::warm(config());
+    host.answer("/v1/changes", &changes(2, &[hash(1)]));
+    let id = host.get(&key(1));
+    host.answer("/v1/verify", &verified(2, None));
+    assert_eq!(host.status(id), Some(401));
+    let again = host.get(&key(1));
+    assert_eq!(host.status(again), Some(401), "remembered for a while");
+    assert_eq!(host.made["/v1/verify"], 2);
+}
+
+#[test]
+fn an_answer_older_than_a_change_of_its_key_is_asked_for_again() {
+    let mut host = Host::warm(config());
+    let id = host.get(&key(2));
+    host.answer("/v1/changes", &changes(2, &[hash(2)]));
+    host.answer("/v1/verify", &verified(1, Some(verdict("bob"))));
+    assert_eq!(host.seen(id), &Seen::Paused, "the old verdict was used");
+    host.answer("/v1/verify", &verified(2, None));
+    assert_eq!(host.status(id), Some(401));
+}
+
+#[test]
+fn another_vm_finds_the_verdict_in_shared_data_unless_it_is_gone() {
+    let mut host = Host::warm(config());
+    let mut other = Host::after(config(), host.shared.clone(), host.now);
+    other.tick(0);
+    other.answer("/v1/changes", &changes(1, &[]));
+    other.get(&key(1));
+    assert!(!other.made.contains_key("/v1/verify"));
+    host.answer("/v1/changes", &changes(2, &[hash(1)]));
+    let mut third = Host::after(config(), host.shared.clone(), host.now);
+    third.tick(0);
+    third.answer("/v1/changes", &changes(2, &[]));
+    third.get(&key(1));
+    assert_eq!(third.made["/v1/verify"], 1);
+}
+
+#[test]
+fn a_slow_vm_does_not_bring_a_revoked_key_back() {
+    let mut host = Host::warm(config());
+    let mut slow = Host::after(config(), host.shared.clone(), host.now);
+    slow.tick(0);
+    slow.get(&key(2));
+    host.answer("/v1/changes", &changes(2, &[hash(2)]));
+    slow.shared = host.shared.clone();
+    slow.answer("/v1/verify", &verified(1, Some(verdict("bob"))));
+    let mut third = Host::after(config(), slow.shared.clone(), host.now);
+    third.tick(0);
+    third.answer("/v1/changes", &changes(2, &[]));
+    third.get(&key(2));
+    assert_eq!(third.made["/v1/verify"], 1, "the tombstone was overwritten");
+}
+
+#[test]
+fn a_suspended_tenant_and_an_expired_key_are_refused() {
+    let mut host = Host::warm(config());
+    let id = host.get(&key(2));
+    let suspended = Verdict { status: TenantStatus::Suspended, ..verdict("bob") };
+    host.answer("/v1/verify", &verified(1, Some(suspended)));
+    assert_eq!(host.status(id), Some(403));
+    let id = host.get(&key(3));
+    let ends = Verdict { expires_s: Some(host.now / SECOND + 5), ..verdict("alice") };
+    host.answer("/v1/verify", &verified(1, Some(ends)));
+    assert!(host.is_forwarded(id));
+    host.now += 5 * SECOND;
+    let id = host.get(&key(3));
+    assert_eq!(host.status(id), Some(401));
+}
+
+#[test]
+fn without_the_relay_known_keys_go_on_for_the_grace_and_unknown_ones_get_503() {
+    let grace = FilterConfig { grace_s: 60, ..config() };
+    let mut host = Host::warm(grace);
+    host.fail("/v1/changes");
+    host.tick(30 * SECOND);
+    let known = host.get(&key(1));
+    let unknown = host.get(&key(2));
+    assert_ne!(host.status(known), Some(503));
+    host.fail("/v1/verify");
+    assert_eq!(host.status(unknown), Some(503));
+    assert!(value(&reply(&host, unknown).headers, "retry-after").is_some());
+    let asked = host.made["/v1/verify"];
+    for _ in 0..10 {
+        let id = host.get(&key(2));
+        assert_eq!(host.status(id), Some(503));
+    }
+    assert_eq!(host.made["/v1/verify"], asked, "asked although it is down");
+    while let Some(id) = host.call_to("/v1/changes") {
+        host.done(id, Err(CallFailed));
+        host.tick(31 * SECOND);
+        if host.now > 1_800_000_100 * SECOND {
+            break;
+        }
+    }
+    let id = host.get(&key(1));
+    assert!(!host.is_forwarded(id), "served after the grace");
+}
+
+#[test]
+fn a_flood_of_unknown_keys_asks_no_more_than_the_budget() {
+    let mut host = Host::warm(config());
+    for n in 0..1_000_u32 {
+        let text = format!("pmb-v1-{n:032x}");
+        host.get(&text);
+    }
+    assert!(host.made["/v1/verify"] <= 1 + 100, "{}", host.made["/v1/verify"]);
+}
+
+/// A VM that takes up what `host` has left, before it has heard from the relay.
+fn reloaded(host: &Host) -> Host {
+    let mut vm = Host::after(config(), host.shared.clone(), host.now);
+    vm.tick(0);
+    vm
+}
+
+#[test]
+fn a_reloaded_vm_believes_no_old_verdict_before_its_feed_has_answered() {
+    let host = Host::warm(config());
+    let mut vm = reloaded(&host);
+    let id = vm.get(&key(1));
+    assert_eq!(vm.seen(id), &Seen::Paused, "served by what another life has heard");
+    vm.answer("/v1/verify", &verified(2, None));
+    assert_eq!(vm.status(id), Some(401));
+    let mut vm = reloaded(&host);
+    vm.answer("/v1/changes", &changes(1, &[]));
+    vm.get(&key(1));
+    assert!(!vm.made.contains_key("/v1/verify"), "the feed has answered");
+}
+
+#[test]
+fn a_reloaded_vm_believes_old_verdicts_for_the_grace_when_its_feed_fails() {
+    let mut host = Host::warm(FilterConfig { grace_s: 60, ..config() });
+    host.now += 30 * SECOND;
+    let grace = FilterConfig { grace_s: 60, ..config() };
+    let mut vm = Host::after(grace, host.shared.clone(), host.now);
+    vm.tick(0);
+    vm.fail("/v1/changes");
+    vm.get(&key(1));
+    assert!(!vm.made.contains_key("/v1/verify"));
+    vm.now += 31 * SECOND;
+    vm.get(&key(1));
+    assert_eq!(vm.made["/v1/verify"], 1, "believed after the grace");
+}
+
+#[test]
+fn a_poll_that_is_not_to_wait_ends_as_soon_as_any_other_question() {
+    let mut host = Host::new(config());
+    host.tick(0);
+    let timeout = |host: &Host| host.calls[&host.call_to("/v1/changes").unwrap()].0.timeout_ms;
+    assert_eq!(timeout(&host), 2_000);
+    host.answer("/v1/changes", &changes(1, &[]));
+    assert_eq!(timeout(&host), 22_000);
+    host.fail("/v1/changes");
+    host.tick(SECOND);
+    assert_eq!(timeout(&host), 2_000);
+}
+
+#[test]
+fn past_the_grace_each_request_is_verified_while_only_the_feed_fails() {
+    let mut host = Host::warm(FilterConfig { grace_s: 60, ..config() });
+    host.fail("/v1/changes");
+    for _ in 0..61 {
+        host.tick(SECOND);
+        if host.call_to("/v1/changes").is_some() {
+            host.fail("/v1/changes");
+        }
+    }
+    let before = host.made["/v1/verify"];
+    for n in 1..=3 {
+        host.get(&key(1));
+        assert_eq!(host.made["/v1/verify"], before + n, "the answers to others were its grace");
+        host.answer("/v1/verify", &verified(1, Some(verdict("alice"))));
+    }
+}
+
+fn reset(revision: u64) -> Vec<u8> {
+    let answer = ChangesAnswer { epoch: epoch(), revision, reset: true, changed: Vec::new() };
+    serde_json::to_vec(&answer).unwrap()
+}
+
+#[test]
+fn a_verdict_in_doubt_is_served_for_the_grace_while_only_questions_fail() {
+    let mut host = Host::warm(FilterConfig { grace_s: 60, ..config() });
+    host.answer("/v1/changes", &reset(5));
+    let id = host.get(&key(1));
+    host.fail("/v1/verify");
+    assert!(host.is_forwarded(id), "the relay can't say that it is wrong");
+    for _ in 0..6 {
+        host.tick(10 * SECOND);
+        host.answer("/v1/changes", &changes(5, &[]));
+    }
+    let id = host.get(&key(1));
+    host.fail("/v1/verify");
+    assert_eq!(host.status(id), Some(503));
+}
+
+#[test]
+fn a_verdict_of_a_relay_that_the_feed_does_not_follow_is_asked_for_each_time() {
+    let mut host = Host::warm(config());
+    let other = VerifyAnswer {
+        epoch: Epoch("other".to_owned()),
+        revision: 9,
+        verdict: Some(verdict("bob")),
+    };
+    let other = serde_json::to_vec(&other).unwrap();
+    for n in 2..5 {
+        host.get(&key(2));
+        assert_eq!(host.made["/v1/verify"], n);
+        host.answer("/v1/verify", &other);
+    }
+    // The relay was restarted, and now the feed follows its new life.
+    let answer = ChangesAnswer {
+        epoch: Epoch("other".to_owned()),
+        revision: 9,
+        reset: false,
+        changed: vec![],
+    };
+    host.answer("/v1/changes", &serde_json::to_vec(&answer).unwrap());
+    host.get(&key(2));
+    assert_eq!(host.made["/v1/verify"], 4);
+}
+
+/// Asks with keys that nobody has heard of until no more of them are asked about.
+fn exhaust(host: &mut Host) {
+    for n in 0..100_u32 {
+        host.get(&format!("pmb-v1-{n:032x}"));
+    }
+    let id = host.get("pmb-v1-ffffffffffffffffffffffffffffffff");
+    assert_eq!(host.status(id), Some(503));
+}
+
+#[test]
+fn what_the_feed_has_named_is_asked_about_however_many_keys_are_made_up() {
+    let mut host = Host::warm(FilterConfig { verify_per_s: 4, ..config() });
+    exhaust(&mut host);
+    let before = host.made["/v1/verify"];
+    host.answer("/v1/changes", &changes(2, &[hash(1), hash(2)]));
+    for n in 1..=2 {
+        let id = host.get(&key(n));
+        assert_eq!(host.seen(id), &Seen::Paused, "a key that exists is kept out");
+    }
+    assert_eq!(host.made["/v1/verify"], before + 2);
+}
+
+#[test]
+fn keys_made_up_at_one_address_keep_no_other_s_new_keys_out() {
+    let mut host = Host::warm(FilterConfig { verify_per_s: 40, ..config() });
+    exhaust(&mut host);
+    let asked = host.made["/v1/verify"];
+    assert_eq!(asked, 10, "one address gets a quarter, the first request here included");
+    host.client = "192.0.2.9:80".to_owned();
+    let id = host.get(&key(2));
+    assert_eq!(host.seen(id), &Seen::Paused);
+    assert_eq!(host.made["/v1/verify"], asked + 1);
+}
+
+#[test]
+fn workers_and_their_new_lives_share_one_budget_for_keys_that_are_made_up() {
+    let mut host = Host::warm(FilterConfig { verify_per_s: 4, ..config() });
+    exhaust(&mut host);
+    let few = FilterConfig { verify_per_s: 4, ..config() };
+    let mut vm = Host::after(few, host.shared.clone(), host.now);
+    let id = vm.get(&key(3));
+    assert_eq!(vm.status(id), Some(503));
+}
