@@ -1,0 +1,93 @@
+use super::*;
+use proptest::prelude::*;
+
+fn read(name: &str, text: &str) -> Result<String, String> {
+    let field = Field::named(name).unwrap();
+    let mut limits = Limits::default();
+    field.apply(text, &mut limits).map(|()| field.show(&limits))
+}
+
+#[test]
+fn every_limit_has_exactly_one_name() {
+    let json = |l: &Limits| serde_json::to_value(l).unwrap().as_object().unwrap().clone();
+    let before = json(&Limits::default());
+    let mut touched = std::collections::BTreeSet::new();
+    for field in FIELDS {
+        let mut limits = Limits::default();
+        // The highest value differs from every default.
+        (field.set)(&mut limits, field.high);
+        let after = json(&limits);
+        let changed: Vec<_> = before.keys().filter(|k| before[*k] != after[*k]).collect();
+        assert_eq!(changed.len(), 1, "{}", field.name);
+        touched.insert(changed[0].clone());
+    }
+    assert_eq!(touched.len(), before.len());
+}
+
+#[test]
+fn values_are_written_with_their_units() {
+    for (name, text, shown) in [
+        ("storage", "50 MB", "50 MB"),
+        ("storage", "1GB", "1 GB"),
+        ("memory", "64 MiB", "64 MiB"),
+        ("requests-per-s", "20/s", "20"),
+        ("requests-per-day", "10_000", "10000"),
+        ("requests-per-day", "unlimited", "unlimited"),
+        ("doze-after", "5 min", "5 min"),
+        ("doze-after", "default", "default"),
+        ("doze-after", "0", "default"),
+        ("keep", "awake", "awake"),
+        ("warm-hours", "08-18", "08-18"),
+        ("warm-hours", "22 - 06", "22-06"),
+        ("warm-hours", "none", "none"),
+        ("price-usd-month", "4.99", "4.99"),
+        ("price-usd-month", "20", "20"),
+        ("body-max", "auto", "auto"),
+    ] {
+        assert_eq!(read(name, text), Ok(shown.to_owned()), "{name}: {text}");
+    }
+}
+
+#[test]
+fn what_is_not_understood_says_what_to_write() {
+    let fault = read("storage", "lots").unwrap_err();
+    assert_eq!(fault, "storage: write a size with its unit such as 25 MB, 64 MiB or 1 GB");
+    for (name, text) in [
+        ("memory", "1 MB"),
+        ("storage", "0"),
+        ("storage", "25"),
+        ("storage", "25_000_000"),
+        ("storage", "25 M"),
+        ("doze-after", "5"),
+        ("storage", "-1 MB"),
+        ("storage", "99999999999 GB"),
+        ("priority", "256"),
+        ("price-usd-month", "4.9"),
+        ("keep", "Awake"),
+        ("warm-hours", "8-18"),
+        ("warm-hours", "24-25"),
+        ("warm-hours", "08-00"),
+        ("burst", ""),
+        ("burst", "1_"),
+    ] {
+        assert!(read(name, text).is_err(), "{name}: {text}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn what_is_shown_can_be_read_again(row in 0..FIELDS.len(), value: u64) {
+        let field = FIELDS[row];
+        let value = value.clamp(field.low, field.high);
+        let mut limits = Limits::default();
+        (field.set)(&mut limits, value);
+        let mut again = Limits::default();
+        field.apply(&field.show(&limits), &mut again).unwrap();
+        prop_assert_eq!(limits, again);
+    }
+
+    #[test]
+    fn no_text_panics(row in 0..FIELDS.len(), text in "[0-9a-zA-Z_. /é]{0,24}") {
+        let _ = FIELDS[row].apply(&text, &mut Limits::default());
+    }
+}

@@ -1,0 +1,57 @@
+//! Who may ask.
+
+use crate::client::Client;
+use crate::world::{Ca, World, key, until};
+
+#[tokio::test]
+async fn without_a_certificate_of_the_right_ca_there_is_no_answer() {
+    let world = World::new();
+    let (relay, client) = world.serve().await;
+    let none = Client::new(relay.address, &world.ca.pem, None);
+    let other = Client::new(relay.address, &world.ca.pem, Some(&Ca::new().sign("gateway")));
+    for path in ["/healthz", "/readyz", "/metrics", "/v1/changes"] {
+        assert!(none.get(path).await.is_err(), "{path} without a certificate");
+        assert!(other.get(path).await.is_err(), "{path} with one of another CA");
+        assert!(client.get(path).await.is_ok(), "{path}");
+    }
+    let metrics = client.get("/metrics").await.unwrap().body;
+    assert!(metrics.contains("relay_tls_handshakes_failed_total 8"), "{metrics}");
+    relay.stop().await;
+}
+
+#[tokio::test]
+async fn plain_http_has_no_answer() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let world = World::new();
+    let (relay, _) = world.serve().await;
+    let mut stream = tokio::net::TcpStream::connect(relay.address).await.unwrap();
+    stream.write_all(b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer).await;
+    assert!(!answer.starts_with(b"HTTP"), "{answer:?}");
+    relay.stop().await;
+}
+
+#[tokio::test]
+async fn renewed_certificates_hold_for_new_connections() {
+    let world = World::new();
+    let (relay, client) = world.serve().await;
+    let next = Ca::new();
+    world.trust(&next);
+    let pair = next.sign("gateway");
+    let renewed = Client::new(relay.address, &world.ca.pem, Some(&pair));
+    until("the new CA is trusted", || async { renewed.get("/healthz").await.is_ok() }).await;
+    assert!(client.get("/healthz").await.is_err(), "the old one is not");
+    world.renew_certificate(&next);
+    let both = Client::new(relay.address, &next.pem, Some(&pair));
+    until("the new certificate is shown", || async { both.get("/healthz").await.is_ok() }).await;
+
+    std::fs::write(world.path("relay.crt"), "no certificate").unwrap();
+    until("the fault is counted", || async {
+        let metrics = both.get("/metrics").await.unwrap().body;
+        metrics.contains("relay_certificate_loads_total{outcome=\"refused\"} 1")
+    })
+    .await;
+    assert!(both.verdict(&key(1)).await.is_some(), "the last good one stays");
+    relay.stop().await;
+}
