@@ -1,0 +1,167 @@
+//! What the driver has done elsewhere: calls of the runtime and the vault, each ending in one event.
+
+use std::time::{Duration, Instant};
+
+use protocol::{Limits, TenantId};
+use tokio::time::timeout;
+use tracing::{error, info, warn};
+
+use super::Parts;
+use crate::lifecycle::Event;
+use crate::runtime::{Endpoint, RuntimeError, Spec, Stopped};
+
+/// The longest a start may take with everything the runtime waits for; a slow daemon under a herd
+/// took 4 s.
+const START_LIMIT: Duration = Duration::from_mins(1);
+/// The longest any other call may take.
+const CALL_LIMIT: Duration = Duration::from_secs(30);
+
+/// How a job ended.
+#[derive(Debug)]
+pub(super) struct Done {
+    pub(super) tenant: TenantId,
+    /// `None`: nobody waits for it.
+    pub(super) event: Option<Event>,
+    pub(super) endpoint: Option<Endpoint>,
+    /// What the runtime's call took.
+    pub(super) took: Duration,
+}
+
+impl Done {
+    fn new(tenant: TenantId, event: Event, began: Instant) -> Self {
+        Self { tenant, event: Some(event), endpoint: None, took: began.elapsed() }
+    }
+}
+
+async fn limited<T>(
+    call: impl Future<Output = Result<T, RuntimeError>>,
+    limit: Duration,
+) -> Result<T, String> {
+    match timeout(limit, call).await {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(e)) => Err(e.to_string()),
+        Err(_) => Err(format!("it took longer than {} s", limit.as_secs())),
+    }
+}
+
+pub(super) async fn start(parts: Parts, spec: Spec) -> Done {
+    let began = Instant::now();
+    let tenant = spec.tenant.clone();
+    let failed = |damaged, reason: String| {
+        error!(%tenant, damaged, reason, "start failed");
+        let event = Event::StartFailed { tenant: tenant.clone(), damaged, reason };
+        Done::new(tenant.clone(), event, began)
+    };
+    if let Err((damaged, reason)) = look_at_data(&parts, &tenant).await {
+        return failed(damaged, reason);
+    }
+    let called = Instant::now();
+    match limited(parts.runtime.start(spec), START_LIMIT).await {
+        Ok(started) => {
+            let instance = started.endpoint.instance.clone();
+            let event = Event::Started(tenant.clone(), instance, started.kind);
+            let mut done = Done::new(tenant, event, called);
+            done.endpoint = Some(started.endpoint);
+            done
+        }
+        Err(reason) => {
+            // A call given up half-way may have left something running.
+            if let Err(reason) = limited(parts.runtime.stop(&tenant), CALL_LIMIT).await {
+                warn!(%tenant, reason, "what is left of the start can't be stopped");
+            }
+            failed(false, reason)
+        }
+    }
+}
+
+/// Puts back what an abnormal death cut. An error says whether the data need the operator: only
+/// where something that is no phext stands in a phext's place. All else, a full disk or one that
+/// fails to read for a moment, is tried again after the back-off.
+async fn look_at_data(parts: &Parts, tenant: &TenantId) -> Result<(), (bool, String)> {
+    use std::io::ErrorKind;
+    let Some(vault) = parts.vault.clone() else { return Ok(()) };
+    let id = tenant.clone();
+    let looked = tokio::task::spawn_blocking(move || vault.before_start(&id)).await;
+    match looked {
+        Ok(Ok(restored)) => {
+            for file in restored {
+                warn!(%tenant, ?file, "restored what was cut");
+                parts.metrics.restored(file.why.as_str());
+            }
+            Ok(())
+        }
+        Ok(Err(e)) => {
+            let lasting = e.kind() == ErrorKind::InvalidData;
+            Err((lasting, format!("its data can't be examined: {e}")))
+        }
+        Err(e) => Err((false, format!("examining its data failed: {e}"))),
+    }
+}
+
+pub(super) async fn pause(parts: Parts, tenant: TenantId) -> Done {
+    let began = Instant::now();
+    let result = limited(parts.runtime.pause(&tenant), CALL_LIMIT).await;
+    let ok = told(&tenant, "pause", &result);
+    Done::new(tenant.clone(), Event::Paused(tenant, ok), began)
+}
+
+/// What can't be given now counts from the next start on.
+pub(super) async fn resize(parts: Parts, tenant: TenantId, memory_bytes: u64) -> Done {
+    let began = Instant::now();
+    match limited(parts.runtime.resize(&tenant, memory_bytes), CALL_LIMIT).await {
+        Ok(()) => info!(%tenant, memory_bytes, "its memory is another now"),
+        Err(reason) => warn!(%tenant, memory_bytes, reason, "its memory stays as it is"),
+    }
+    Done { tenant, event: None, endpoint: None, took: began.elapsed() }
+}
+
+/// After a pause: what the tenant holds is of more use elsewhere.
+pub(super) async fn reclaim(parts: Parts, tenant: TenantId) -> Done {
+    let began = Instant::now();
+    match limited(parts.runtime.reclaim(&tenant), CALL_LIMIT).await {
+        Ok(Some(bytes)) => info!(%tenant, bytes, "memory handed back"),
+        Ok(None) => {}
+        Err(reason) => warn!(%tenant, reason, "its memory can't be handed back"),
+    }
+    Done { tenant, event: None, endpoint: None, took: began.elapsed() }
+}
+
+pub(super) async fn resume(parts: Parts, tenant: TenantId) -> Done {
+    let began = Instant::now();
+    let result = limited(parts.runtime.resume(&tenant), CALL_LIMIT).await;
+    let ok = told(&tenant, "resume", &result);
+    Done::new(tenant.clone(), Event::Resumed(tenant, ok), began)
+}
+
+/// Stops, and keeps copies of what was written when nothing was in flight. An instance that had died
+/// unnoticed may have died within a write: its files are left for the next start to examine.
+pub(super) async fn stop(parts: Parts, tenant: TenantId, limits: Limits, orderly: bool) -> Done {
+    let began = Instant::now();
+    let result = limited(parts.runtime.stop(&tenant), CALL_LIMIT).await;
+    let ok = told(&tenant, "stop", &result);
+    let whole = orderly && result == Ok(Stopped::Alive);
+    if let (true, Some(vault)) = (whole, parts.vault) {
+        let id = tenant.clone();
+        let (hourly, daily) = (limits.snapshots_hourly, limits.snapshots_daily);
+        let kept = tokio::task::spawn_blocking(move || vault.after_stop(&id, hourly, daily)).await;
+        match kept {
+            Ok(Ok(round)) => match round.failed {
+                None => info!(%tenant, copied = round.copied, "kept copies"),
+                Some(error) => {
+                    parts.metrics.copy_failed();
+                    warn!(%tenant, error, "copies can't be kept; the next start examines");
+                }
+            },
+            Ok(Err(error)) => warn!(%tenant, %error, "copies can't be kept"),
+            Err(error) => warn!(%tenant, %error, "keeping copies failed"),
+        }
+    }
+    Done::new(tenant.clone(), Event::Stopped(tenant, ok), began)
+}
+
+fn told<T>(tenant: &TenantId, what: &str, result: &Result<T, String>) -> bool {
+    if let Err(reason) = result {
+        error!(%tenant, reason, "{what} failed");
+    }
+    result.is_ok()
+}
