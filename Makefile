@@ -1,0 +1,194 @@
+# Everything that is run here or in CI is a target of this file; `make help` lists them.
+#
+#   RUNTIME=docker|process   where tenants run; found out when not said
+#   SQ_VERSION=0.5.0         another SQ than 0.6.0
+#   FUZZ_SECONDS=20          how long each fuzz target runs
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+
+# Only what was said: an exported name without a value is an empty one to those who read it.
+$(foreach name,RUNTIME SQ_VERSION,$(if $($(name)),$(eval export $(name))))
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
+# One choice of packages for every native build: features are resolved once, nothing is built twice.
+INTEGRATION := cargo run --release --quiet --bin integration --
+# Envoy in a container. On in every test build, so that both runtimes share one.
+TEST_FEATURES := --features integration/containers
+DOCKER_ANSWERS := timeout 5 docker version >/dev/null 2>&1
+
+.PHONY: help
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+## ---- set-up and build
+
+.PHONY: setup
+setup: ## everything that is needed beside the sources, into .tools/ and the toolchain
+	@scripts/setup.sh
+
+.PHONY: setup-run
+setup-run:
+	@scripts/setup.sh wasm envoy sq images
+
+# The panics' file names are cut, so that the module is the same wherever it is built.
+REMAP := --remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)=/cargo \
+	--remap-path-prefix=$(CURDIR)=/sq-gateway
+
+# $(call wasm,PACKAGE,FLAGS,RESULT): one filter, moved into place whole.
+define wasm
+CARGO_TARGET_WASM32_WASIP1_RUSTFLAGS="$(REMAP)" \
+	cargo build --package $(1) $(2) --profile wasm --target wasm32-wasip1
+@mkdir -p target && cp $(TARGET_DIR)/wasm32-wasip1/wasm/$(subst -,_,$(1)).wasm target/$(3).new
+@mv target/$(3).new target/$(3)
+endef
+
+.PHONY: setup-wasm
+setup-wasm:
+	@scripts/setup.sh wasm
+
+.PHONY: wasm
+wasm: setup-wasm ## the filter that Envoy loads, as target/filter.wasm
+	$(call wasm,filter,,filter.wasm)
+
+# Panics when a test's header says so; never shipped.
+.PHONY: wasm-test-panic
+wasm-test-panic: setup-wasm
+	$(call wasm,filter,--features test-panic,filter-test-panic.wasm)
+
+# Does nothing, and limits nothing: what the benchmark compares ours with.
+.PHONY: wasm-bench
+wasm-bench: setup-wasm
+	$(call wasm,empty-filter,,empty-filter.wasm)
+	$(call wasm,filter,--features unlimited,filter-unlimited.wasm)
+	$(call wasm,filter,--features unlimited-told,filter-unlimited-told.wasm)
+
+.PHONY: binaries
+binaries:
+	cargo build --release --bins
+
+## ---- the dev stack
+
+.PHONY: run
+run: setup-run wasm binaries ## the whole gateway on https://localhost:8443, until Ctrl-C
+	@exec $(INTEGRATION) stack
+
+.PHONY: run-detached
+run-detached: setup-run wasm binaries ## the same in the background; ends when it is ready
+	@exec $(INTEGRATION) stack --detach
+
+.PHONY: stop
+stop: ## ends what run-detached started
+	@exec $(INTEGRATION) stop
+
+## ---- tests
+
+.PHONY: test
+test: setup fmt-check policy lint wasm envoy-validate wasm-test test-process test-bench ## all that must pass
+	@if $(DOCKER_ANSWERS); then $(MAKE) integration-test; else \
+		echo "test: no Docker daemon answers: the end-to-end tests ran on processes only"; fi
+
+.PHONY: fmt-check
+fmt-check:
+	cargo fmt --all --check
+
+.PHONY: policy
+policy: ## licences, sources and duplicates of the dependencies, by deny.toml
+	scripts/dependency-policy.py
+
+# A newer compiler has lints that nobody here has seen: it warns, and that is no failure.
+LINTED_WITH := $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
+DENY = $(if $(findstring rustc $(LINTED_WITH).,$(shell rustc --version)),-- -D warnings)
+
+.PHONY: lint
+lint: ## Clippy; warnings are refused by the Rust that they were written for. The fuzz targets compile
+	cargo clippy --workspace --all-targets $(TEST_FEATURES) $(DENY)
+	@$(if $(DENY),,echo "lint: warnings are shown only: they are for Rust $(LINTED_WITH)")
+	@# Nothing is linked, so libFuzzer itself need not be built.
+	CUSTOM_LIBFUZZER_PATH=/nonexistent/libFuzzer.a cargo check --locked --bins --quiet \
+		--manifest-path gate/fuzz/Cargo.toml --target-dir $(TARGET_DIR)/fuzz-check
+
+.PHONY: envoy-validate
+envoy-validate: ## envoy/*.yaml, by the pinned Envoy with the filter
+	scripts/envoy-validate.sh
+
+.PHONY: wasm-test
+wasm-test: ## the tests of protocol and gate as wasm, in node
+	@scripts/setup.sh wasm wasm-test
+	CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUNNER=$(CURDIR)/.tools/wasm-bindgen/bin/wasm-bindgen-test-runner \
+		cargo test --package protocol --package gate --target wasm32-unknown-unknown
+
+# The end-to-end tests start the other crates' binaries, which `cargo test` alone would not build.
+BIN_DIR := $(abspath $(TARGET_DIR))/debug
+
+.PHONY: test-binaries
+test-binaries: setup-run wasm wasm-test-panic
+	cargo build --bins --tests $(TEST_FEATURES)
+
+.PHONY: test-process
+test-process: test-binaries ## unit tests and end-to-end tests, tenants as processes
+	RUNTIME=process BIN_DIR=$(BIN_DIR) cargo test $(TEST_FEATURES)
+
+# What a debug build measures means nothing; that all can be measured does.
+.PHONY: test-bench
+test-bench: test-binaries wasm-bench ## the benchmark in its shortest form, as a test of itself
+	RUNTIME=process BIN_DIR=$(BIN_DIR) $(BIN_DIR)/integration bench --quick >/dev/null
+
+.PHONY: integration-test
+integration-test: test-binaries ## all that needs Docker: its runtime, the dev stack, end-to-end tests
+	@$(DOCKER_ANSWERS) || { echo "integration-test: no Docker daemon answers" >&2; exit 1; }
+	RUNTIME=docker cargo test $(TEST_FEATURES) --test real -- --ignored
+	RUNTIME=docker BIN_DIR=$(BIN_DIR) cargo test $(TEST_FEATURES) --test dev_stack
+	RUNTIME=docker ENVOY_HOST=container BIN_DIR=$(BIN_DIR) cargo test $(TEST_FEATURES) --test end_to_end
+
+.PHONY: fuzz
+fuzz: ## every fuzz target of gate/fuzz for FUZZ_SECONDS
+	scripts/fuzz.sh
+
+## ---- figures
+
+.PHONY: bench
+bench: setup-run wasm wasm-bench binaries ## cost per request, of limits, of the ledger, of a start
+	@$(INTEGRATION) bench
+	@echo && cargo run --release --quiet --package gate --example limits_bench
+	@echo && cargo run --release --quiet --package orchestrator --example ledger_bench
+	@echo && if $(DOCKER_ANSWERS); then \
+		cargo run --release --quiet --package orchestrator --example cold_start; else \
+		echo "bench: no Docker daemon answers: starts in containers were not measured"; fi
+
+.PHONY: reconcile
+reconcile: setup-run wasm binaries ## 100,000 requests through kills: clients, Envoy and ledger compared
+	@exec $(INTEGRATION) reconcile
+
+.PHONY: scale
+scale: setup-run wasm binaries ## ten thousand tenants on this host: what each part costs
+	@exec $(INTEGRATION) scale
+
+.PHONY: drill
+drill: setup-run wasm wasm-test-panic binaries ## kills, full disks and floods against a running gateway, counted
+	@exec $(INTEGRATION) drill
+
+.PHONY: table
+table: test-binaries binaries ## each way to corrupt or kill SQ: what SQ alone does, what the gateway does
+	@exec $(INTEGRATION) proof --only table
+
+.PHONY: proof
+proof: test-binaries binaries ## deaths of SQ under writes, with the gateway and alone, counted; SEED=, PROOF_ARGS=
+	@exec $(INTEGRATION) proof $(PROOF_ARGS)
+
+.PHONY: user-test
+user-test: test-binaries ## what users' programs do, in a real browser too (installs Debian's chromium)
+	@scripts/user-test.sh
+
+## ---- housekeeping
+
+.PHONY: fmt
+fmt: ## formats the sources
+	cargo fmt --all
+
+.PHONY: clean
+clean: ## removes what was built and run; .tools/ stays, as it is slow to make
+	cargo clean
+	rm -rf run target
