@@ -1,0 +1,152 @@
+//! For every request that the gate takes, SQ does what the client meant.
+//!
+//! A model of a tenant (phexts as maps of coordinates to text) and a real SQ are given the same
+//! random operations; SQ gets what the gate rebuilt from one of the many ways a client may write
+//! them. Answers, files on disk and every scroll must agree, with reloads and restarts in between.
+//! What the model and SQ would see differently the gate must refuse.
+//!
+//! Random, and repeatable: `SEED=… cargo test -p integration --test differential`.
+
+// A test says that it failed by panicking, its helpers too.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+#[path = "differential/client.rs"]
+mod client;
+#[path = "differential/model.rs"]
+mod model;
+
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use client::{Client, Operation};
+use gate::request::{Head, SqVersion, parse};
+use integration::bare_sq::BareSq;
+use model::Model;
+use protocol::Limits;
+
+/// Operations for each version.
+const OPERATIONS: usize = 4000;
+/// Between two comparisons of everything.
+const COMPARE_EVERY: usize = 200;
+/// Between two restarts.
+const RESTART_EVERY: usize = 500;
+
+fn seed() -> u64 {
+    let given = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok());
+    given.unwrap_or_else(|| {
+        SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |now| now.as_secs())
+    })
+}
+
+#[test]
+fn sq_0_6_0_does_what_the_client_meant() {
+    run("0.6.0");
+}
+
+#[test]
+fn sq_0_5_0_does_what_the_client_meant() {
+    run("0.5.0");
+}
+
+fn run(version: &str) {
+    let seed = seed();
+    println!("SQ {version}: SEED={seed}");
+    let started = Instant::now();
+    let mut sq = BareSq::start(version).unwrap();
+    let release = SqVersion::parse(version).unwrap();
+    let mut client = Client::new(seed);
+    let mut model = Model::default();
+    let (mut taken, mut refused) = (0, 0);
+    for count in 1..=OPERATIONS {
+        let operation = client.operation();
+        if step(&sq, release, &mut client, &mut model, &operation) {
+            taken += 1;
+        } else {
+            refused += 1;
+        }
+        if count % RESTART_EVERY == 0 {
+            sq.restart().unwrap();
+        }
+        if count % COMPARE_EVERY == 0 {
+            compare(&sq, &model, count);
+        }
+    }
+    println!(
+        "SQ {version}: {taken} taken, {refused} refused, {} scrolls, {:.1} s",
+        model.scrolls(),
+        started.elapsed().as_secs_f64()
+    );
+    assert!(
+        taken > OPERATIONS / 2 && refused > OPERATIONS / 20,
+        "{taken} taken, {refused} refused"
+    );
+}
+
+/// One operation through the gate to SQ and to the model. Whether the gate took it.
+fn step(
+    sq: &BareSq,
+    release: SqVersion,
+    client: &mut Client,
+    model: &mut Model,
+    operation: &Operation,
+) -> bool {
+    let written =
+        client.write(operation, &mut |place, right| match model.scroll(&operation.phext, place) {
+            Some(text) if right => checksum(sq, text),
+            _ => "0".repeat(32),
+        });
+    let head = Head {
+        method: written.method,
+        path: written.path.as_bytes(),
+        content_length: written.body.as_ref().map(|body| body.len() as u64),
+        has_body: written.body.as_ref().is_some_and(|body| !body.is_empty()),
+        content_type: None,
+    };
+    let body = written.body.as_deref();
+    let parsed = parse(&head, &Limits::default(), release).and_then(|request| {
+        if let Some(mut check) = request.body() {
+            check.on_chunk(body.unwrap_or_default())?;
+            check.on_end()?;
+        }
+        Ok(request)
+    });
+    let request = match (parsed, operation.must_be_refused(release)) {
+        (Ok(request), false) => request,
+        (Err(_), true) => return false,
+        (Ok(request), true) => panic!("taken: {operation:?} as {written:?}: {}", request.path()),
+        (Err(refusal), false) => panic!("refused: {operation:?} as {written:?}: {refusal:?}"),
+    };
+    let phext = request.phext.clone().unwrap();
+    let before = sq.stored(&phext).len() as u64;
+    let sent = (request.method() == "POST").then(|| body.unwrap_or_default());
+    let answer = sq.send(request.method(), &request.path(), sent).unwrap();
+    assert_eq!(answer.status, 200, "{operation:?}: {}", answer.text());
+    let growth = request.growth_bytes() + sent.map_or(0, |body| body.len() as u64);
+    let after = sq.stored(&phext).len() as u64;
+    assert!(after <= before + growth, "{operation:?}: {before} + {growth} < {after}");
+    let shown = request.answer().on_body(&answer.body);
+    model.apply(operation, &String::from_utf8(shown).unwrap(), &|text| checksum(sq, text));
+    true
+}
+
+/// SQ's checksum of a text: that of a phext which is this text.
+fn checksum(sq: &BareSq, text: &str) -> String {
+    std::fs::write(sq.file("checksum"), text).unwrap();
+    sq.send("GET", "/api/v2/load?p=checksum", None).unwrap();
+    sq.send("GET", "/api/v2/checksum?p=checksum", None).unwrap().text()
+}
+
+/// Every scroll and every file.
+fn compare(sq: &BareSq, model: &Model, count: usize) {
+    for (phext, scrolls) in model.phexts() {
+        assert_eq!(
+            String::from_utf8_lossy(&sq.stored(phext)),
+            model.file(phext),
+            "after {count}: the file of {phext:?}"
+        );
+        for (coordinate, text) in scrolls {
+            let path = format!("/api/v2/select?p={}&c={coordinate}", client::encode_all(phext));
+            let answer = sq.send("GET", &path, None).unwrap();
+            assert_eq!(&answer.text(), text, "after {count}: {phext:?} {coordinate}");
+        }
+    }
+}

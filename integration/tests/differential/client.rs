@@ -1,0 +1,325 @@
+//! Random operations of a client, and the many ways to write each.
+
+use gate::request::text::is_break;
+use gate::request::{Coordinate, Endpoint, SqVersion};
+
+/// What is asked of one phext.
+#[derive(Debug)]
+pub(crate) struct Operation {
+    /// Its name, right or wrong.
+    pub(crate) phext: String,
+    /// What is asked.
+    pub(crate) action: Action,
+}
+
+/// What a client may want.
+#[derive(Debug)]
+pub(crate) enum Action {
+    Insert(Place, String),
+    Update(Place, String),
+    Delete(Place),
+    Select(Place),
+    Get,
+    Toc,
+    Load,
+    Status,
+    Checksum,
+    JsonExport,
+    Where(String),
+    /// Lines, each with the right checksum or a wrong one.
+    Delta(Option<Vec<(Place, bool)>>),
+    Query {
+        range: Option<(Place, Place)>,
+        set: Vec<Place>,
+    },
+}
+
+/// A coordinate, or what a careless client writes for one.
+#[derive(Debug, Clone)]
+pub(crate) struct Place {
+    text: String,
+    coordinate: Option<Coordinate>,
+}
+
+impl Place {
+    /// The coordinate of a place that the gate took.
+    pub(crate) fn get(&self) -> Coordinate {
+        self.coordinate.expect("a wrong coordinate was taken")
+    }
+
+    /// The coordinate, if it is one.
+    pub(crate) fn coordinate(&self) -> Option<Coordinate> {
+        self.coordinate
+    }
+
+    /// As SQ writes it.
+    fn canonical(&self) -> String {
+        self.coordinate.map_or_else(|| self.text.clone(), |coordinate| coordinate.to_string())
+    }
+}
+
+/// A request as a client sends it.
+#[derive(Debug)]
+pub(crate) struct Written {
+    pub(crate) method: &'static str,
+    pub(crate) path: String,
+    pub(crate) body: Option<Vec<u8>>,
+}
+
+/// `SplitMix64`: one number in, the same operations out.
+pub(crate) struct Client(u64);
+
+const NAMES: [&str; 4] = ["index", "日本 100%+&=", "a.b~c", "it's;#1"];
+const WRONG_NAMES: [&str; 7] = ["", "../up", ".hidden", "a/b", "a\\b", "nul\0", "line\n"];
+const WRONG_PLACES: [&str; 9] = [
+    "1.1.1/1.1.1/1.1.0",
+    "0.1.1/1.1.1/1.1.1",
+    "1.1.1/1.1.1/1.1.1000",
+    "1.1.1/1.1.1/1.1.100000000",
+    "1.1.1/1.1.1/1.1.x",
+    "1.1.1/1.1.1",
+    "1.1.1.1.1.1.1.1.1",
+    "-1.1.1/1.1.1/1.1.1",
+    "root",
+];
+const PIECES: [&str; 24] = [
+    "hello",
+    " ",
+    "\n",
+    "\r\n",
+    "\"",
+    "\\",
+    "\\n",
+    "%41",
+    "%",
+    "&c=9",
+    "=",
+    "+",
+    "€",
+    "𝄞",
+    "\u{feff}",
+    "\0",
+    "\u{7}",
+    "\u{b}",
+    "\u{1b}",
+    "\t",
+    "<b>",
+    ": ",
+    " HTTP/1.1",
+    "\u{2028}",
+];
+const BORDERS: [&str; 9] =
+    ["\u{1}", "\u{17}", "\u{18}", "\u{19}", "\u{1a}", "\u{1c}", "\u{1d}", "\u{1e}", "\u{1f}"];
+
+/// Percent-encodes every byte.
+pub(crate) fn encode_all(text: &str) -> String {
+    text.bytes().map(|byte| format!("%{byte:02X}")).collect::<Vec<_>>().concat()
+}
+
+impl Client {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    fn below(&mut self, end: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        usize::try_from((mixed ^ (mixed >> 31)) % end as u64).unwrap_or(0)
+    }
+
+    fn one_in(&mut self, n: usize) -> bool {
+        self.below(n) == 0
+    }
+
+    fn pick<T: Copy>(&mut self, all: &[T]) -> T {
+        all[self.below(all.len())]
+    }
+
+    fn place(&mut self) -> Place {
+        if self.one_in(60) {
+            return Place { text: self.pick(&WRONG_PLACES).to_owned(), coordinate: None };
+        }
+        // Mostly few neighbours, so that operations meet; sometimes far away.
+        let far = self.one_in(12);
+        let mut parts = [1u16; 9];
+        for (level, part) in parts.iter_mut().enumerate() {
+            *part = match (far, level) {
+                (true, _) => self.pick(&[1, 2, 37, 998, 999]),
+                (false, 2 | 5 | 7 | 8) => self.pick(&[1, 2, 3]),
+                (false, _) => 1,
+            };
+        }
+        let text =
+            parts.map(|part| if self.one_in(30) { format!("{part:03}") } else { part.to_string() });
+        let group = |at: usize| text[at..at + 3].join(".");
+        let (first, second) = (self.pick(&["/", ";"]), self.pick(&["/", ";"]));
+        let text = format!("{}{first}{}{second}{}", group(0), group(3), group(6));
+        Place { text, coordinate: Coordinate::new(parts) }
+    }
+
+    fn text(&mut self) -> String {
+        if self.one_in(25) {
+            return "long text ".repeat(self.below(400));
+        }
+        let pieces = self.below(7);
+        let mut text: String = (0..pieces).map(|_| self.pick(&PIECES)).collect();
+        if self.one_in(25) {
+            text += self.pick(&BORDERS);
+        }
+        text
+    }
+
+    fn places(&mut self, most: usize) -> Vec<Place> {
+        (0..=self.below(most)).map(|_| self.place()).collect()
+    }
+
+    /// What a client may want next.
+    pub(crate) fn operation(&mut self) -> Operation {
+        let wrong = self.one_in(60);
+        let phext = if wrong { self.pick(&WRONG_NAMES) } else { self.pick(&NAMES) };
+        let action = match self.below(24) {
+            0..=4 => Action::Insert(self.place(), self.text()),
+            5..=9 => Action::Update(self.place(), self.text()),
+            10 | 11 => Action::Delete(self.place()),
+            12..=14 => Action::Select(self.place()),
+            15 => Action::Get,
+            16 => Action::Toc,
+            17 if self.one_in(3) => Action::Load,
+            17 if self.one_in(2) => Action::Status,
+            17 => Action::Checksum,
+            18 => Action::JsonExport,
+            19 => Action::Where(self.text()),
+            20 => Action::Delta(None),
+            21 => {
+                let lines = self.places(4);
+                Action::Delta(Some(lines.into_iter().map(|at| (at, self.one_in(2))).collect()))
+            }
+            22 => Action::Query { range: Some((self.place(), self.place())), set: self.places(2) },
+            _ => Action::Query { range: None, set: self.places(4) },
+        };
+        Operation { phext: phext.to_owned(), action }
+    }
+
+    /// A value of the query, encoded in one of the ways that mean the same.
+    fn encode(&mut self, text: &str) -> String {
+        let mut out = String::new();
+        for byte in text.bytes() {
+            let plain = byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+            let bearable = byte.is_ascii_graphic() && !b"%&+#".contains(&byte);
+            match byte {
+                b' ' if self.one_in(2) => out.push('+'),
+                _ if (plain && !self.one_in(20)) || (bearable && self.one_in(2)) => {
+                    out.push(char::from(byte));
+                }
+                _ if self.one_in(2) => out.extend(["%", &format!("{byte:02x}")]),
+                _ => out.extend(["%", &format!("{byte:02X}")]),
+            }
+        }
+        out
+    }
+
+    /// Writes the request. `hash` gives the checksum of a scroll as it is.
+    pub(crate) fn write(
+        &mut self,
+        operation: &Operation,
+        hash: &mut dyn FnMut(&Place, bool) -> String,
+    ) -> Written {
+        let mut pairs = vec![("p", operation.phext.clone())];
+        let reading = self.pick(&["GET", "HEAD"]);
+        let (mut method, mut body) = (reading, None);
+        match &operation.action {
+            Action::Insert(at, text) | Action::Update(at, text) => {
+                pairs.push(("c", at.text.clone()));
+                method = self.pick(&["GET", "POST"]);
+                if method == "GET" || self.one_in(4) {
+                    pairs.push(("s", text.clone()));
+                } else {
+                    body = Some(text.clone().into_bytes());
+                }
+            }
+            Action::Delete(at) => {
+                pairs.push(("c", at.text.clone()));
+                method = self.pick(&["GET", "DELETE"]);
+            }
+            Action::Select(at) => pairs.push(("c", at.text.clone())),
+            Action::Where(text) => {
+                method = "POST";
+                body = Some(text.clone().into_bytes());
+                pairs.push(("algo", self.pick(&["xor", "checksum"]).to_owned()));
+            }
+            Action::Delta(Some(lines)) => {
+                method = "POST";
+                let end = self.pick(&["\n", "\r\n"]);
+                let lines = lines
+                    .iter()
+                    .map(|(at, right)| format!("{}: {}{end}", at.text, hash(at, *right)));
+                body = Some(lines.collect::<Vec<_>>().concat().into_bytes());
+            }
+            Action::Query { range, set } => {
+                if let Some((from, to)) = range {
+                    pairs.push(("from", from.text.clone()));
+                    pairs.push(("to", to.text.clone()));
+                }
+                method = self.pick(&[reading, "POST"]);
+                if method == "POST" && self.one_in(2) {
+                    let items: Vec<String> = set.iter().map(Place::canonical).collect();
+                    body = Some(items.join(self.pick(&[",", " ,\n", "\r\n", ";"])).into_bytes());
+                } else {
+                    let items: Vec<String> = set.iter().map(|at| at.text.clone()).collect();
+                    pairs.push(("set", items.join(self.pick(&[",", "\n", ";"]))));
+                }
+            }
+            _ => {}
+        }
+        let mut query = Vec::new();
+        while !pairs.is_empty() {
+            let (name, value) = pairs.swap_remove(self.below(pairs.len()));
+            query.push(format!("{}={}", self.encode(name), self.encode(&value)));
+        }
+        let name = operation.endpoint().name();
+        Written { method, path: format!("/api/v2/{name}?{}", query.join("&")), body }
+    }
+}
+
+impl Operation {
+    fn endpoint(&self) -> Endpoint {
+        match self.action {
+            Action::Insert(..) => Endpoint::Insert,
+            Action::Update(..) => Endpoint::Update,
+            Action::Delete(_) => Endpoint::Delete,
+            Action::Select(_) => Endpoint::Select,
+            Action::Get => Endpoint::Get,
+            Action::Toc => Endpoint::Toc,
+            Action::Load => Endpoint::Load,
+            Action::Status => Endpoint::Status,
+            Action::Checksum => Endpoint::Checksum,
+            Action::JsonExport => Endpoint::JsonExport,
+            Action::Where(_) => Endpoint::Where,
+            Action::Delta(_) => Endpoint::Delta,
+            Action::Query { .. } => Endpoint::Query,
+        }
+    }
+
+    /// Whether SQ would do something else than what is meant.
+    pub(crate) fn must_be_refused(&self, sq: SqVersion) -> bool {
+        let wrong = |at: &Place| at.coordinate.is_none();
+        let borders = |text: &str| text.bytes().any(is_break);
+        let action = match &self.action {
+            Action::Insert(at, text) => wrong(at) || text.is_empty() || borders(text),
+            Action::Update(at, text) => wrong(at) || borders(text),
+            Action::Delete(at) | Action::Select(at) => wrong(at),
+            Action::Where(text) => text.is_empty() || borders(text),
+            Action::Delta(Some(lines)) => lines.iter().any(|(at, _)| wrong(at)),
+            Action::Query { range, set } => {
+                let ends = range
+                    .iter()
+                    .any(|(from, to)| wrong(from) || wrong(to) || from.coordinate > to.coordinate);
+                ends || set.iter().any(wrong)
+            }
+            _ => false,
+        };
+        action || !sq.has(self.endpoint()) || WRONG_NAMES.contains(&self.phext.as_str())
+    }
+}

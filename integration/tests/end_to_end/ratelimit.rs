@@ -1,0 +1,140 @@
+//! `envoy/ratelimit.yaml` as an operator starts it, asked beside a stack whose relay it uses, with a
+//! service that speaks Envoy's protocol and lets three requests of each tenant through.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use envoy_types::pb::envoy::service::ratelimit::v3::rate_limit_response::Code;
+use envoy_types::pb::envoy::service::ratelimit::v3::rate_limit_service_server::{
+    RateLimitService, RateLimitServiceServer,
+};
+use envoy_types::pb::envoy::service::ratelimit::v3::{RateLimitRequest, RateLimitResponse};
+use integration::bare_sq::{self, BareSq};
+use integration::part::Part;
+use integration::stack::{Builder, Stack};
+use integration::{Client, ports, tools, until};
+use tonic::transport::Server;
+use tonic::{Request, Response, Status};
+
+use crate::world::{Case, On, case};
+
+/// Longest wait for Envoy, which compiles the filter first.
+const START: Duration = Duration::from_mins(1);
+/// Longest wait for the filter's counters, which it gives once a second.
+const COUNTED: Duration = Duration::from_secs(10);
+/// Requests of a tenant that the service lets through.
+const ALLOWED: u32 = 3;
+const TOC: &str = "/api/v2/toc?p=index";
+
+fn one_tenant() -> Builder {
+    Stack::builder().tenant("alice")
+}
+
+pub(crate) fn cases() -> Vec<Case> {
+    vec![case!(On::Own(one_tenant), a_global_rate_limit_refuses_what_is_over_it)]
+}
+
+/// Counts by what it is asked about, until it fails.
+#[derive(Clone, Default)]
+struct Service {
+    asked: Arc<Mutex<BTreeMap<String, u32>>>,
+    fails: Arc<AtomicBool>,
+}
+
+impl Service {
+    fn asked(&self) -> BTreeMap<String, u32> {
+        self.asked.lock().unwrap().clone()
+    }
+}
+
+#[tonic::async_trait]
+impl RateLimitService for Service {
+    async fn should_rate_limit(
+        &self,
+        request: Request<RateLimitRequest>,
+    ) -> Result<Response<RateLimitResponse>, Status> {
+        if self.fails.load(Ordering::Relaxed) {
+            return Err(Status::unavailable("its Redis is gone"));
+        }
+        let RateLimitRequest { domain, descriptors, .. } = request.into_inner();
+        let entries = descriptors.iter().flat_map(|descriptor| &descriptor.entries);
+        let entries: Vec<_> = entries.map(|e| format!("{}={}", e.key, e.value)).collect();
+        let mut asked = self.asked.lock().unwrap();
+        let hits = asked.entry(format!("{domain}: {}", entries.join(" "))).or_default();
+        *hits += 1;
+        let code = if *hits > ALLOWED { Code::OverLimit } else { Code::Ok };
+        let answer = RateLimitResponse { overall_code: code.into(), ..Default::default() };
+        Ok(Response::new(answer))
+    }
+}
+
+/// The example with its folder and ports replaced, each of which must stand in it.
+fn example(etc: &Path, replaced: &[(&str, u16)]) -> Result<String> {
+    let mut text = fs::read_to_string(tools::root().join("envoy/ratelimit.yaml"))?;
+    for (port, with) in replaced {
+        let from = format!("port_value: {port} ");
+        ensure!(text.contains(&from), "{from:?} is not in the example");
+        text = text.replace(&from, &format!("port_value: {with}\u{0} "));
+    }
+    // A busy machine is no reason to let a request pass.
+    let patience = "timeout: 0.05s";
+    ensure!(text.contains(patience), "{patience:?} is not in the example");
+    let text = text.replace(patience, "timeout: 20s").replace('\u{0}', "");
+    Ok(text.replace("/etc/sq-gateway", &etc.display().to_string()))
+}
+
+async fn a_global_rate_limit_refuses_what_is_over_it(stack: Arc<Stack>) -> Result<()> {
+    let sq = BareSq::start(tools::SQ_VERSION)?;
+    let (https, admin, service_port) = (ports::free()?, ports::free()?, ports::free()?);
+    let etc = stack.envoy.config().parent().context("no folder")?;
+    let text = example(
+        etc,
+        &[
+            ("8443", https),
+            ("9901", admin),
+            ("8081", service_port),
+            ("1337", sq.address().port()),
+            ("7443", stack.listen.relay),
+        ],
+    )?;
+    let config = stack.dir.join("ratelimit.yaml");
+    fs::write(&config, text)?;
+    let service = Service::default();
+    let serving = Server::builder().add_service(RateLimitServiceServer::new(service.clone()));
+    tokio::spawn(serving.serve(([127, 0, 0, 1], service_port).into()));
+    let mut command = Command::new(tools::envoy()?);
+    command.arg("-c").arg(&config).args(["--concurrency", "1", "--disable-hot-restart"]);
+    command.env("SQ_ALICE_KEY", bare_sq::KEY);
+    let envoy = Part::start("envoy-ratelimit", &stack.dir.join("logs"), &mut command)?;
+    let admin = Client::plain(&format!("http://127.0.0.1:{admin}"))?;
+    envoy.ready(START, || async { admin.get("/ready").await.is_ok_and(|a| a.ok()) }).await?;
+
+    let gateway = Client::plain(&format!("http://127.0.0.1:{https}"))?;
+    let nobody = gateway.get(TOC).await?;
+    ensure!(nobody.status == 401, "{} {}", nobody.status, nobody.text());
+    let alice = gateway.key(stack.key("alice")?);
+    for number in 1..=ALLOWED {
+        let answer = alice.get(TOC).await?;
+        ensure!(answer.ok(), "request {number}: {} {}", answer.status, answer.text());
+    }
+    let over = alice.get(TOC).await?;
+    ensure!(over.status == 429, "{} {}", over.status, over.text());
+    let expected = BTreeMap::from([("sq: tenant=sq/alice".to_owned(), ALLOWED + 1)]);
+    ensure!(service.asked() == expected, "{:?}", service.asked());
+    until("the filter to have counted the refusal", COUNTED, || async {
+        let stats = admin.get("/stats?filter=refused.rate-limited").await.ok()?.text();
+        stats.trim_end().ends_with("sq.refused.rate-limited: 1").then_some(())
+    })
+    .await?;
+
+    service.fails.store(true, Ordering::Relaxed);
+    let answer = alice.get(TOC).await?;
+    ensure!(answer.ok(), "a service that fails refuses: {} {}", answer.status, answer.text());
+    Ok(())
+}

@@ -1,0 +1,53 @@
+//! What the README shows works as it is printed there.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::process::Command;
+use std::sync::Arc;
+
+use anyhow::{Result, ensure};
+use integration::stack::Stack;
+use integration::{dev, tools};
+
+use crate::world::{Case, On, case};
+
+pub(crate) fn cases() -> Vec<Case> {
+    let demo = On::Own(|| Stack::builder().tenant("alice").tenant("bob"));
+    vec![case!(demo, everything_that_the_readme_shows_works)]
+}
+
+/// The blocks a reader types, in their order; those marked `console` are tried by other tests.
+fn shown() -> Result<String> {
+    let readme = fs::read_to_string(tools::root().join("README.md"))?;
+    let blocks = readme.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next());
+    Ok(blocks.collect())
+}
+
+async fn everything_that_the_readme_shows_works(stack: Arc<Stack>) -> Result<()> {
+    let home = tempfile::tempdir()?;
+    fs::create_dir_all(home.path().join("run"))?;
+    fs::create_dir_all(home.path().join("target/release"))?;
+    fs::write(home.path().join("run/demo.env"), dev::demo_env(&stack))?;
+    for binary in ["relay", "orchestrator"] {
+        symlink(tools::own(binary)?, home.path().join("target/release").join(binary))?;
+    }
+    let script = format!("set -euo pipefail\n{}", shown()?);
+    let folder = home.path().to_owned();
+    let output = tokio::task::spawn_blocking(move || {
+        Command::new("bash").arg("-c").arg(script).current_dir(folder).output()
+    })
+    .await??;
+    let (out, err) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    ensure!(output.status.success(), "{}\n{out}\n{err}", output.status);
+    for expected in [
+        "hello, phext",
+        "* 1.1.1/1.1.1/1.1.2: hello, phext",
+        "urn:sq:problem:bad-parameter",
+        "\"example\":\"GET /api/v2/select?p=index&c=1.1.1/1.1.1/1.1.1\"",
+        "TENANT",
+    ] {
+        ensure!(out.contains(expected), "{expected:?} is missing in:\n{out}");
+    }
+    Ok(())
+}
