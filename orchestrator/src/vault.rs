@@ -61,8 +61,9 @@ use track::Track;
 
 /// How long a phext is left alone before it is copied.
 pub const QUIET: Duration = Duration::from_secs(1);
-/// When a phext that never rests is copied all the same: the window less a look and a short copy.
-const COPY_AFTER: Duration = Duration::from_secs(4);
+/// When a phext that never rests is copied all the same: the window less a look, and a second for
+/// the copies of others that come first.
+const COPY_AFTER: Duration = Duration::from_millis(3_500);
 /// The longest an acknowledged write goes without a copy, but for the time that copying takes.
 pub const WINDOW: Duration = Duration::from_secs(5);
 /// What a phext's file ends in.

@@ -21,7 +21,7 @@ pub struct Contained {
 }
 
 impl Contained {
-    /// Starts one on the host's network: the daemon may have no bridge.
+    /// Starts one on the host's network: nothing must be forwarded to it.
     pub fn start() -> Result<Self> {
         let data = tempfile::tempdir()?;
         let port = ports::free()?;

@@ -27,6 +27,12 @@ const BACK: Duration = Duration::from_mins(1);
 /// Size of the phext that is written.
 const BYTES: usize = 5_000_000;
 
+/// The daemon's default bridge. Without one that exists, it takes the host's `docker0` for its own:
+/// with `--bridge=none` it removes that.
+const BRIDGE: &str = "sq-proof0";
+/// Its address, which nothing is reached by: it must only have one.
+const BRIDGE_ADDRESS: &str = "169.254.213.1/30";
+
 /// A daemon below a folder.
 struct Daemon {
     dir: PathBuf,
@@ -54,6 +60,7 @@ pub async fn run(times: u64, seed: u64) -> Result<bool> {
 /// Kills a daemon in `dir` so many times under writes of a phext of 5 MB: behind the gateway, then
 /// with SQ alone in a container that the daemon starts again.
 pub async fn kills(dir: &Path, times: u64, seed: u64) -> Result<[Tally; 2]> {
+    let _bridge = Bridge::add()?;
     let daemon = Daemon::at(dir);
     daemon.start().await?;
     docker::run(&["load", "--input", &dir.join("images.tar").display().to_string()])?;
@@ -61,6 +68,33 @@ pub async fn kills(dir: &Path, times: u64, seed: u64) -> Result<[Tally; 2]> {
     let gateway = daemon.series(Target::gateway(Arc::new(stack))?, times, seed).await?;
     let alone = daemon.series(Target::contained(Contained::start()?), times, seed).await?;
     Ok([gateway, alone])
+}
+
+/// Changes the host's network by iproute2.
+fn ip(args: &[&str]) -> Result<()> {
+    let status = Command::new("ip").args(args).status().context("ip (iproute2) can't be run")?;
+    ensure!(status.success(), "ip {}: {status}", args.join(" "));
+    Ok(())
+}
+
+/// The bridge [`BRIDGE`], for as long as this lives.
+struct Bridge;
+
+impl Bridge {
+    fn add() -> Result<Self> {
+        // One that was killed has left it.
+        if !Path::new("/sys/class/net").join(BRIDGE).exists() {
+            ip(&["link", "add", BRIDGE, "type", "bridge"])?;
+            ip(&["address", "add", BRIDGE_ADDRESS, "dev", BRIDGE])?;
+        }
+        Ok(Self)
+    }
+}
+
+impl Drop for Bridge {
+    fn drop(&mut self) {
+        let _ = ip(&["link", "delete", BRIDGE]);
+    }
 }
 
 impl Daemon {
@@ -90,7 +124,7 @@ impl Daemon {
             .args(["--data-root", &at("data"), "--exec-root", &at("exec")])
             .args(["--host", &self.socket()])
             // The host's firewall and default bridge are the host's daemon's.
-            .args(["--bridge=none", "--iptables=false", "--ip-masq=false"])
+            .args(["--bridge", BRIDGE, "--iptables=false", "--ip-masq=false"])
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)

@@ -18,10 +18,13 @@ pub(crate) fn cases() -> Vec<Case> {
     ]
 }
 
-const AT: &str = "p=diary&c=1.1.1/1.1.1/1.1.1";
+/// Where a text stands in a case's own phext: cases share the stack and run side by side.
+fn at(phext: &str) -> String {
+    format!("p={phext}&c=1.1.1/1.1.1/1.1.1")
+}
 
-async fn text(client: &Client) -> Result<String> {
-    let answer = client.get(&format!("/api/v2/select?{AT}")).await?;
+async fn text(client: &Client, phext: &str) -> Result<String> {
+    let answer = client.get(&format!("/api/v2/select?{}", at(phext))).await?;
     ensure!(answer.ok(), "{} {}", answer.status, answer.text());
     Ok(answer.text())
 }
@@ -31,25 +34,26 @@ fn secret(name: &str) -> String {
     format!("{name}-was-here")
 }
 
-/// Writes a text into each tenant's own diary.
-async fn diaries(stack: &Stack) -> Result<(Client, Client)> {
+/// Writes a text into each tenant's own diary, the phext of this name.
+async fn diaries(stack: &Stack, phext: &str) -> Result<(Client, Client)> {
     let (alice, bob) = (stack.tenant("alice")?, stack.tenant("bob")?);
     for (client, name) in [(&alice, "alice"), (&bob, "bob")] {
-        let answer = client.get(&format!("/api/v2/update?{AT}&s={}", secret(name))).await?;
+        let path = format!("/api/v2/update?{}&s={}", at(phext), secret(name));
+        let answer = client.get(&path).await?;
         ensure!(answer.ok(), "{} {}", answer.status, answer.text());
     }
     Ok((alice, bob))
 }
 
 async fn two_tenants_never_see_each_others_data(stack: Arc<Stack>) -> Result<()> {
-    let (alice, bob) = diaries(&stack).await?;
-    let (hers, his) = (text(&alice).await?, text(&bob).await?);
+    let (alice, bob) = diaries(&stack, "met").await?;
+    let (hers, his) = (text(&alice, "met").await?, text(&bob, "met").await?);
     ensure!(hers == secret("alice") && his == secret("bob"), "mixed up: {hers} {his}");
     // One connection that carries both keys in turn.
     let both = stack.client(Http::Two)?;
     for _ in 0..20 {
         for name in ["alice", "bob"] {
-            let said = text(&both.key(stack.key(name)?)).await?;
+            let said = text(&both.key(stack.key(name)?), "met").await?;
             ensure!(said == secret(name), "{name} was given {said:?}");
         }
     }
@@ -57,7 +61,7 @@ async fn two_tenants_never_see_each_others_data(stack: Arc<Stack>) -> Result<()>
 }
 
 async fn a_spoofed_header_changes_nothing(stack: Arc<Stack>) -> Result<()> {
-    let (alice, bob) = diaries(&stack).await?;
+    let (alice, bob) = diaries(&stack, "spoofed").await?;
     let bobs = stack.key("bob")?;
     let bearer = format!("Bearer {bobs}");
     for (name, value) in [
@@ -70,7 +74,7 @@ async fn a_spoofed_header_changes_nothing(stack: Arc<Stack>) -> Result<()> {
         ("authorization-foo", bearer.as_str()),
         ("authorization2", bobs),
         ("x-forwarded-host", "bob"),
-        ("x-original-url", "/api/v2/select?p=diary&c=1.1.1/1.1.1/1.1.2"),
+        ("x-original-url", "/api/v2/select?p=spoofed&c=1.1.1/1.1.1/1.1.2"),
         ("x-rewrite-url", "/api/v2/version"),
         ("x-envoy-original-path", "/api/v2/version"),
         ("x-envoy-upstream-alt-stat-name", "x"),
@@ -80,30 +84,30 @@ async fn a_spoofed_header_changes_nothing(stack: Arc<Stack>) -> Result<()> {
     ] {
         for http in [Http::One, Http::Two] {
             let client = stack.client(http)?.key(stack.key("alice")?);
-            let path = format!("/api/v2/select?{AT}");
+            let path = format!("/api/v2/select?{}", at("spoofed"));
             let answer = client.get_with(&path, &[(name, value)]).await?;
             ensure!(answer.ok(), "{name}: {} {}", answer.status, answer.text());
             ensure!(answer.text() == secret("alice"), "{name}: {value} gave {:?}", answer.text());
             // What is written under it lands in her diary too, whoever it says that she is.
-            let path = format!("/api/v2/update?{AT}&s=under-{name}-by-{http:?}");
+            let path = format!("/api/v2/update?{}&s=under-{name}-by-{http:?}", at("spoofed"));
             let answer = client.get_with(&path, &[(name, value)]).await?;
             ensure!(answer.ok(), "{name}: {} {}", answer.status, answer.text());
-            let (hers, his) = (text(&alice).await?, text(&bob).await?);
+            let (hers, his) = (text(&alice, "spoofed").await?, text(&bob, "spoofed").await?);
             ensure!(path.ends_with(&hers), "{name}: {value} wrote elsewhere: {hers:?}");
             ensure!(his == secret("bob"), "{name}: {value} wrote to bob: {his:?}");
-            diaries(&stack).await?;
+            diaries(&stack, "spoofed").await?;
         }
     }
     // Such headers are no key either.
     let nobody = stack.client(Http::One)?;
-    let path = format!("/api/v2/select?{AT}");
+    let path = format!("/api/v2/select?{}", at("spoofed"));
     let answer = nobody.get_with(&path, &[("authorization-foo", bearer.as_str())]).await?;
     ensure!(answer.status == 401, "authorization-foo was taken for a key: {}", answer.status);
     Ok(())
 }
 
 async fn a_path_leads_nowhere_else(stack: Arc<Stack>) -> Result<()> {
-    let (alice, _) = diaries(&stack).await?;
+    let (alice, _) = diaries(&stack, "diary").await?;
     for path in [
         "/api/v2/select?p=../bob/diary&c=1.1.1/1.1.1/1.1.1",
         "/api/v2/select?p=%2e%2e%2fbob%2fdiary&c=1.1.1/1.1.1/1.1.1",
@@ -126,7 +130,7 @@ async fn a_path_leads_nowhere_else(stack: Arc<Stack>) -> Result<()> {
             ensure!(!answer.text().contains(&secret("bob")), "{path} found bob's diary");
         }
     }
-    ensure!(text(&alice).await? == secret("alice"), "alice's diary has changed");
+    ensure!(text(&alice, "diary").await? == secret("alice"), "alice's diary has changed");
     Ok(())
 }
 
