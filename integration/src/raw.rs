@@ -41,7 +41,7 @@ impl Raw {
         Ok(read.await.context("nothing comes")??)
     }
 
-    /// Sends a request and gives the beginning of its answer.
+    /// Sends a request, or the rest of one, and gives the beginning of its answer.
     pub async fn ask(&mut self, request: &str) -> Result<String> {
         self.write(request.as_bytes()).await?;
         let mut bytes = vec![0; 16 * 1024];

@@ -261,8 +261,8 @@ async fn a_slow_download_is_whole_and_holds_its_tenant_awake_while_sq_gives_it(
     raw.write(request.as_bytes()).await?;
     let begun = raw.read_some(1_000).await?;
     // Without the download it would doze after a second, and again after each. Envoy takes from SQ
-    // what it can: once it has all of it, SQ is not needed.
-    holds(Duration::from_secs(5), || async {
+    // what it can: once it has all of it, SQ is not needed. For less than `delayed_close_timeout`.
+    holds(Duration::from_secs(3), || async {
         let now = state(&stack, "alice").await;
         if now.as_deref() != Some("awake") {
             let active = "http.https.downstream_rq_active: 0";

@@ -179,9 +179,8 @@ async fn what_is_no_http_is_refused_and_disturbs_nobody(stack: Arc<Stack>) -> Re
             format!("GET /api/v2/toc?p=a\0b HTTP/1.1\r\nhost: x\r\nauthorization: {key}\r\n\r\n"),
         ),
     ] {
-        let request = request.replacen("\r\n\r\n", "\r\nconnection: close\r\n\r\n", 1);
-        let port = stack.listen.https;
-        let said = Raw::exchange(port, &stack.certs.ca(), request.as_bytes()).await?;
+        let mut raw = Raw::connect(stack.listen.https, &stack.certs.ca()).await?;
+        let said = raw.ask(&request).await?;
         ensure!(!said.starts_with("HTTP/1.1 2"), "{what} is answered with {said}");
         for name in ["server-timing", "x-request-id"] {
             let said_once = said.matches(&format!("\r\n{name}: ")).count() == 1;
