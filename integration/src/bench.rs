@@ -2,7 +2,8 @@
 //!
 //! Four parts: CPU and rate of one Envoy worker with different gates in front of the same
 //! upstream; hostcalls of a warm request, counted in Envoy's own trace; what limits and metering
-//! are of that; the first request to a sleeping tenant against a bare start of the same SQ.
+//! are of that; the first request to a sleeping tenant against a bare start of the same SQ, alone and
+//! twenty a second.
 
 pub mod cpu;
 pub mod generator;
@@ -56,14 +57,16 @@ pub struct Scale {
     pub requests: u64,
     /// Wakes, of ours and of the bare start each.
     pub wakes: usize,
+    /// Tenants that are woken twenty a second.
+    pub rush: usize,
 }
 
 impl Scale {
     /// About seven minutes on two cores, most of them for the wakes: of less than two hundred the 99th
     /// percentile would be the slowest one.
-    pub const FULL: Self = Self { rounds: 5, requests: 20_000, wakes: 200 };
+    pub const FULL: Self = Self { rounds: 5, requests: 20_000, wakes: 200, rush: 100 };
     /// Some seconds: shows that the benchmark works.
-    pub const QUICK: Self = Self { rounds: 1, requests: 2_000, wakes: 5 };
+    pub const QUICK: Self = Self { rounds: 1, requests: 2_000, wakes: 5, rush: 10 };
 }
 
 /// The value below which `percent` of the values lie.

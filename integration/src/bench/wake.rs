@@ -1,15 +1,18 @@
 //! The first request to a sleeping tenant, through the whole gateway, against a bare start of the
-//! same SQ by the same runtime until its first HTTP answer.
+//! same SQ by the same runtime until its first HTTP answer; then those of many tenants, twenty a
+//! second.
 
 use std::fs;
 use std::os::unix::fs::chown;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::task::JoinSet;
 
 use super::{Scale, judged, percentile};
 use crate::docker::{self, Engine};
@@ -21,6 +24,10 @@ use crate::{ports, tools};
 const GOAL: f64 = 1.15;
 /// The same with prepared network slots, at the median.
 const GOAL_SLOTS: f64 = 0.5;
+/// What the 99th percentile of twenty a second may be of the median of one at a time.
+const GOAL_RUSH: f64 = 3.0;
+/// Time between two wakes of twenty a second.
+const RUSH: Duration = Duration::from_millis(50);
 /// Longest wait for one start.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Whom a tenant's container runs as.
@@ -29,18 +36,15 @@ const UID: u32 = 10001;
 /// Measures and prints the table.
 pub async fn print(runtime: Option<Runtime>, scale: &Scale) -> Result<()> {
     let runtime = Runtime::found(runtime)?;
-    let stack = Stack::builder()
-        .runtime(runtime)
-        .tenant("bench")
-        .lifecycle(Lifecycle::hasty())
-        .start()
-        .await?;
+    let one = Stack::builder().runtime(runtime).tenant("bench").lifecycle(Lifecycle::hasty());
+    let many = (0..scale.rush).fold(one, |stack, n| stack.tenant(&format!("rush-{n}")));
+    let stack = Arc::new(many.start().await?);
     let (mut ours, mut bare) = (Vec::new(), Vec::new());
     let mut yardstick = Bare::new(runtime, &stack)?;
-    wake(&stack).await?; // the container is created, the verdict is known
+    wake(&stack, "bench").await?; // the container is created, the verdict is known
     for _ in 0..scale.wakes {
         stack.orchestrator.put_to_sleep("bench", PATIENCE).await?;
-        ours.push(wake(&stack).await?);
+        ours.push(wake(&stack, "bench").await?);
         bare.push(yardstick.start().await?);
     }
     println!(
@@ -65,16 +69,38 @@ pub async fn print(runtime: Option<Runtime>, scale: &Scale) -> Result<()> {
     if runtime == Runtime::Docker {
         println!("p50 with network slots: {}", judged(ours.0 / bare.0, GOAL_SLOTS));
     }
+    let rush = rush(&stack, scale.rush).await;
+    let refused = rush.iter().filter(|ms| ms.is_infinite()).count();
+    if refused > 0 {
+        println!("{refused} of the many were told to come back later");
+    }
+    let (_, p99) = line("many tenants, 20 wakes a second", &rush).context("no wake of many")?;
+    let times = p99 / ours.0;
+    println!("p99 of 20 a second is {times:.2} × p50 of one  {}", judged(times, GOAL_RUSH));
     Ok(())
 }
 
 /// One request; its time in ms.
-async fn wake(stack: &Stack) -> Result<f64> {
-    let client = stack.tenant("bench")?;
+async fn wake(stack: &Stack, tenant: &str) -> Result<f64> {
+    let client = stack.tenant(tenant)?;
     let start = Instant::now();
     let answer = client.get("/api/v2/toc?p=bench").await?;
-    ensure!(answer.ok(), "{} {}", answer.status, answer.text());
+    ensure!(answer.ok(), "{tenant}: {} {}", answer.status, answer.text());
     Ok(start.elapsed().as_secs_f64() * 1e3)
+}
+
+/// The first requests of as many tenants, whether or not those before are answered; infinite is one
+/// that is answered without its tenant.
+async fn rush(stack: &Arc<Stack>, tenants: usize) -> Vec<f64> {
+    let (mut wakes, mut due) = (JoinSet::new(), tokio::time::interval(RUSH));
+    for n in 0..tenants {
+        due.tick().await;
+        let stack = stack.clone();
+        wakes.spawn(
+            async move { wake(&stack, &format!("rush-{n}")).await.unwrap_or(f64::INFINITY) },
+        );
+    }
+    wakes.join_all().await
 }
 
 /// The same SQ without any gateway: a created container on a bridge like the tenants', or a folder.

@@ -181,8 +181,8 @@ async fn uploads_held_back_at_their_end_do_not_pass_the_cap_together(
     let used = stored(&stack, "held")?;
     println!("{uploads} uploads held back: {taken} taken, {used} of {CAP} bytes used");
     ensure!(used <= CAP + BODY as u64, "{used} of {CAP} bytes");
-    // Between two measurements each counts as much as it could take.
-    let counted = (taken + 1) * (BODY as u64 + DELIMITERS);
+    // For a moment each counts as measured and as much as it could take.
+    let counted = (taken + 1) * (2 * BODY as u64 + DELIMITERS);
     ensure!(counted > CAP, "refused long before: {taken} taken, {used} of {CAP}");
     Ok(())
 }
