@@ -2,14 +2,14 @@
 //! stacks at the end or when it is interrupted.
 //!
 //! Two cases run at a time on two cores. Those that hold a promise of a second or two against a
-//! clock run alone, or they would judge their neighbour.
+//! clock run alone, or they would judge their neighbour: last, so that nothing waits for them.
 
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use integration::stack::{Builder, Runtime, Stack};
@@ -19,6 +19,8 @@ use tokio::sync::{OnceCell, watch};
 
 /// Longest that one test may take: the longest, fifty sleeps, takes about a minute.
 const PATIENCE: Duration = Duration::from_mins(4);
+/// So many are named at the end.
+const SLOWEST: usize = 15;
 /// As shells have it: ended by SIGINT.
 const INTERRUPTED: u8 = 130;
 
@@ -71,6 +73,7 @@ pub(crate) struct World {
     /// Written by a case that runs alone, read by the others.
     turns: Arc<RwLock<()>>,
     interrupted: watch::Receiver<bool>,
+    took: Arc<Mutex<Vec<(Duration, String)>>>,
 }
 
 impl World {
@@ -96,17 +99,24 @@ impl World {
             shared: Arc::default(),
             turns: Arc::default(),
             interrupted: interrupted(tokio.handle()),
+            took: Arc::default(),
         };
+        let (alone, beside): (Vec<_>, Vec<_>) = cases.iter().partition(|case| case.alone);
         let mut trials = Vec::new();
         for runtime in runtimes {
-            for Case { name, on, run, alone } in cases {
+            for Case { name, on, run, alone } in beside.iter().chain(&alone) {
                 let (world, on, run, alone) = (world.clone(), *on, *run, *alone);
                 let name = format!("{}::{name}", runtime.name());
-                trials.push(Trial::test(name, move || world.in_turn(runtime, on, run, alone)));
+                trials.push(Trial::test(name.clone(), move || {
+                    world.in_turn(name, alone, || world.trial(runtime, on, run))
+                }));
             }
         }
         let conclusion = libtest_mimic::run(&args, trials);
         world.all().clear();
+        if !args.list {
+            world.print_slowest();
+        }
         match conclusion.has_failed() {
             _ if *world.interrupted.borrow() => INTERRUPTED.into(),
             true => ExitCode::FAILURE,
@@ -114,14 +124,35 @@ impl World {
         }
     }
 
-    fn in_turn(&self, runtime: Runtime, on: On, run: Run, alone: bool) -> Result<(), Failed> {
+    fn in_turn(
+        &self,
+        name: String,
+        alone: bool,
+        trial: impl FnOnce() -> Result<(), Failed>,
+    ) -> Result<(), Failed> {
+        let timed = || {
+            let began = Instant::now();
+            let result = trial();
+            let mut took = self.took.lock().unwrap_or_else(PoisonError::into_inner);
+            took.push((began.elapsed(), name));
+            result
+        };
         // A case that failed has disturbed nobody's turn.
         if alone {
             let _turn = self.turns.write().unwrap_or_else(PoisonError::into_inner);
-            self.trial(runtime, on, run)
+            timed()
         } else {
             let _turn = self.turns.read().unwrap_or_else(PoisonError::into_inner);
-            self.trial(runtime, on, run)
+            timed()
+        }
+    }
+
+    fn print_slowest(&self) {
+        let mut took = self.took.lock().unwrap_or_else(PoisonError::into_inner);
+        took.sort_by(|a, b| b.cmp(a));
+        println!("slowest, with their stacks:");
+        for (took, name) in took.iter().take(SLOWEST) {
+            println!("{:7.1} s  {name}", took.as_secs_f64());
         }
     }
 
