@@ -117,6 +117,9 @@ impl Host {
         for number in 0..shape.tenants {
             lay(&path, &name(number), number >= shape.awake + shape.dozing)?;
         }
+        // The boot that the sleeping ones ran in is over, and with it every lease.
+        let life = json!({"boot": BOOT, "lease_ms": LEASE_MS, "runtime": "process"});
+        fs::write(path.join("state/life.json"), serde_json::to_vec(&life)?)?;
         let lifecycle = Lifecycle::default()
             .set("lease_ms", LEASE_MS)
             .set("grace_ms", GRACE_MS)
@@ -248,6 +251,9 @@ fn registry_text(shape: Shape) -> Result<String> {
     Ok(text)
 }
 
+/// A boot of the host that is over.
+const BOOT: &str = "another-boot";
+
 /// A tenant's folder with its phext; of one that sleeps the record of an instance, too.
 fn lay(dir: &Path, tenant: &str, asleep: bool) -> Result<()> {
     let folder = dir.join("data").join(tenant);
@@ -255,8 +261,7 @@ fn lay(dir: &Path, tenant: &str, asleep: bool) -> Result<()> {
     fs::DirBuilder::new().mode(0o700).create(&folder)?;
     fs::write(folder.join("home.phext"), TEXT)?;
     if asleep {
-        // The boot that it ran in is over.
-        record(dir, tenant, &instance(1, 1, "another-boot", 1, &"0".repeat(32)))?;
+        record(dir, tenant, &instance(1, 1, BOOT, 1, &"0".repeat(32)))?;
     }
     Ok(())
 }

@@ -61,7 +61,7 @@ pub fn sum_of(text: &str, name: &str) -> f64 {
 pub async fn tenants_by_state(host: &Host) -> Result<BTreeMap<String, usize>> {
     let text = host.stack.orchestrator.admin().get("/metrics").await?.text();
     let lines = text.lines().filter_map(|line| {
-        let (state, count) = line.strip_prefix("sq_tenants{state=\"")?.split_once("\"} ")?;
+        let (state, count) = line.strip_prefix("sq_tenants{kind=\"")?.split_once("\"} ")?;
         Some((state.to_owned(), count.parse().ok()?))
     });
     Ok(lines.collect())
