@@ -156,7 +156,7 @@ impl Orchestrator {
 }
 
 /// Sum over the lines of Prometheus' text format whose metric is `name`.
-fn sum_of(text: &str, name: &str) -> f64 {
+pub(crate) fn sum_of(text: &str, name: &str) -> f64 {
     text.lines()
         .filter_map(|line| {
             let rest = line.strip_prefix(name)?;

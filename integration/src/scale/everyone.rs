@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::figures::Figures;
 use super::host::{self, Host};
 use super::{PATIENCE, ms, rest};
+use crate::orchestrator::sum_of;
 
 /// Measures the push of all clusters, a wake behind it, memory, and a restart without news.
 pub async fn measure(host: &Host, figures: &mut Figures) -> Result<()> {
@@ -61,7 +62,7 @@ pub async fn measure(host: &Host, figures: &mut Figures) -> Result<()> {
 async fn connected(host: &Host) -> Result<Instant> {
     crate::until("Envoy's stream", PATIENCE, || async {
         let text = host.stack.orchestrator.admin().get("/metrics").await.ok()?.text();
-        (rest::sum_of(&text, "sq_xds_streams") > 0.0).then(Instant::now)
+        (sum_of(&text, "sq_xds_streams") > 0.0).then(Instant::now)
     })
     .await
 }

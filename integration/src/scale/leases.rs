@@ -9,7 +9,7 @@ use protocol::{LeaseAnswer, WakeKind};
 use serde_json::{Value, json};
 
 use super::host::{IDLE, limits};
-use super::rest::sum_of;
+use crate::orchestrator::sum_of;
 use crate::stack::Stack;
 use crate::{Answer, Client, until};
 

@@ -49,14 +49,6 @@ pub async fn measure(host: &Host, figures: &mut Figures) -> Result<()> {
     Ok(())
 }
 
-/// Sum over the lines of a metric, whatever its labels.
-pub fn sum_of(text: &str, name: &str) -> f64 {
-    let lines = text
-        .lines()
-        .filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])));
-    lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
-}
-
 /// How many tenants are in each state.
 pub async fn tenants_by_state(host: &Host) -> Result<BTreeMap<String, usize>> {
     let text = host.stack.orchestrator.admin().get("/metrics").await?.text();
