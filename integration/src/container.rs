@@ -11,7 +11,7 @@ use testcontainers::core::Mount;
 use testcontainers::runners::AsyncRunner as _;
 use testcontainers::{ContainerAsync, GenericImage, ImageExt as _};
 
-use crate::docker;
+use crate::{docker, part};
 
 /// Name and tag of the image that `scripts/setup.sh images` pulls or makes from the wheel.
 const IMAGE: (&str, &str) = ("envoyproxy/envoy", "v1.40.0");
@@ -68,8 +68,8 @@ impl Container {
     /// The end of its log.
     pub(crate) fn tail(&self) -> String {
         let Some(id) = self.id() else { return "--- envoy: no container".to_owned() };
-        let log = docker::run_all(&["logs", "--tail", "30", &id]).unwrap_or_default();
-        format!("--- envoy (container {id})\n{log}")
+        let log = self.log().unwrap_or_default();
+        format!("--- envoy (container {id})\n{}", part::last_lines(&log))
     }
 }
 

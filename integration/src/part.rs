@@ -141,14 +141,18 @@ impl Part {
 /// The last lines of a log, under its name.
 pub fn tail(name: &str, log: &Path) -> String {
     let bytes = fs::read(log).unwrap_or_default();
-    let text = String::from_utf8_lossy(&bytes);
+    let shown = last_lines(&String::from_utf8_lossy(&bytes));
+    format!("--- {name} ({})\n{shown}", log.display())
+}
+
+/// What is worth seeing of a log.
+pub(crate) fn last_lines(text: &str) -> String {
     let lines: Vec<&str> = text.lines().collect();
     let from = lines.len().saturating_sub(TAIL_LINES);
     // Of an access log the failed requests are what is looked for.
     let failed = lines[..from].iter().filter(|line| line.contains("\"status\":5"));
     let failed: Vec<&str> = failed.take(FAILED_LINES).copied().collect();
-    let shown = [&failed, &lines[from..]].concat().join("\n");
-    format!("--- {name} ({})\n{shown}", log.display())
+    [&failed, &lines[from..]].concat().join("\n")
 }
 
 impl Drop for Part {

@@ -5,7 +5,7 @@
 //! the same time, those first whose writes have gone longest without a copy: so a slow one holds up
 //! no other, and the window holds for as many busy tenants as the disk can take copies of.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant, SystemTime};
 use protocol::TenantId;
 use tokio::runtime::Handle as Tokio;
 use tokio::task::{JoinSet, spawn_blocking};
-use tokio::time::sleep;
+use tokio::time::{MissedTickBehavior, interval};
 use tracing::warn;
 
 use crate::driver::{Closed, Handle, Running};
@@ -47,35 +47,31 @@ pub async fn keep(
     tokio::pin!(stopping);
     let mut keeper = Keeper { vault, held, handle, metrics, known: BTreeMap::new() };
     let mut work = JoinSet::new();
-    let mut busy = BTreeSet::new();
+    let (mut queue, mut busy) = (VecDeque::new(), BTreeSet::new());
+    let mut looks = interval(INTERVAL);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut swept: Option<Instant> = None;
-    'looks: loop {
-        for running in keeper.worth_a_look().await? {
-            if !busy.insert(running.tenant.clone()) {
-                continue;
-            }
-            while work.len() >= AT_ONCE {
-                tokio::select! {
-                    Some(done) = work.join_next() => keeper.took(&mut busy, done).await?,
-                    // However long the disk takes, the age is told.
-                    () = sleep(INTERVAL) => keeper.metrics.set_uncopied(keeper.oldest()),
-                    () = &mut stopping => break 'looks,
-                }
-            }
-            work.spawn_blocking(keeper.look(running));
-        }
-        while let Some(done) = work.try_join_next() {
-            keeper.took(&mut busy, done).await?;
-        }
-        if swept.is_none_or(|at| at.elapsed() >= SWEEP) {
-            swept = Some(Instant::now());
-            keeper.sweep().await;
-        }
-        keeper.metrics.set_uncopied(keeper.oldest());
+    loop {
         tokio::select! {
-            () = sleep(INTERVAL) => {}
+            // However long the disk takes, the age is told.
+            _ = looks.tick() => if queue.is_empty() {
+                queue.extend(keeper.worth_a_look().await?);
+                if swept.is_none_or(|at| at.elapsed() >= SWEEP) {
+                    swept = Some(Instant::now());
+                    keeper.sweep().await;
+                }
+            },
+            Some(done) = work.join_next() => keeper.took(&mut busy, done).await?,
             () = &mut stopping => break,
         }
+        while work.len() < AT_ONCE
+            && let Some(running) = queue.pop_front()
+        {
+            if busy.insert(running.tenant.clone()) {
+                work.spawn_blocking(keeper.look(running));
+            }
+        }
+        keeper.metrics.set_uncopied(keeper.oldest());
     }
     while let Some(done) = work.join_next().await {
         keeper.took(&mut busy, done).await?;

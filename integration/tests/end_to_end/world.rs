@@ -80,7 +80,15 @@ pub(crate) struct World {
     /// Written by a case that runs alone, read by the others.
     turns: Arc<RwLock<()>>,
     interrupted: watch::Receiver<bool>,
-    took: Arc<Mutex<Vec<(Duration, String)>>>,
+    ran: Arc<Mutex<Vec<Ran>>>,
+}
+
+/// A case that is over.
+struct Ran {
+    took: Duration,
+    name: String,
+    /// Why it failed, without the logs.
+    failed: Option<String>,
 }
 
 impl World {
@@ -106,7 +114,7 @@ impl World {
             shared: Arc::default(),
             turns: Arc::default(),
             interrupted: interrupted(tokio.handle()),
-            took: Arc::default(),
+            ran: Arc::default(),
         };
         let (alone, beside): (Vec<_>, Vec<_>) = cases.iter().partition(|case| case.alone);
         let mut trials = Vec::new();
@@ -123,7 +131,7 @@ impl World {
         let conclusion = libtest_mimic::run(&args, trials);
         world.all().clear();
         if !args.list {
-            world.print_slowest();
+            world.sum_up();
         }
         match conclusion.has_failed() {
             _ if *world.interrupted.borrow() => INTERRUPTED.into(),
@@ -141,8 +149,11 @@ impl World {
         let timed = || {
             let began = Instant::now();
             let result = trial();
-            let mut took = self.took.lock().unwrap_or_else(PoisonError::into_inner);
-            took.push((began.elapsed(), name));
+            let why =
+                |failed: &Failed| failed.message().and_then(|m| m.lines().next()).map(Into::into);
+            let failed = result.as_ref().err().map(|e| why(e).unwrap_or_default());
+            let mut ran = self.ran.lock().unwrap_or_else(PoisonError::into_inner);
+            ran.push(Ran { took: began.elapsed(), name, failed });
             result
         };
         // A case that failed has disturbed nobody's turn.
@@ -155,12 +166,18 @@ impl World {
         }
     }
 
-    fn print_slowest(&self) {
-        let mut took = self.took.lock().unwrap_or_else(PoisonError::into_inner);
-        took.sort_by(|a, b| b.cmp(a));
+    /// What took longest, and once more, where it is not buried in logs, why what failed did.
+    fn sum_up(&self) {
+        let mut ran = self.ran.lock().unwrap_or_else(PoisonError::into_inner);
+        ran.sort_by_key(|ran| std::cmp::Reverse(ran.took));
         println!("slowest, with their stacks:");
-        for (took, name) in took.iter().take(SLOWEST) {
+        for Ran { took, name, .. } in ran.iter().take(SLOWEST) {
             println!("{:7.1} s  {name}", took.as_secs_f64());
+        }
+        for Ran { name, failed, .. } in ran.iter() {
+            if let Some(why) = failed {
+                println!("FAILED {name}: {why}");
+            }
         }
     }
 

@@ -53,6 +53,8 @@ pub struct Settled {
     pub bytes: Vec<u8>,
     /// Its state at that moment.
     pub stamp: Stamp,
+    /// No later than that moment.
+    pub read_at: Instant,
 }
 
 impl Settled {
@@ -70,10 +72,11 @@ impl Settled {
 pub fn settled(path: &Path, patience: Duration) -> io::Result<Option<Settled>> {
     let end = Instant::now() + patience;
     loop {
+        let read_at = Instant::now();
         let (file, metadata) = files::open(path)?;
         let stamp = Stamp::from_metadata(&metadata);
         let bytes = files::read_all(&file, path)?;
-        let settled = Settled { file, bytes, stamp };
+        let settled = Settled { file, bytes, stamp, read_at };
         let whole = settled.bytes.len() as u64 == stamp.bytes;
         if whole && holds(&settled.file, &settled.bytes)? && settled.is_current()? {
             return Ok(Some(settled));

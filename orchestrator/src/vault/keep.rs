@@ -53,7 +53,6 @@ impl Vault {
         sq: While<'_>,
     ) -> io::Result<Kept> {
         let (from, to) = (self.data(tenant).join(name), self.good(tenant).join(name));
-        let read_at = Instant::now();
         let (read, closed) = match sq {
             While::Stopped | While::Quiet(_) => (copy::settled(&from, PATIENCE)?, false),
             While::Busy => (copy::settled(&from, Duration::ZERO)?, false),
@@ -78,7 +77,7 @@ impl Vault {
         }
         copy::keep(&source, &to)?;
         let stopped = matches!(sq, While::Stopped);
-        track.copied(name, source.stamp, read_at, stopped);
+        track.copied(name, source.stamp, source.read_at, stopped);
         Ok(Kept::Copied)
     }
 
