@@ -1,10 +1,10 @@
-//! A runtime whose tenants can be held still for a moment, so that a phext which is written all the
-//! time can be read whole: no write of a frozen SQ is half done, for a kernel ends a call before it
-//! freezes the caller.
+//! A runtime whose tenants can be held still for a moment, so that empty phexts can be removed which
+//! SQ might be about to write: no write of a frozen SQ is half done, for a kernel ends a call before
+//! it freezes the caller. A request that SQ is reading just then fails, for SQ takes the interruption
+//! (EINTR) for a broken connection: nothing that happens often may hold a tenant.
 //!
 //! The lifecycle asks one thing per tenant at a time; the holder is another asker. So whatever would
-//! freeze, thaw, start or kill a tenant waits until it is let go, which takes as long as reading one
-//! phext.
+//! freeze, thaw, start or kill a tenant waits until it is let go, a matter of milliseconds.
 //!
 //! Unlike one that dozes, a held tenant is in use: leases on it are live. A process that is killed in
 //! between leaves it frozen, with a mark in `<state_dir>/held/`; the next thaws it before it says

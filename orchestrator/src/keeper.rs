@@ -213,6 +213,7 @@ struct Sq {
     held: Arc<Held>,
     tenant: TenantId,
     address: SocketAddr,
+    rests: bool,
     tokio: Tokio,
     /// It was frozen for a look and could not be thawed.
     stuck: AtomicBool,
@@ -224,6 +225,7 @@ impl Sq {
             held: held.clone(),
             tenant: running.tenant.clone(),
             address: running.address,
+            rests: running.quiet,
             tokio: Tokio::current(),
             stuck: AtomicBool::new(false),
         }
@@ -233,6 +235,10 @@ impl Sq {
 impl Awake for Sq {
     fn alive(&self) -> bool {
         self.tokio.block_on(readiness::answers(self.address, ALIVE)).is_ok()
+    }
+
+    fn rests(&self) -> bool {
+        self.rests
     }
 
     fn held(&self, look: &mut dyn FnMut(Option<&Process>)) -> bool {

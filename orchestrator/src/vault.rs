@@ -15,11 +15,11 @@
 //!   the latest [`COPY_AFTER`] after the oldest write that has no copy yet. Looks are half a second
 //!   apart: so the *window* in which an acknowledged write can be lost is [`WINDOW`] plus the copy's
 //!   own time, and only when SQ dies within a write of that same phext.
-//! - A phext that is written so often that it can't be read whole in between is read while SQ is held
-//!   still, once per window: clients wait as long as reading it takes.
-//! - A file that looks cut beside its copy becomes a good copy only if its write was finished: SQ is
-//!   held and does not have it open, or nothing has written it for [`QUIET`] and SQ is alive after it
-//!   was read, for a cut comes from a death. Or from a full disk, of which SQ does not die: while the
+//! - It is read under a *lease*: nobody has it open for writing, and who would write it waits as long
+//!   as reading takes, once per window.
+//! - A file that looks cut beside its copy becomes a good copy only if its write was finished: nobody
+//!   has it open and SQ is alive after it was read, for a cut comes from a death. Or from a full
+//!   disk, of which SQ does not die: while the
 //!   disk is or was just short of room, such a file is *doubtful*. It is not copied, the keeper has
 //!   the tenant stopped once there is room again, and the next start examines it as after a death.
 //!   Even so, the copy it takes the place of is set aside: nobody sees a disk that was full for a
@@ -39,6 +39,7 @@ pub mod copy;
 pub mod examine;
 pub mod files;
 mod keep;
+mod lease;
 mod retain;
 pub mod snapshots;
 mod start;

@@ -10,11 +10,11 @@ use super::track::{Changed, Track};
 use super::{Round, Vault, files, phext_files};
 use crate::open_files::Process;
 
-/// How often SQ is held per look: it may be held between truncating and writing.
-const HOLDS: usize = 5;
 /// So many empty phexts that reads left behind are worth holding SQ for: one that never sleeps would
 /// gather them until its names are used up.
 pub(super) const EMPTY_MAX: usize = 16;
+/// And so many while requests are under way: SQ drops one that it is reading when it is held.
+const EMPTY_MAX_IN_USE: usize = 4 * EMPTY_MAX;
 /// An empty phext may be about to be written.
 pub(super) const EMPTY_FOR: Duration = Duration::from_mins(1);
 
@@ -22,6 +22,9 @@ pub(super) const EMPTY_FOR: Duration = Duration::from_mins(1);
 pub trait Awake {
     /// Whether it answers now.
     fn alive(&self) -> bool;
+
+    /// Whether no request is under way.
+    fn rests(&self) -> bool;
 
     /// Calls `look` while no write begins or goes on; false: that can't be had. `look` is given SQ's
     /// process, where it can be told.
@@ -65,18 +68,11 @@ impl Vault {
         sq: &dyn Awake,
     ) -> io::Result<Kept> {
         let Changed { name, quiet, overdue } = changed;
-        let mut kept = match (quiet, overdue) {
-            (true, _) => self.keep_one(tenant, track, name, While::Quiet(sq))?,
-            // It may just not be written: one try costs clients nothing.
-            (false, true) => self.keep_one(tenant, track, name, While::Busy)?,
-            (false, false) => Kept::Waiting,
-        };
-        for _ in 0..HOLDS {
-            if kept == Kept::Waiting && *overdue {
-                kept = self.keep_one(tenant, track, name, While::Held { sq, quiet: *quiet })?;
-            }
+        if *quiet || *overdue {
+            self.keep_one(tenant, track, name, While::Awake { sq, quiet: *quiet })
+        } else {
+            Ok(Kept::Waiting)
         }
-        Ok(kept)
     }
 
     /// Removes empty phexts that nobody has written for a while, once they are many. Held, because
@@ -94,7 +90,7 @@ impl Vault {
             let copied = good.get(name).is_none_or(|copy| copy.bytes == 0);
             stamp.bytes == 0 && copied && track.unchanged_for(name, EMPTY_FOR, now)
         });
-        if empty.len() < EMPTY_MAX {
+        if empty.len() < if sq.rests() { EMPTY_MAX } else { EMPTY_MAX_IN_USE } {
             return Ok(());
         }
         let mut done = Ok(());

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use rustix::fs::{Gid, Uid, fchown, ioctl_ficlone};
 
 use super::files;
+use super::lease::Lease;
 
 /// Between two tries.
 const PAUSE: Duration = Duration::from_millis(1);
@@ -55,6 +56,8 @@ pub struct Settled {
     pub stamp: Stamp,
     /// No later than that moment.
     pub read_at: Instant,
+    /// Whether nobody is known to have had it open for writing.
+    pub closed: bool,
 }
 
 impl Settled {
@@ -64,22 +67,35 @@ impl Settled {
     }
 }
 
-/// The file as it was at one moment; `None`: it kept changing for `patience`. It is tried once at
-/// least.
+/// The file as it was at one moment, which others may write; `None`: it kept being written for
+/// `patience`. It is tried once at least.
 ///
-/// Read, then compared with the file as it is: whatever is written between the two shows as a
-/// difference or in the stamp.
+/// Read under a lease. Where there are none, it is read and then compared with the file as it is:
+/// whatever is written between the two shows as a difference or in the stamp.
 pub fn settled(path: &Path, patience: Duration) -> io::Result<Option<Settled>> {
+    settled_under(|file| Lease::take(file), path, patience)
+}
+
+fn settled_under(
+    take: impl Fn(&File) -> io::Result<Option<Lease<'_>>>,
+    path: &Path,
+    patience: Duration,
+) -> io::Result<Option<Settled>> {
     let end = Instant::now() + patience;
     loop {
-        let read_at = Instant::now();
-        let (file, metadata) = files::open(path)?;
-        let stamp = Stamp::from_metadata(&metadata);
-        let bytes = files::read_all(&file, path)?;
-        let settled = Settled { file, bytes, stamp, read_at };
-        let whole = settled.bytes.len() as u64 == stamp.bytes;
-        if whole && holds(&settled.file, &settled.bytes)? && settled.is_current()? {
-            return Ok(Some(settled));
+        let (file, _) = files::open(path)?;
+        let lease = take(&file);
+        let closed = matches!(lease, Ok(Some(_)));
+        // Where there are no leases, nobody knows whether it is being written.
+        if closed || lease.is_err() {
+            let read_at = Instant::now();
+            let stamp = Stamp::from_metadata(&file.metadata()?);
+            let bytes = files::read_all(&file, path)?;
+            drop(lease);
+            let settled = Settled { file, bytes, stamp, read_at, closed };
+            if closed || (holds(&settled.file, &settled.bytes)? && settled.is_current()?) {
+                return Ok(Some(settled));
+            }
         }
         if Instant::now() >= end {
             return Ok(None);
@@ -188,13 +204,29 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_written_all_the_time_is_read_as_it_was_once() {
+    fn a_file_that_is_written_all_the_time_is_read_whole() {
+        let lengths = read_under_writes(settled);
+        assert!(lengths.iter().all(|length| *length > 0), "it was read within a write");
+    }
+
+    #[test]
+    fn where_there_are_no_leases_it_is_read_as_it_was_at_one_moment() {
+        read_under_writes(|path, patience| {
+            settled_under(|_| Err(io::ErrorKind::Unsupported.into()), path, patience)
+        });
+    }
+
+    /// The lengths found by reading a file that is written over and over; no reading is torn.
+    fn read_under_writes(
+        settled: impl Fn(&Path, Duration) -> io::Result<Option<Settled>>,
+    ) -> Vec<usize> {
         use std::sync::atomic::{AtomicBool, Ordering};
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.phext");
         let whole = |letter: u8| vec![letter; 300_000];
         fs::write(&path, whole(b'a')).unwrap();
         let stop = AtomicBool::new(false);
+        let mut lengths = Vec::new();
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 for letter in (b'a'..=b'z').cycle() {
@@ -206,16 +238,16 @@ mod tests {
                     std::thread::sleep(Duration::from_millis(3));
                 }
             });
-            let mut seen = 0;
             for _ in 0..100 {
                 if let Some(Settled { bytes, .. }) = settled(&path, PATIENCE).unwrap() {
-                    seen += 1;
                     assert!(bytes.is_empty() || bytes == whole(bytes[0]), "torn");
+                    lengths.push(bytes.len());
                 }
             }
             stop.store(true, Ordering::Relaxed);
-            assert!(seen > 0, "never read");
         });
+        assert!(!lengths.is_empty(), "never read");
+        lengths
     }
 
     #[test]

@@ -9,7 +9,7 @@ use protocol::TenantId;
 use rustix::fs::statvfs;
 
 use super::awake::Awake;
-use super::copy::{self, Settled};
+use super::copy;
 use super::examine::{Death, Finding, examine, suspicious};
 use super::track::Track;
 use super::{Vault, files};
@@ -18,9 +18,9 @@ use super::{Vault, files};
 const ROOM_BYTES: u64 = 8 << 20;
 /// How long a shortage of room is remembered: longer than a tenant's files go unlooked at.
 const SHORT_FOR: Duration = Duration::from_mins(1);
-/// How long a moment without a write is looked for in a file that seems to rest. A restart of the
-/// tenant waits for it.
-const PATIENCE: Duration = Duration::from_millis(100);
+/// How long a moment is looked for in which nobody writes the file. A restart of the tenant waits
+/// for it.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// What became of one file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,12 +35,8 @@ pub(super) enum Kept {
 pub(super) enum While<'a> {
     /// It was stopped in order.
     Stopped,
-    /// It has not written the file for a while.
-    Quiet(&'a dyn Awake),
-    /// It may write the file just now.
-    Busy,
-    /// It is held still; `quiet`: it had not written the file for a while.
-    Held { sq: &'a dyn Awake, quiet: bool },
+    /// It runs; `quiet`: it has not written the file for a while.
+    Awake { sq: &'a dyn Awake, quiet: bool },
 }
 
 impl Vault {
@@ -53,19 +49,13 @@ impl Vault {
         sq: While<'_>,
     ) -> io::Result<Kept> {
         let (from, to) = (self.data(tenant).join(name), self.good(tenant).join(name));
-        let (read, closed) = match sq {
-            While::Stopped | While::Quiet(_) => (copy::settled(&from, PATIENCE)?, false),
-            While::Busy => (copy::settled(&from, Duration::ZERO)?, false),
-            While::Held { sq, .. } => read_held(sq, &from)?,
-        };
-        let Some(source) = read else { return Ok(Kept::Waiting) };
+        let Some(source) = copy::settled(&from, PATIENCE)? else { return Ok(Kept::Waiting) };
         if looks_cut(&source.bytes, &to)? {
             let finished = match sq {
                 While::Stopped => true,
-                // SQ goes on by now: what was read is what counts.
-                While::Held { .. } if closed => true,
-                While::Busy | While::Held { quiet: false, .. } => false,
-                While::Quiet(sq) | While::Held { sq, .. } => sq.alive() && source.is_current()?,
+                // It lives: the write that came before was not cut by its death.
+                While::Awake { sq, .. } if source.closed => sq.alive(),
+                While::Awake { sq, quiet } => quiet && sq.alive() && source.is_current()?,
             };
             if !finished {
                 return Ok(Kept::Waiting);
@@ -102,20 +92,6 @@ impl Vault {
         let host = self.short.lock().unwrap_or_else(PoisonError::into_inner).is_some();
         host || track.short.is_some()
     }
-}
-
-/// Reads while SQ is held; and whether it is known not to have the file open for writing.
-fn read_held(sq: &dyn Awake, from: &Path) -> io::Result<(Option<Settled>, bool)> {
-    let mut read = Ok((None, false));
-    sq.held(&mut |process| {
-        read = copy::settled(from, Duration::ZERO).map(|settled| {
-            let closed = settled.as_ref().zip(process).is_some_and(|(settled, process)| {
-                process.writes(&settled.file).is_some_and(|writes| !writes)
-            });
-            (settled, closed)
-        });
-    });
-    read
 }
 
 /// Whether the file may have been cut, beside its copy.

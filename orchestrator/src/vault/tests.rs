@@ -2,6 +2,8 @@
 
 mod snapshots;
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use super::*;
 use crate::open_files::Process;
 
@@ -28,6 +30,10 @@ struct Sq {
 impl Awake for Sq {
     fn alive(&self) -> bool {
         self.alive
+    }
+
+    fn rests(&self) -> bool {
+        true
     }
 
     fn held(&self, look: &mut dyn FnMut(Option<&Process>)) -> bool {
@@ -225,43 +231,22 @@ fn a_file_that_a_full_disk_cut_becomes_no_copy_and_is_put_back() {
     assert_eq!(s.read("a.phext"), "one");
 }
 
-/// Writes one file without a pause, unless it is held.
-struct Busy {
-    write: Mutex<()>,
-    stop: std::sync::atomic::AtomicBool,
-}
-
-impl Awake for Busy {
-    fn alive(&self) -> bool {
-        true
-    }
-
-    fn held(&self, look: &mut dyn FnMut(Option<&Process>)) -> bool {
-        let _held = self.write.lock().unwrap();
-        look(Some(&own()));
-        true
-    }
-}
-
-/// Looks at a file that is `texts` in turn until a copy of it is made.
+/// Looks at a file that is `texts` in turn, without a pause, until a copy of it is made.
 fn busy(s: &Setup, texts: impl Iterator<Item = String> + Send) -> Round {
-    use std::sync::atomic::Ordering;
-    let busy = Busy { write: Mutex::new(()), stop: false.into() };
     let path = s.data.join("a.phext");
+    let stop = AtomicBool::new(false);
     fs::write(&path, "b").unwrap();
     std::thread::scope(|scope| {
         scope.spawn(|| {
             for text in texts {
-                let held = busy.write.lock().unwrap();
                 fs::write(&path, text).unwrap();
-                drop(held);
-                if busy.stop.load(Ordering::Relaxed) {
+                if stop.load(Ordering::Relaxed) {
                     return;
                 }
             }
         });
-        let round = s.until(|round| round.copied > 0, &busy);
-        busy.stop.store(true, Ordering::Relaxed);
+        let round = s.until(|round| round.copied > 0, &Sq { alive: true });
+        stop.store(true, Ordering::Relaxed);
         round
     })
 }
@@ -291,19 +276,19 @@ fn a_phext_that_never_rests_and_always_looks_cut_has_a_copy_all_the_same() {
 }
 
 #[test]
-fn a_file_that_is_being_written_while_sq_is_held_becomes_no_copy() {
+fn a_file_that_is_being_written_becomes_no_copy() {
     let s = setup();
     s.start();
     s.write("a.phext", "old");
     s.stop();
     s.start();
-    // Held between truncating and writing.
+    // Between truncating and writing.
     let writing = fs::File::create(s.data.join("a.phext")).unwrap();
-    let held = s.vault.turn(&s.tenant, |track| {
-        let held = While::Held { sq: &Sq { alive: true }, quiet: false };
-        s.vault.keep_one(&s.tenant, track, "a.phext", held).unwrap()
+    let kept = s.vault.turn(&s.tenant, |track| {
+        let awake = While::Awake { sq: &Sq { alive: true }, quiet: true };
+        s.vault.keep_one(&s.tenant, track, "a.phext", awake).unwrap()
     });
-    assert_eq!((held, s.copy("a.phext").as_str()), (Kept::Waiting, "old"));
+    assert_eq!((kept, s.copy("a.phext").as_str()), (Kept::Waiting, "old"));
     drop(writing);
 }
 
