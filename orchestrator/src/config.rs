@@ -131,7 +131,7 @@ impl Default for Settings {
             max_starts: std::thread::available_parallelism().map_or(2, std::num::NonZero::get),
             // Measured: a stopped container on an internal bridge (docs/sq.md).
             start_ms: 400,
-            patience_ms: 9_000,
+            patience_ms: 8_000,
             head_start_ms: 2_000,
             ack_timeout_ms: 10_000,
             backoff_ms: 1_000,

@@ -19,8 +19,9 @@ use crate::verdicts::Lookup;
 
 /// Most that a client is told to wait.
 const RETRY_AFTER_MAX_S: u32 = 3_600;
-/// The orchestrator gives up so many parts of ten before the filter, so that its reason arrives.
-const LEASE_SLACK: u32 = 10;
+/// The orchestrator gives up a part of the time before the filter, so that its reason arrives: also
+/// from a host that is starting all that it can.
+const LEASE_SLACK: u32 = 5;
 /// What clients are told while the orchestrator does not answer at all.
 const OUTAGE_RETRY_S: u32 = 2;
 /// How long the orchestrator's word that a quota is used up is passed on without asking again.

@@ -37,8 +37,7 @@ const UNLIMITED: &str = "  storage: 500 MB\n  memory: 64 MiB\n  phexts: 1000\n  
                          writes-per-day: unlimited\n";
 
 fn crowd() -> Builder {
-    // A start that begins when the patience is nearly over must end before the filter gives up.
-    let lifecycle = Lifecycle::default().set("max_starts", MAX_STARTS).set("patience_ms", 6_000);
+    let lifecycle = Lifecycle::default().set("max_starts", MAX_STARTS);
     let paid = format!("{UNLIMITED}  wakes-per-hour: unlimited\n  priority: 100\n");
     let mut builder = Stack::builder().lifecycle(lifecycle).tenant("herd").tier("paid", &paid);
     // All of them come from one address, with keys never seen.
