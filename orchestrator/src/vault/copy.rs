@@ -73,7 +73,7 @@ impl Settled {
 /// Read under a lease. Where there are none, it is read and then compared with the file as it is:
 /// whatever is written between the two shows as a difference or in the stamp.
 pub fn settled(path: &Path, patience: Duration) -> io::Result<Option<Settled>> {
-    settled_under(|file| Lease::take(file), path, patience)
+    settled_under(Lease::take, path, patience)
 }
 
 fn settled_under(
