@@ -29,7 +29,8 @@ use tokio::task::JoinHandle;
 
 use self::engine::{Engine, EngineError, Seen, SeenState};
 use self::slots::{Keeper, SLOTS_MAX, Slot, Slots};
-use crate::process::MALLOC_ENV;
+use crate::open_files::Process;
+use crate::process::{self, MALLOC_ENV};
 use crate::readiness::Owner;
 use crate::reclaim::Reclaim;
 use crate::runtime::{
@@ -239,7 +240,12 @@ impl Runtime for DockerRuntime {
     fn memory_bytes<'a>(&'a self, tenant: &'a TenantId) -> Answer<'a, Option<u64>> {
         Box::pin(async move {
             let Ok(live) = self.inner.alive(tenant) else { return Ok(None) };
-            Ok(self.inner.engine.memory_bytes(&live.id).await?)
+            // A daemon may take a second for an answer that the kernel has in a file.
+            let pid = self.pid(tenant).await?.filter(|pid| Process::of(*pid, tenant).is_some());
+            match pid.and_then(process::rss) {
+                Some(bytes) => Ok(Some(bytes)),
+                None => Ok(self.inner.engine.memory_bytes(&live.id).await?),
+            }
         })
     }
 

@@ -27,7 +27,8 @@ use tokio::sync::{mpsc, watch};
 
 use self::adoption::pidfd_of;
 use self::instance::{Live, Record, exit_of};
-use self::proc::{ProcessState, rss, start_ticks, state};
+pub(crate) use self::proc::rss;
+use self::proc::{ProcessState, start_ticks, state};
 use self::watches::{Watch, follow};
 use crate::minted::MintedKey;
 use crate::readiness::{self, Owner};

@@ -84,7 +84,7 @@ fn letter(task: &Path) -> Option<String> {
 }
 
 /// Resident memory in bytes.
-pub(super) fn rss(pid: i32) -> Option<u64> {
+pub(crate) fn rss(pid: i32) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     let kib: u64 = line.trim().strip_suffix(" kB")?.trim().parse().ok()?;
