@@ -61,7 +61,7 @@ pub(crate) fn cases() -> Vec<Case> {
         case!(small, texts_saved_by_turns_count_until_they_are_measured_and_no_longer),
         case!(small, one_phext_too_many_is_refused_and_those_that_are_there_work),
         case!(small, a_phext_larger_than_the_tier_s_memory_can_hold_is_refused),
-        case!(small, empty_files_that_reads_left_behind_are_gone_after_a_sleep).processes_only(),
+        case!(small, empty_files_that_reads_left_behind_are_gone_after_a_sleep),
         case!(On::Own(one_tenant), a_tenant_on_a_disk_of_its_own_is_told_to_have_a_hard_limit),
         case!(On::Own(no_room), below_the_host_s_floor_nothing_is_changed_and_everything_is_read),
     ]

@@ -30,7 +30,6 @@ pub(crate) struct Case {
     on: On,
     run: Run,
     alone: bool,
-    processes_only: bool,
 }
 
 type Run = fn(Arc<Stack>) -> Pin<Box<dyn Future<Output = Result<()>> + Send>>;
@@ -46,13 +45,7 @@ pub(crate) enum On {
 
 impl Case {
     pub(crate) fn new(path: &'static str, on: On, run: Run) -> Self {
-        Self { name: path, on, run, alone: false, processes_only: false }
-    }
-
-    /// What it breaks or waits for is the same wherever tenants run; what is not, other cases try.
-    pub(crate) fn processes_only(mut self) -> Self {
-        self.processes_only = true;
-        self
+        Self { name: path, on, run, alone: false }
     }
 
     /// It measures time: nothing else runs meanwhile.
@@ -119,8 +112,7 @@ impl World {
         let (alone, beside): (Vec<_>, Vec<_>) = cases.iter().partition(|case| case.alone);
         let mut trials = Vec::new();
         for runtime in runtimes {
-            let here = |case: &&&Case| runtime == Runtime::Process || !case.processes_only;
-            for Case { name, on, run, alone, .. } in beside.iter().chain(&alone).filter(here) {
+            for Case { name, on, run, alone, .. } in beside.iter().chain(&alone) {
                 let (world, on, run, alone) = (world.clone(), *on, *run, *alone);
                 let name = format!("{}::{name}", runtime.name());
                 trials.push(Trial::test(name.clone(), move || {
