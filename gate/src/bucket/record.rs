@@ -16,7 +16,8 @@ const VERSION: u8 = 1;
 const BYTES: usize = 1 + 2 * SLOT_BYTES;
 const SLOT_BYTES: usize = 24;
 /// A bucket can't be fuller in debt than its depth; a record further ahead than this was written
-/// before the clock stepped back, and is brought to "empty". Smaller steps only delay.
+/// before the clock stepped back, and gets the debt that it had when it was last looked at. Smaller
+/// steps only delay.
 const CLOCK_STEP_NS: u64 = 1_000_000_000;
 
 /// Rate and burst in the form that the arithmetic wants.
@@ -135,7 +136,9 @@ impl Record {
         for slot in self.slots.iter_mut().flatten() {
             let most_ns = now_ns.saturating_add(slot.pace.depth_ns());
             if slot.full_ns > most_ns.saturating_add(CLOCK_STEP_NS) {
-                slot.full_ns = most_ns;
+                let owed_ns = slot.full_ns.saturating_sub(slot.seen_ns);
+                slot.full_ns = now_ns.saturating_add(owed_ns).min(most_ns);
+                slot.seen_ns = now_ns;
                 repaired = true;
             }
         }

@@ -358,3 +358,18 @@ fn tokens_are_put_back_once_though_a_clock_was_ahead_for_a_moment() {
     while world.take(2, 1, None) {}
     assert_eq!(world.total() - before, u64::from(parked), "what was parked, once");
 }
+
+#[test]
+fn a_clock_that_goes_back_leaves_a_bucket_as_full_as_it_was() {
+    let (rate, burst) = (10, 50);
+    let mut world = World::new(limits(rate, burst));
+    for request in 0..20 {
+        assert!(world.take(request % VMS, 1, None));
+    }
+    world.now_ns -= 3_600 * SECOND;
+    for request in 0..burst - 20 - u32::try_from(VMS).unwrap() * (burst / 8) {
+        assert!(world.take(usize::try_from(request).unwrap() % VMS, 1, None), "request {request}");
+    }
+    while world.take(0, 1, None) {}
+    assert!(world.total() <= u64::from(burst));
+}
