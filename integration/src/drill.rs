@@ -6,7 +6,7 @@
 //! wrong answer, no acknowledged write lost, and a write that fails says so.
 
 mod allow;
-mod clock;
+pub mod clock;
 mod daemon;
 mod disk;
 pub mod doze;
@@ -227,7 +227,7 @@ pub async fn run(options: Options) -> Result<()> {
         let tally = match drill {
             Drill::ClockJumps if !clock::is_shifted() => {
                 // The table's row comes from a process whose clock can be shifted.
-                if let Err(error) = clock::run_shifted(options.quick) {
+                if let Err(error) = clock::run_shifted(&std::env::current_exe()?, options.quick) {
                     missed.push(format!("{}: {error:#}", drill.title()));
                 }
                 continue;

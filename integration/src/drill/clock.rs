@@ -27,13 +27,13 @@ pub(super) fn shift(seconds: i64) -> Result<()> {
     Ok(file.write_all(&seconds.to_ne_bytes())?)
 }
 
-/// Runs this program's drill with a clock that can be shifted, in a process of its own.
-pub(super) fn run_shifted(quick: bool) -> Result<()> {
+/// Runs the drill of `program`, which is this crate's, with a clock that can be shifted.
+pub fn run_shifted(program: &Path, quick: bool) -> Result<()> {
     let dir = tempfile::tempdir()?;
     let library = build(dir.path())?;
     let file = dir.path().join("shift");
     fs::write(&file, 0_i64.to_ne_bytes())?;
-    let mut command = Command::new(std::env::current_exe()?);
+    let mut command = Command::new(program);
     command.args(["drill", "--only", super::Drill::ClockJumps.title()]);
     if quick {
         command.arg("--quick");

@@ -1,29 +1,32 @@
-//! The drills of `make drill`, in their short form. Left to `make drill` alone: a full disk and a
-//! jump of the clock, which need root and a preloaded library, and the restarts of Docker's daemon.
-//! On Docker those that break tenants; `make drill` has all of them there.
+//! The drills of `make drill`, in their short form. Left to `make drill` alone: a full disk, which
+//! needs root, and the restarts of Docker's daemon.
 
 use std::sync::Arc;
 
 use anyhow::{Result, ensure};
-use integration::drill::{self, Allowance, Drill, Scale, Tally, under_load};
+use integration::drill::{self, Allowance, Drill, Scale, Tally, clock, under_load};
 use integration::stack::{Builder, Stack};
+use integration::tools;
 
+use crate::refusals::MAIN;
 use crate::world::{Case, On, case};
 
 /// A case per drill, each on a stack of its own.
 macro_rules! drills {
     ($($name:ident: $drill:ident,)*) => {
         pub(crate) fn cases() -> Vec<Case> {
-            vec![$({
+            let clock = case!(MAIN, drill_nothing_is_lost_when_the_clock_jumps);
+            let mut cases = vec![clock];
+            cases.extend([$({
                 fn four_tenants() -> Builder {
                     drill::stack(Drill::$drill, Scale::QUICK.tenants)
                 }
                 async fn $name(stack: Arc<Stack>) -> Result<()> {
                     no_read_fails_and_no_acknowledged_write_is_lost(Drill::$drill, &stack).await
                 }
-                let case = case!(On::Own(four_tenants), $name);
-                if breaks_tenants(Drill::$drill) { case } else { case }
-            },)*]
+                case!(On::Own(four_tenants), $name)
+            },)*]);
+            cases
         }
     };
 }
@@ -43,17 +46,9 @@ drills! {
     drill_nothing_is_lost_when_all_wake_at_once: AllAtOnce,
 }
 
-/// Or their keeper: what Docker does of it is not what processes do.
-fn breaks_tenants(drill: Drill) -> bool {
-    matches!(
-        drill,
-        Drill::SqKilled
-            | Drill::SqOutOfMemory
-            | Drill::AllSqsKilled
-            | Drill::OrchestratorKilled
-            | Drill::AllAsleep
-            | Drill::AllAtOnce
-    )
+async fn drill_nothing_is_lost_when_the_clock_jumps(_: Arc<Stack>) -> Result<()> {
+    let program = tools::own("integration")?;
+    tokio::task::spawn_blocking(move || clock::run_shifted(&program, true)).await?
 }
 
 async fn no_read_fails_and_no_acknowledged_write_is_lost(
