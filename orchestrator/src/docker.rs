@@ -29,6 +29,7 @@ use tokio::task::JoinHandle;
 
 use self::engine::{Engine, EngineError, Seen, SeenState};
 use self::slots::{Keeper, SLOTS_MAX, Slot, Slots};
+use crate::host;
 use crate::open_files::Process;
 use crate::process::{self, MALLOC_ENV};
 use crate::readiness::Owner;
@@ -59,6 +60,7 @@ const TENANT: &str = "sq-gateway.tenant";
 const TIER: &str = "sq-gateway.tier";
 const LIMITS: &str = "sq-gateway.limits";
 const VERSION: &str = "sq-gateway.sq-version";
+const BOOT: &str = "sq-gateway.boot";
 
 /// How to run containers.
 #[derive(Debug, Clone)]
@@ -92,6 +94,8 @@ struct Inner {
     engine: Engine,
     config: DockerConfig,
     installation: String,
+    /// The host's present boot; empty where that can't be told.
+    boot: String,
     /// What SQ runs as; differs from the configured one when we can't give files away.
     owner: Owner,
     may_chown: bool,
@@ -142,6 +146,7 @@ impl DockerRuntime {
             engine,
             config,
             installation,
+            boot: host::boot().unwrap_or_default(),
             owner,
             may_chown,
             slots,

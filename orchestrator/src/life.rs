@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::host;
+
 const FILE: &str = "life.json";
 
 /// One life.
@@ -22,8 +24,7 @@ pub struct Life {
 impl Life {
     /// The present one.
     pub fn new(lease_ms: u64, runtime: &str) -> Self {
-        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-        Self { boot: boot.trim().to_owned(), lease_ms, runtime: runtime.to_owned() }
+        Self { boot: host::boot().unwrap_or_default(), lease_ms, runtime: runtime.to_owned() }
     }
 
     /// Where it stands.

@@ -30,6 +30,7 @@ use self::instance::{Live, Record, exit_of};
 pub(crate) use self::proc::rss;
 use self::proc::{ProcessState, start_ticks, state};
 use self::watches::{Watch, follow};
+use crate::host;
 use crate::minted::MintedKey;
 use crate::readiness::{self, Owner};
 use crate::runtime::{
@@ -108,7 +109,7 @@ impl ProcessRuntime {
             .mode(0o700)
             .create(&folder)
             .map_err(|e| RuntimeError::Failed(format!("{}: {e}", folder.display())))?;
-        let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        let boot = host::boot()
             .map_err(|e| RuntimeError::Failed(format!("/proc is not readable: {e}")))?;
         let may_change = rustix::process::geteuid().is_root();
         let reached = readiness::reachable_by_others(&config.data_root.join("x"))
@@ -122,14 +123,7 @@ impl ProcessRuntime {
         // Ends with the last process of a runtime that is gone. Should it end before, so does the
         // channel of deaths: then the orchestrator goes down.
         tokio::spawn(follow(asked, died));
-        let inner = Inner {
-            config,
-            folder,
-            boot: boot.trim().to_owned(),
-            owner,
-            live: Mutex::default(),
-            watches,
-        };
+        let inner = Inner { config, folder, boot, owner, live: Mutex::default(), watches };
         Ok(Self { inner: Arc::new(inner), deaths: Mutex::new(Some(deaths)) })
     }
 }

@@ -87,6 +87,8 @@ pub enum FoundState {
     Paused,
     /// It died while nobody watched: its data want a check.
     Stopped(ExitKind),
+    /// It ended with an earlier boot of the host, and with it all who had leases on it.
+    Left,
 }
 
 /// An instance died and nobody had asked for it.

@@ -146,7 +146,7 @@ impl Vault {
         Ok(Self {
             root: root.into(),
             data_root: data_root.into(),
-            boot: fs::read_to_string("/proc/sys/kernel/random/boot_id")?,
+            boot: crate::host::boot()?,
             tracks: Mutex::default(),
             restored: Mutex::default(),
             failing: Mutex::default(),

@@ -117,9 +117,6 @@ impl Host {
         for number in 0..shape.tenants {
             lay(&path, &name(number), number >= shape.awake + shape.dozing)?;
         }
-        // The boot that the sleeping ones ran in is over, and with it every lease.
-        let life = json!({"boot": BOOT, "lease_ms": LEASE_MS, "runtime": "process"});
-        fs::write(path.join("state/life.json"), serde_json::to_vec(&life)?)?;
         let lifecycle = Lifecycle::default()
             .set("lease_ms", LEASE_MS)
             .set("grace_ms", GRACE_MS)
@@ -251,7 +248,7 @@ fn registry_text(shape: Shape) -> Result<String> {
     Ok(text)
 }
 
-/// A boot of the host that is over.
+/// A boot of the host that is over, and with it every lease.
 const BOOT: &str = "another-boot";
 
 /// A tenant's folder with its phext; of one that sleeps the record of an instance, too.

@@ -7,7 +7,7 @@ use protocol::{Limits, TenantId, TierName};
 
 use super::engine::{Seen, SeenState};
 use super::slots::Slot;
-use super::{Inner, LIMITS, Live, PORT, ROLE, TENANT, TIER, VERSION};
+use super::{BOOT, Inner, LIMITS, Live, PORT, ROLE, TENANT, TIER, VERSION};
 use crate::minted::MintedKey;
 use crate::runtime::{Endpoint, Found, FoundState, Instance, RuntimeError};
 
@@ -56,7 +56,9 @@ impl Inner {
             address: SocketAddr::new(address, PORT),
             key,
         });
+        let left = seen.labels.get(BOOT).is_some_and(|boot| *boot != self.boot);
         let state = match (exit, seen.state) {
+            (Some(_), _) if left => FoundState::Left,
             (Some(exit), _) => FoundState::Stopped(exit),
             (None, SeenState::Paused) => FoundState::Paused,
             (None, _) => FoundState::Running,

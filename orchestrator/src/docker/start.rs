@@ -7,7 +7,7 @@ use std::time::Duration;
 use protocol::{TenantId, WakeKind};
 
 use super::engine::{Blueprint, EngineError, Seen, SeenState};
-use super::{Inner, LIMITS, LOOK_EVERY, Live, MALLOC_ENV, PIDS, PORT, TENANT, TIER, VERSION};
+use super::{BOOT, Inner, LIMITS, LOOK_EVERY, Live, MALLOC_ENV, PIDS, PORT, TENANT, TIER, VERSION};
 use crate::minted::MintedKey;
 use crate::readiness;
 use crate::runtime::{Endpoint, ExitKind, Instance, RuntimeError, Spec, Started};
@@ -54,6 +54,7 @@ impl Inner {
         labels.insert(TIER.to_owned(), spec.tier.to_string());
         labels.insert(LIMITS.to_owned(), serde_json::to_string(&spec.limits).unwrap_or_default());
         labels.insert(VERSION.to_owned(), spec.sq_version.clone());
+        labels.insert(BOOT.to_owned(), self.boot.clone());
         let port = PORT.to_string();
         let command = ["host", &port, "--key", key.expose(), "--data-dir", &inside];
         Blueprint {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::queue::Queue;
 use super::tenant::{Cluster, Ms, State, Tenant, UNNUMBERED};
 use super::{Effect, Lifecycle, Settings, Shared, describe};
-use crate::runtime::{Found, FoundState};
+use crate::runtime::{ExitKind, Found, FoundState};
 
 impl Lifecycle {
     /// Takes over what the runtime has found. Leases given by the orchestrator's last life are not
@@ -55,6 +55,7 @@ impl Lifecycle {
                 self.shared.go(&found.tenant, &mut t, State::Awake, now);
             }
             FoundState::Paused => self.shared.go(&found.tenant, &mut t, State::Dozing, now),
+            FoundState::Left => t.history.last_death = Some(describe(ExitKind::Gone)),
             FoundState::Stopped(exit) => {
                 t.history.last_death = Some(describe(exit));
                 if leased.is_some() {

@@ -17,7 +17,7 @@ impl Inner {
     pub(super) async fn list(self: &Arc<Self>) -> Result<Vec<Found>, RuntimeError> {
         self.adopt_all()?;
         self.end_strays().await?;
-        Ok(self.live().values().map(Live::found).collect())
+        Ok(self.live().values().map(|live| live.found(&self.boot)).collect())
     }
 
     fn adopt_all(self: &Arc<Self>) -> Result<(), RuntimeError> {

@@ -60,9 +60,11 @@ impl Record {
 }
 
 impl Live {
-    pub(super) fn found(&self) -> Found {
+    /// `boot`: the host's present one.
+    pub(super) fn found(&self, boot: &str) -> Found {
         let exit = *self.exit.borrow();
         let state = match (exit, state(self.record.pid)) {
+            (Some(_), _) if self.record.boot != boot => FoundState::Left,
             (Some(exit), _) => FoundState::Stopped(exit),
             (None, ProcessState::Frozen) => FoundState::Paused,
             (None, _) => FoundState::Running,

@@ -46,7 +46,7 @@ impl Vault {
     /// What ended the tenant's SQ last; `None`: a stop in order.
     pub(super) fn last_end(&self, tenant: &TenantId) -> io::Result<Option<Death>> {
         match fs::read_to_string(self.marker(tenant)) {
-            Ok(boot) if boot == self.boot => Ok(Some(Death::Process)),
+            Ok(boot) if boot.trim() == self.boot => Ok(Some(Death::Process)),
             Ok(_) => Ok(Some(Death::Host)),
             Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
             Err(e) => Err(e),

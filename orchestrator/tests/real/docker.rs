@@ -274,6 +274,30 @@ async fn deaths_while_nobody_watched_are_found() {
 
 #[tokio::test]
 #[ignore = "a Docker daemon is needed: `make integration-test` runs it"]
+async fn what_an_earlier_boot_left_is_told_from_what_died_in_this_one() {
+    let home = home(0);
+    let runtime = home.runtime().await;
+    runtime.start(spec("alice", "0.6.0")).await.unwrap();
+    let id = home.container_of("alice");
+    let shown = |what| docker(&["inspect", "--format", what, &id]).trim().to_owned();
+    let labels: serde_json::Value =
+        serde_json::from_str(&shown("{{json .Config.Labels}}")).unwrap();
+    let (name, image) = (shown("{{.Name}}"), shown("{{.Config.Image}}"));
+    docker(&["rm", "--force", &id]);
+    let mut again = vec!["run".to_owned(), "--name".to_owned(), name[1..].to_owned()];
+    for (label, value) in labels.as_object().unwrap() {
+        let value = if label == "sq-gateway.boot" { "another" } else { value.as_str().unwrap() };
+        again.extend(["--label".to_owned(), format!("{label}={value}")]);
+    }
+    // It says how it is used, and ends.
+    again.extend([image, "/exo/sq".to_owned()]);
+    docker(&again.iter().map(String::as_str).collect::<Vec<_>>());
+    let found = home.runtime().await.list().await.unwrap().remove(0);
+    assert_eq!(found.state, orchestrator::runtime::FoundState::Left);
+}
+
+#[tokio::test]
+#[ignore = "a Docker daemon is needed: `make integration-test` runs it"]
 async fn what_cannot_be_started_is_said_clearly_and_leaves_nothing() {
     let home = home(0);
     let runtime = home.runtime().await;

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use orchestrator::process::{ProcessConfig, ProcessRuntime};
 use orchestrator::readiness::Owner;
-use orchestrator::runtime::{Runtime, RuntimeError};
+use orchestrator::runtime::{ExitKind, FoundState, Runtime, RuntimeError};
 use tempfile::TempDir;
 
 use crate::rules;
@@ -112,6 +112,22 @@ async fn a_folder_that_cannot_be_written_fails_the_start_with_its_name() {
     fs::write(home.dir.path().join("data/alice"), "not a folder").unwrap();
     let error = home.runtime().start(spec("alice", "0.6.0")).await.unwrap_err();
     assert!(matches!(&error, RuntimeError::Unwritable { path, .. } if path.ends_with("alice")));
+}
+
+#[tokio::test]
+async fn what_an_earlier_boot_left_is_told_from_what_died_in_this_one() {
+    let home = Home::new();
+    let runtime = home.runtime();
+    runtime.start(spec("alice", "0.6.0")).await.unwrap();
+    drop(runtime);
+    home.kill();
+    let state = async || home.runtime().list().await.unwrap().remove(0).state;
+    assert_eq!(state().await, FoundState::Stopped(ExitKind::Gone));
+    let path = home.dir.path().join("state/process/alice.json");
+    let mut record: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    record["boot"] = "another".into();
+    fs::write(&path, serde_json::to_vec(&record).unwrap()).unwrap();
+    assert_eq!(state().await, FoundState::Left);
 }
 
 /// As an orchestrator leaves it that is killed before it has written the record.

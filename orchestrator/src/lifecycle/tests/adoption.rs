@@ -31,17 +31,21 @@ fn adopted_tenants_are_published_and_count_as_leased() {
 
 #[test]
 fn one_that_died_while_nobody_watched_is_started_for_those_who_may_hold_leases() {
-    let found = || Found {
+    let found = |state| Found {
         tenant: id("a"),
         tier: TierName::parse("free").unwrap(),
         limits: Limits::default(),
         sq_version: "0.6.0".to_owned(),
-        state: FoundState::Stopped(ExitKind::Gone),
+        state,
         endpoint: None,
     };
-    let (machine, effects) = Lifecycle::adopt(settings(), vec![found()], 30_000, 0);
+    let adopt = |state, leases_ms| Lifecycle::adopt(settings(), vec![found(state)], leases_ms, 0);
+    let died = FoundState::Stopped(ExitKind::Gone);
+    let (machine, effects) = adopt(died, 30_000);
     assert_eq!(machine.state(&id("a")), Some(State::Starting));
     assert!(effects.contains(&Effect::PointNowhere(id("a"))));
-    let (machine, effects) = Lifecycle::adopt(settings(), vec![found()], 0, 0);
-    assert_eq!((machine.state(&id("a")), effects), (Some(State::Asleep), Vec::new()));
+    for (state, leases_ms) in [(died, 0), (FoundState::Left, 30_000)] {
+        let (machine, effects) = adopt(state, leases_ms);
+        assert_eq!((machine.state(&id("a")), effects), (Some(State::Asleep), Vec::new()));
+    }
 }
