@@ -95,7 +95,11 @@ async fn usage_is_answered_without_waking_and_is_not_counted(stack: Arc<Stack>) 
     ensure!(sleeper.get(&format!("/api/v2/update?{AT}&s=x")).await?.ok(), "no first request");
     let awake = counted(&stack, "sleeper", 1).await?;
     ensure!(awake["state"] == "awake" && awake["last_wake"]["ms"].is_u64(), "{awake}");
-    ensure!(awake["storage"]["used_bytes"].as_u64() > Some(0), "{awake}");
+    until("its storage to be measured", PATIENCE, || async {
+        let measured = page(&stack, "sleeper").await.ok()?;
+        (measured["storage"]["used_bytes"].as_u64() > Some(0)).then_some(())
+    })
+    .await?;
     stack.orchestrator.put_to_sleep("sleeper", PATIENCE).await?;
     for _ in 0..20 {
         let asleep = page(&stack, "sleeper").await?;

@@ -331,32 +331,44 @@ impl Engine {
         Ok(found.state.and_then(|state| state.pid).filter(|pid| *pid > 0))
     }
 
-    /// Ids of containers with this label as they die, from `since_s` (seconds since 1970) on. Ends
-    /// when the daemon does.
+    /// Ids of containers with this label as they are killed by request and as they die, from
+    /// `since_s` (seconds since 1970) on. Ends when the daemon does.
     pub(super) fn deaths(
         &self,
         label: &str,
         since_s: u64,
-    ) -> impl Stream<Item = Done<String>> + Send + use<> {
+    ) -> impl Stream<Item = Done<(String, Event)>> + Send + use<> {
         let filters = HashMap::from([
             ("label".to_owned(), vec![label.to_owned()]),
             ("type".to_owned(), vec!["container".to_owned()]),
-            ("event".to_owned(), vec!["die".to_owned()]),
+            ("event".to_owned(), vec!["die".to_owned(), "kill".to_owned()]),
         ]);
         let options = EventsOptions {
             since: Some(since_s.to_string()),
             filters: Some(filters),
             ..EventsOptions::default()
         };
-        let id = |event: EventMessage| event.actor.and_then(|actor| actor.id);
+        let told = |event: EventMessage| {
+            let what = if event.action? == "kill" { Event::Kill } else { Event::Die };
+            Some((event.actor?.id?, what))
+        };
         let docker = self.docker.clone();
         docker.events(Some(options)).filter_map(move |event| async move {
             match event {
-                Ok(event) => id(event).map(Ok),
+                Ok(event) => told(event).map(Ok),
                 Err(e) => Some(Err(EngineError::from(e))),
             }
         })
     }
+}
+
+/// What happens to a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Event {
+    /// Somebody asked the daemon to send it a signal.
+    Kill,
+    /// It ended.
+    Die,
 }
 
 fn summarised(found: ContainerSummary) -> Option<Seen> {
