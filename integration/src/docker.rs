@@ -94,8 +94,12 @@ fn listed(command: &[&str], labels: &[String]) -> Result<Vec<String>> {
 
 /// Ends and removes all containers and networks with all of these labels.
 pub fn remove_labelled(labels: &[String]) -> Result<()> {
-    let ids = labelled(labels)?;
-    if !ids.is_empty() {
+    // Until there are none: what a killed orchestrator has just asked for may come a moment later.
+    loop {
+        let ids = labelled(labels)?;
+        if ids.is_empty() {
+            break;
+        }
         // All at once: docker removes them side by side.
         let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
         run(&[&["rm", "--force", "--volumes"], &ids[..]].concat())?;
