@@ -44,6 +44,9 @@ fn wanted(drill: Drill, line: &[String]) -> Vec<String> {
     line
 }
 
+/// Of the containerd that a dockerd starts by itself.
+const CONTAINERD_PID: &str = "/var/run/docker/containerd/containerd.pid";
+
 async fn start_again(line: &[String]) -> Result<()> {
     let ending = pid()?;
     // In order where containers are to end with it: a killed daemon leaves them to its next life.
@@ -51,6 +54,15 @@ async fn start_again(line: &[String]) -> Result<()> {
     processes::signal(ending, if kept { Signal::KILL } else { Signal::TERM });
     until("dockerd to end", PATIENCE, || async { (!processes::alive(ending)).then_some(()) })
         .await?;
+    // Its containerd dies a moment later; the next daemon would take one that nobody has waited for
+    // yet for alive.
+    let containerd =
+        fs::read_to_string(CONTAINERD_PID).ok().and_then(|pid| pid.trim().parse().ok());
+    if let Some(pid) = containerd {
+        until("containerd to end", PATIENCE, || async { (!processes::alive(pid)).then_some(()) })
+            .await?;
+        let _ = fs::remove_file(CONTAINERD_PID);
+    }
     // A service manager may be quicker than we are.
     if pid().is_err() {
         let _ = fs::remove_file("/var/run/docker.pid");
