@@ -23,6 +23,7 @@ use crate::lifecycle::Drain;
 use crate::metrics::Metrics;
 use crate::open_files::Process;
 use crate::readiness;
+use crate::runtime::Runtime as _;
 use crate::vault::{Awake, Round, Vault};
 
 /// How often awake tenants are looked at: a look costs one listing of a small folder.
@@ -234,7 +235,11 @@ impl Sq {
 
 impl Awake for Sq {
     fn alive(&self) -> bool {
-        self.tokio.block_on(readiness::answers(self.address, ALIVE)).is_ok()
+        self.tokio.block_on(async {
+            // Its address may be another tenant's by now: the runtime knows whether it is the same.
+            readiness::answers(self.address, ALIVE).await.is_ok()
+                && matches!(self.held.pid(&self.tenant).await, Ok(Some(_)))
+        })
     }
 
     fn rests(&self) -> bool {
