@@ -9,7 +9,9 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use envoy_types::pb::envoy::config::cluster::v3::cluster::{ClusterDiscoveryType, DiscoveryType};
-use envoy_types::pb::envoy::config::cluster::v3::{CircuitBreakers, Cluster, circuit_breakers};
+use envoy_types::pb::envoy::config::cluster::v3::{
+    CircuitBreakers, Cluster, UpstreamConnectionOptions, circuit_breakers,
+};
 use envoy_types::pb::envoy::config::common::mutation_rules::v3 as mutation;
 use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::config::endpoint::v3 as endpoint;
@@ -31,6 +33,15 @@ pub const CLUSTER_TYPE: &str = "type.googleapis.com/envoy.config.cluster.v3.Clus
 
 /// SQ is on this host or one bridge away: a connection that takes longer will not come.
 const CONNECT_TIMEOUT_S: i64 = 1;
+
+/// How long a connection may lie dead before Envoy ends it and asks again: with its network gone, a
+/// dying SQ can tell nobody, and the request would wait for all of its 30 s. The kernel answers for
+/// an SQ that is busy or frozen.
+const DEAD_AFTER_S: u32 = 4;
+const PROBE_EVERY_S: u32 = 1;
+/// tcp(7): as long for what was sent and never received.
+const TCP: i64 = 6;
+const TCP_USER_TIMEOUT: i64 = 18;
 
 /// A connection whose client left before it came about is kept by Envoy for the next request of
 /// that worker. SQ 0.5 reads from it meanwhile and serves nobody else; 0.6 gives it a thread.
@@ -92,6 +103,8 @@ impl ClusterSpec {
             connect_timeout: Some(Duration { seconds: CONNECT_TIMEOUT_S, nanos: 0 }),
             per_connection_buffer_limit_bytes: number(self.buffer_bytes),
             load_assignment: Some(one_endpoint(&name, self.address)),
+            upstream_connection_options: Some(probed()),
+            upstream_bind_config: Some(given_up()),
             circuit_breakers: Some(breakers(self.concurrency)),
             typed_extension_protocol_options: HashMap::from([http_options(&self.key)]),
             name,
@@ -121,6 +134,30 @@ fn one_endpoint(name: &str, address: SocketAddr) -> endpoint::ClusterLoadAssignm
         endpoints: vec![locality],
         ..endpoint::ClusterLoadAssignment::default()
     }
+}
+
+/// A connection on which nothing comes is probed.
+fn probed() -> UpstreamConnectionOptions {
+    let keepalive = core::TcpKeepalive {
+        keepalive_time: number(PROBE_EVERY_S),
+        keepalive_interval: number(PROBE_EVERY_S),
+        keepalive_probes: number(DEAD_AFTER_S / PROBE_EVERY_S - 1),
+    };
+    UpstreamConnectionOptions {
+        tcp_keepalive: Some(keepalive),
+        ..UpstreamConnectionOptions::default()
+    }
+}
+
+/// A connection on which nothing is received is given up.
+fn given_up() -> core::BindConfig {
+    let option = core::SocketOption {
+        level: TCP,
+        name: TCP_USER_TIMEOUT,
+        value: Some(core::socket_option::Value::IntValue(i64::from(DEAD_AFTER_S) * 1_000)),
+        ..core::SocketOption::default()
+    };
+    core::BindConfig { socket_options: vec![option], ..core::BindConfig::default() }
 }
 
 fn breakers(concurrency: u32) -> CircuitBreakers {

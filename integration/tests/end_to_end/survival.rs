@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use integration::stack::{Builder, Runtime, Stack};
-use integration::{Load, docker, processes, tools, until};
+use integration::docker::{self, Engine};
+use integration::{Load, processes, tools, until};
 use rustix::process::Signal;
 
 use crate::refusals::MAIN;
@@ -19,6 +20,8 @@ const TRIGGER: (&str, &str) = ("x-sq-test-panic", "now");
 const AWAY: Duration = Duration::from_secs(25);
 /// From an orchestrator that is ready to a tenant that is woken, on a busy machine.
 const FOUND_AGAIN: Duration = Duration::from_secs(4);
+/// A dead connection is noticed after four seconds; then SQ starts on a busy machine.
+const NOTICED: Duration = Duration::from_secs(12);
 
 fn two_tenants() -> Builder {
     Stack::builder().tenant("alice").tenant("bob")
@@ -41,6 +44,8 @@ pub(crate) fn cases() -> Vec<Case> {
         case!(On::Own(two_tenants), an_orchestrator_that_was_away_for_long_is_found_again_at_once),
         case!(On::Own(two_tenants), an_orchestrator_ends_in_order_and_leaves_no_tenant_frozen),
         case!(On::Own(two_tenants), a_killed_sq_is_hidden_by_retries),
+        case!(On::Own(two_tenants), a_read_whose_sq_lost_its_network_is_asked_again_in_time)
+            .docker_only(),
         case!(MAIN, the_shipped_filter_has_no_trigger_of_panics),
         case!(On::Own(panicking), after_a_panic_in_the_filter_the_next_request_works),
     ]
@@ -180,6 +185,33 @@ async fn a_killed_sq_is_hidden_by_retries(stack: Arc<Stack>) -> Result<()> {
     ensure!(seen.errors == 0, "{seen:?}");
     let answer = stack.tenant("alice")?.get(&format!("/api/v2/select?{AT}")).await?;
     ensure!(answer.text() == "alice", "the data: {:?}", answer.text());
+    Ok(())
+}
+
+/// As in an orderly end of Docker's daemon: what holds the network ends at once, SQ ten seconds later,
+/// and nobody is told that its connections are dead.
+async fn a_read_whose_sq_lost_its_network_is_asked_again_in_time(stack: Arc<Stack>) -> Result<()> {
+    write(&stack, "alice").await?;
+    let sq = instance(&stack, "alice")?;
+    let network = docker::run(&["inspect", "--format", "{{.HostConfig.NetworkMode}}", &sq])?;
+    let slot = network.strip_prefix("container:").context("alice has no network slot")?;
+    // It has the request, and no time to answer.
+    Engine::post(&format!("/containers/{sq}/pause")).await?;
+    let alice = stack.tenant("alice")?;
+    let began = Instant::now();
+    let read = tokio::spawn(async move { alice.get(&format!("/api/v2/select?{AT}")).await });
+    until("the read to be with SQ", PATIENCE, || async {
+        let clusters = stack.envoy.admin().get("/clusters").await.ok()?.text();
+        let active = |line: &str| line.starts_with("sq/alice::") && line.ends_with("::rq_active::1");
+        clusters.lines().any(active).then_some(())
+    })
+    .await?;
+    Engine::post(&format!("/containers/{slot}/kill")).await?;
+    Engine::post(&format!("/containers/{sq}/unpause")).await?;
+    Engine::post(&format!("/containers/{sq}/kill")).await?;
+    let answer = read.await??;
+    ensure!(answer.ok() && answer.text() == "alice", "{} {}", answer.status, answer.text());
+    ensure!(began.elapsed() < NOTICED, "it took {:?}", began.elapsed());
     Ok(())
 }
 

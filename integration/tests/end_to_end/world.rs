@@ -30,6 +30,7 @@ pub(crate) struct Case {
     on: On,
     run: Run,
     alone: bool,
+    docker_only: bool,
 }
 
 type Run = fn(Arc<Stack>) -> Pin<Box<dyn Future<Output = Result<()>> + Send>>;
@@ -45,12 +46,18 @@ pub(crate) enum On {
 
 impl Case {
     pub(crate) fn new(path: &'static str, on: On, run: Run) -> Self {
-        Self { name: path, on, run, alone: false }
+        Self { name: path, on, run, alone: false, docker_only: false }
     }
 
     /// It measures time: nothing else runs meanwhile.
     pub(crate) fn alone(mut self) -> Self {
         self.alone = true;
+        self
+    }
+
+    /// It needs what processes don't have, such as a network of each tenant's own.
+    pub(crate) fn docker_only(mut self) -> Self {
+        self.docker_only = true;
         self
     }
 }
@@ -112,7 +119,8 @@ impl World {
         let (alone, beside): (Vec<_>, Vec<_>) = cases.iter().partition(|case| case.alone);
         let mut trials = Vec::new();
         for runtime in runtimes {
-            for Case { name, on, run, alone, .. } in beside.iter().chain(&alone) {
+            let can = |case: &&&Case| runtime == Runtime::Docker || !case.docker_only;
+            for Case { name, on, run, alone, .. } in beside.iter().chain(&alone).filter(can) {
                 let (world, on, run, alone) = (world.clone(), *on, *run, *alone);
                 let name = format!("{}::{name}", runtime.name());
                 trials.push(Trial::test(name.clone(), move || {
