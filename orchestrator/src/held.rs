@@ -12,6 +12,7 @@
 
 use std::collections::HashMap;
 use std::fs::{self, File};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -21,6 +22,7 @@ use tokio::sync::{Mutex as Turn, mpsc};
 use tokio::time::{Instant, sleep};
 
 use crate::open_files::Process;
+use crate::readiness;
 use crate::runtime::{
     Answer, Description, Died, ExitKind, Found, FoundState, Runtime, RuntimeError, Spec, Started,
     Stopped,
@@ -114,6 +116,13 @@ impl Held {
         }
         // Thawed whatever came of freezing it: half a freeze must not stay.
         Hold { looked, stuck: !self.thaw(tenant).await }
+    }
+
+    /// Whether it is this tenant's SQ that answers at `address`: once it is dead, another tenant's may
+    /// have the address before anybody is told. So the runtime is asked for it *after* the answer.
+    pub async fn answers(&self, tenant: &TenantId, address: SocketAddr, within: Duration) -> bool {
+        readiness::answers(address, within).await.is_ok()
+            && matches!(self.inner.pid(tenant).await, Ok(Some(_)))
     }
 
     /// Thaws what an earlier life held when it was killed; what can't be thawed is stopped.
@@ -227,7 +236,9 @@ mod tests {
     use crate::runtime::{Endpoint, Instance};
     use futures_util::FutureExt;
     use protocol::{Limits, TierName, WakeKind};
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
 
     /// Notes what it is asked.
     #[derive(Default)]
@@ -236,6 +247,7 @@ mod tests {
         found: Mutex<Vec<Found>>,
         /// So often a tenant can't be thawed.
         frozen_fast: AtomicUsize,
+        dead: AtomicBool,
     }
 
     impl Noted {
@@ -296,6 +308,11 @@ mod tests {
 
         fn memory_bytes<'a>(&'a self, _: &'a TenantId) -> Answer<'a, Option<u64>> {
             Box::pin(async { Ok(None) })
+        }
+
+        fn pid<'a>(&'a self, _: &'a TenantId) -> Answer<'a, Option<i32>> {
+            let pid = (!self.dead.load(Ordering::Relaxed)).then_some(1);
+            Box::pin(async move { Ok(pid) })
         }
 
         fn events(&self) -> Option<mpsc::Receiver<Died>> {
@@ -362,6 +379,26 @@ mod tests {
         held.start(spec(&alice)).await.unwrap();
         noted.frozen_fast.store(usize::MAX, Ordering::Relaxed);
         assert_eq!(held.hold(&alice, |_| ()).await, Hold { looked: true, stuck: true });
+    }
+
+    #[tokio::test]
+    async fn another_tenants_answer_at_a_dead_ones_address_is_no_sign_of_life() {
+        let noted = Arc::new(Noted::default());
+        let ((_dir, held), alice) = (held(&noted), alice());
+        let there = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = there.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = there.accept().await {
+                // Unread, it would end in a reset.
+                let mut request = [0; 1024];
+                assert!(stream.read(&mut request).await.unwrap() > 0);
+                stream.write_all(b"HTTP/1.1 401 Unauthorized\r\n\r\n").await.unwrap();
+            }
+        });
+        let within = Duration::from_secs(5);
+        assert!(held.answers(&alice, address, within).await);
+        noted.dead.store(true, Ordering::Relaxed);
+        assert!(!held.answers(&alice, address, within).await);
     }
 
     #[tokio::test]

@@ -22,8 +22,6 @@ use crate::held::Held;
 use crate::lifecycle::Drain;
 use crate::metrics::Metrics;
 use crate::open_files::Process;
-use crate::readiness;
-use crate::runtime::Runtime as _;
 use crate::vault::{Awake, Round, Vault};
 
 /// How often awake tenants are looked at: a look costs one listing of a small folder.
@@ -235,11 +233,7 @@ impl Sq {
 
 impl Awake for Sq {
     fn alive(&self) -> bool {
-        self.tokio.block_on(async {
-            // Its address may be another tenant's by now: the runtime knows whether it is the same.
-            readiness::answers(self.address, ALIVE).await.is_ok()
-                && matches!(self.held.pid(&self.tenant).await, Ok(Some(_)))
-        })
+        self.tokio.block_on(self.held.answers(&self.tenant, self.address, ALIVE))
     }
 
     fn rests(&self) -> bool {

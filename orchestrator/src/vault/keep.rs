@@ -63,6 +63,8 @@ impl Vault {
             if self.was_short(track) {
                 return Ok(Kept::Doubtful);
             }
+            let bytes = source.bytes.len();
+            tracing::warn!(%tenant, name, bytes, "it looks cut and was finished: copied all the same");
             self.set_copy_aside(tenant, name)?;
         }
         copy::keep(&source, &to)?;
