@@ -79,6 +79,11 @@ pub fn labelled(labels: &[String]) -> Result<Vec<String>> {
     listed(&["ps", "--all", "--quiet", "--no-trunc"], labels)
 }
 
+/// Ids of those that run.
+pub fn running(labels: &[String]) -> Result<Vec<String>> {
+    listed(&["ps", "--filter=status=running", "--quiet", "--no-trunc"], labels)
+}
+
 /// Ids of all networks with all of these labels.
 pub fn networks(labels: &[String]) -> Result<Vec<String>> {
     listed(&["network", "ls", "--quiet", "--no-trunc"], labels)

@@ -447,6 +447,11 @@ impl Stack {
         vec![installation(self.orchestrator.data()), "sq-gateway.role=sq".to_owned()]
     }
 
+    /// The labels of all its prepared network slots, used ones included.
+    pub fn slot_labels(&self) -> Vec<String> {
+        vec![installation(self.orchestrator.data()), "sq-gateway.role=slot".to_owned()]
+    }
+
     /// The labels of one tenant's container.
     pub fn tenant_labels(&self, tenant: &str) -> Vec<String> {
         vec![installation(self.orchestrator.data()), format!("sq-gateway.tenant={tenant}")]

@@ -77,18 +77,23 @@ async fn probe(address: SocketAddr) -> io::Result<Vec<u8>> {
     Ok(answer)
 }
 
+fn fault(path: &Path, reason: String) -> RuntimeError {
+    RuntimeError::Unwritable { path: path.display().to_string(), reason }
+}
+
+/// Makes the tenant's folder if need be: one call of the kernel.
+pub fn make_folder(folder: &Path) -> Result<(), RuntimeError> {
+    match fs::DirBuilder::new().mode(0o700).create(folder) {
+        Ok(()) => Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(e) => Err(fault(folder, e.to_string())),
+    }
+}
+
 /// Makes the tenant's folder if need be and proves that `owner` can write it; `None`: we run SQ
 /// with our own uid.
 pub fn prepare_folder(folder: &Path, owner: Option<Owner>) -> Result<(), RuntimeError> {
-    let fault = |path: &Path, reason: String| RuntimeError::Unwritable {
-        path: path.display().to_string(),
-        reason,
-    };
-    match fs::DirBuilder::new().mode(0o700).create(folder) {
-        Ok(()) => {}
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-        Err(e) => return Err(fault(folder, e.to_string())),
-    }
+    make_folder(folder)?;
     own(folder, owner, 0o700).map_err(|reason| fault(folder, reason))?;
     let entries = fs::read_dir(folder).map_err(|e| fault(folder, e.to_string()))?;
     for entry in entries {

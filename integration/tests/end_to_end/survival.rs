@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use integration::stack::{Builder, Runtime, Stack};
 use integration::docker::{self, Engine};
+use integration::stack::{Builder, Runtime, Stack};
 use integration::{Load, processes, tools, until};
 use rustix::process::Signal;
 
@@ -202,7 +202,8 @@ async fn a_read_whose_sq_lost_its_network_is_asked_again_in_time(stack: Arc<Stac
     let read = tokio::spawn(async move { alice.get(&format!("/api/v2/select?{AT}")).await });
     until("the read to be with SQ", PATIENCE, || async {
         let clusters = stack.envoy.admin().get("/clusters").await.ok()?.text();
-        let active = |line: &str| line.starts_with("sq/alice::") && line.ends_with("::rq_active::1");
+        let active =
+            |line: &str| line.starts_with("sq/alice::") && line.ends_with("::rq_active::1");
         clusters.lines().any(active).then_some(())
     })
     .await?;

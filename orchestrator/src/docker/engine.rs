@@ -187,20 +187,24 @@ impl Engine {
         Ok(())
     }
 
-    /// Makes and starts a container; one that can't be started is removed.
-    pub(super) async fn run(&self, blueprint: Blueprint) -> Done<String> {
+    /// Makes a container, which does not run yet; its id.
+    pub(super) async fn make(&self, blueprint: Blueprint) -> Done<String> {
         let options = CreateContainerOptions {
             name: Some(blueprint.name.clone()),
             ..CreateContainerOptions::default()
         };
         let body = self.body(blueprint);
-        let id = self.docker.create_container(Some(options), body).await?.id;
-        let started = self.docker.start_container(&id, None::<StartContainerOptions>).await;
+        Ok(self.docker.create_container(Some(options), body).await?.id)
+    }
+
+    /// Starts a container that was made; one that can't be started is removed.
+    pub(super) async fn start(&self, id: &str) -> Done<()> {
+        let started = self.docker.start_container(id, None::<StartContainerOptions>).await;
         if let Err(e) = started {
-            self.remove(&id).await?;
+            self.remove(id).await?;
             return Err(e.into());
         }
-        Ok(id)
+        Ok(())
     }
 
     fn body(&self, blueprint: Blueprint) -> ContainerCreateBody {

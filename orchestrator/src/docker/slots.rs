@@ -2,11 +2,12 @@
 //!
 //! Most of a cold start is the network (docs/decisions): a waking tenant joins a slot that is there
 //! already. A slot is used by one tenant and then thrown away, so that nothing of it (socket,
-//! connection, address) is ever seen by the next; new ones are made in the background.
+//! connection, address) is ever seen by the next. New ones are made while nobody is being started:
+//! making one beside a start costs the start more than it will save the next.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -39,8 +40,21 @@ pub(super) struct Slot {
 #[derive(Debug, Clone)]
 pub(super) struct Slots {
     free: Arc<Mutex<Vec<Slot>>>,
-    taken: Arc<Notify>,
+    /// Tenants that are being started.
+    starts: Arc<AtomicUsize>,
+    /// A start is over.
+    idle: Arc<Notify>,
     discards: mpsc::Sender<Slot>,
+}
+
+/// A tenant is being started, until this is dropped.
+pub(super) struct Starting<'a>(&'a Slots);
+
+impl Drop for Starting<'_> {
+    fn drop(&mut self) {
+        self.0.starts.fetch_sub(1, Ordering::Relaxed);
+        self.0.idle.notify_one();
+    }
 }
 
 /// Makes and removes slots; runs until it is dropped.
@@ -58,14 +72,21 @@ impl Slots {
     /// No slots: every tenant gets its network the plain way.
     pub(super) fn new() -> (Self, mpsc::Receiver<Slot>) {
         let (discards, used) = mpsc::channel(DISCARDS);
-        (Self { free: Arc::default(), taken: Arc::new(Notify::new()), discards }, used)
+        (
+            Self { free: Arc::default(), starts: Arc::default(), idle: Arc::default(), discards },
+            used,
+        )
+    }
+
+    /// From here on a tenant is being started.
+    pub(super) fn starting(&self) -> Starting<'_> {
+        self.starts.fetch_add(1, Ordering::Relaxed);
+        Starting(self)
     }
 
     /// A slot for a tenant, when one is ready.
     pub(super) fn take(&self) -> Option<Slot> {
-        let slot = self.free().pop();
-        self.taken.notify_one();
-        slot
+        self.free().pop()
     }
 
     /// The tenant is gone: so goes its slot.
@@ -86,13 +107,16 @@ impl Slots {
 }
 
 impl Keeper {
-    /// Clears away and fills up, one container at a time: waking tenants come first.
+    /// Clears away and fills up, one container at a time: waking tenants come first, unless so many
+    /// have left that nobody could be stopped any more.
     pub(super) async fn run(self, slots: Slots, mut used: mpsc::Receiver<Slot>) {
         let mut failed = false;
         loop {
-            let lacking = slots.ready() < self.wanted;
+            let idle = slots.starts.load(Ordering::Relaxed) == 0;
+            let lacking = idle && slots.ready() < self.wanted;
+            let clearing = idle || used.len() > DISCARDS / 2;
             // What is begun is ended: nothing here may be cut off in the middle of a making.
-            if let Ok(slot) = used.try_recv() {
+            if clearing && let Ok(slot) = used.try_recv() {
                 self.remove(&slot).await;
             } else if lacking && !failed {
                 match self.make().await {
@@ -101,11 +125,11 @@ impl Keeper {
                 }
             } else {
                 tokio::select! {
-                    slot = used.recv() => match slot {
+                    slot = used.recv(), if clearing => match slot {
                         Some(slot) => self.remove(&slot).await,
                         None => return,
                     },
-                    () = slots.taken.notified() => {}
+                    () = slots.idle.notified() => {}
                     () = tokio::time::sleep(PAUSE_AFTER_FAILURE), if failed => failed = false,
                 }
             }
@@ -130,7 +154,8 @@ impl Keeper {
             folder: None,
         };
         let made = async {
-            let id = self.engine.run(blueprint).await?;
+            let id = self.engine.make(blueprint).await?;
+            self.engine.start(&id).await?;
             self.engine.inspect(&id).await
         };
         match made.await {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use protocol::{TenantId, WakeKind};
+use tokio::task::spawn_blocking;
 
 use super::engine::{Blueprint, EngineError, Seen, SeenState};
 use super::{BOOT, Inner, LIMITS, LOOK_EVERY, Live, MALLOC_ENV, PIDS, PORT, TENANT, TIER, VERSION};
@@ -18,6 +19,7 @@ const READY_WITHIN: Duration = Duration::from_secs(10);
 impl Inner {
     /// On an error nothing is left: no container, and no slot.
     pub(super) async fn start(&self, spec: &Spec) -> Result<Started, RuntimeError> {
+        let _starting = self.slots.starting();
         let outcome = self.try_start(spec).await;
         if outcome.is_err() {
             self.give_up_slot(&spec.tenant).await;
@@ -32,14 +34,20 @@ impl Inner {
         }
         let folder = self.config.data_root.join(spec.tenant.as_str());
         let owner = self.may_chown.then_some(self.owner);
+        readiness::make_folder(&folder)?;
         let data = folder.clone();
-        tokio::task::spawn_blocking(move || readiness::prepare_folder(&data, owner))
-            .await
-            .map_err(|e| RuntimeError::Failed(e.to_string()))??;
+        let proof = spawn_blocking(move || readiness::prepare_folder(&data, owner));
         let image = self.config.image.replace("{version}", &spec.sq_version);
         let key = MintedKey::mint().map_err(|e| RuntimeError::Failed(e.to_string()))?;
         let blueprint = self.blueprint(spec, image, folder, &key);
-        let id = self.run(&spec.tenant, blueprint).await?;
+        // Made meanwhile: that takes long, and the folder need only be there.
+        let (made, proof) = tokio::join!(self.make(&spec.tenant, &blueprint), proof);
+        let proof = proof.map_err(|e| RuntimeError::Failed(e.to_string())).flatten();
+        if let (Ok(id), Err(_)) = (&made, &proof) {
+            self.engine.remove(id).await?;
+        }
+        proof?;
+        let id = self.launch(&spec.tenant, made?, blueprint).await?;
         let outcome = self.announce(&spec.tenant, &id, key).await;
         if outcome.is_err() {
             self.clear(&spec.tenant).await?;
@@ -73,18 +81,38 @@ impl Inner {
     }
 
     /// In the slot the tenant had, in a new one, or the plain way.
-    async fn run(&self, tenant: &TenantId, blueprint: Blueprint) -> Result<String, RuntimeError> {
+    async fn make(&self, tenant: &TenantId, plain: &Blueprint) -> Result<String, RuntimeError> {
         if let Some(slot) = self.seat(tenant) {
-            let joined = Blueprint { network: format!("container:{slot}"), ..blueprint.clone() };
-            match self.run_once(joined).await {
+            let joined = Blueprint { network: format!("container:{slot}"), ..plain.clone() };
+            match self.make_once(joined).await {
                 Ok(id) => return Ok(id),
-                Err(e) => {
-                    tracing::warn!(?e, "a network slot could not be joined");
-                    self.give_up_slot(tenant).await;
-                }
+                Err(e) => self.unseat(tenant, &e).await,
             }
         }
-        self.run_once(blueprint).await
+        self.make_once(plain.clone()).await
+    }
+
+    /// Starts what was made; the plain way if its slot is gone.
+    async fn launch(
+        &self,
+        tenant: &TenantId,
+        id: String,
+        plain: Blueprint,
+    ) -> Result<String, RuntimeError> {
+        match self.engine.start(&id).await {
+            Err(e) if self.seats().contains_key(tenant) => {
+                self.unseat(tenant, &e.into()).await;
+                let id = self.make_once(plain).await?;
+                self.engine.start(&id).await?;
+                Ok(id)
+            }
+            other => Ok(other.map(|()| id)?),
+        }
+    }
+
+    async fn unseat(&self, tenant: &TenantId, why: &RuntimeError) {
+        tracing::warn!(%tenant, %why, "a network slot could not be joined");
+        self.give_up_slot(tenant).await;
     }
 
     /// The slot that the tenant has, or gets now.
@@ -99,16 +127,16 @@ impl Inner {
         Some(id)
     }
 
-    async fn run_once(&self, blueprint: Blueprint) -> Result<String, RuntimeError> {
-        match self.engine.run(blueprint.clone()).await {
+    async fn make_once(&self, blueprint: Blueprint) -> Result<String, RuntimeError> {
+        match self.engine.make(blueprint.clone()).await {
             // The name is the tenant's alone: whoever has it is a container of ours, left over.
             Err(EngineError::Conflict(_)) => {
                 self.engine.remove(&blueprint.name).await?;
-                Ok(self.engine.run(blueprint).await?)
+                Ok(self.engine.make(blueprint).await?)
             }
             Err(EngineError::NotFound) => {
                 self.pull(&blueprint.image).await?;
-                Ok(self.engine.run(blueprint).await?)
+                Ok(self.engine.make(blueprint).await?)
             }
             other => Ok(other?),
         }

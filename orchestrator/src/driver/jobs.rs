@@ -8,7 +8,8 @@ use tracing::{error, info, warn};
 
 use super::Parts;
 use crate::lifecycle::Event;
-use crate::runtime::{Endpoint, RuntimeError, Spec, Stopped};
+use crate::runtime::{Endpoint, RuntimeError, Spec, Started, Stopped};
+use crate::vault::Vault;
 
 /// The longest a start may take with everything the runtime waits for; a slow daemon under a herd
 /// took 4 s.
@@ -55,21 +56,23 @@ pub(super) async fn start(parts: Parts, spec: Spec) -> Done {
     if let Err((damaged, reason)) = look_at_data(&parts, &tenant).await {
         return failed(damaged, reason);
     }
-    let called = Instant::now();
-    match limited(parts.runtime.start(spec), START_LIMIT).await {
-        Ok(started) => {
-            let instance = started.endpoint.instance.clone();
-            let event = Event::Started(tenant.clone(), instance, started.kind);
-            let mut done = Done::new(tenant, event, called);
-            done.endpoint = Some(started.endpoint);
-            done
+    let call = async {
+        let called = Instant::now();
+        let started = limited(parts.runtime.start(spec), START_LIMIT).await;
+        (started.map_err(|reason| (false, reason)), called.elapsed())
+    };
+    let ((started, took), settled) = tokio::join!(call, settle_data(&parts, &tenant));
+    match started.and_then(|started| settled.map(|()| started)) {
+        Ok(Started { endpoint, kind }) => {
+            let event = Event::Started(tenant.clone(), endpoint.instance.clone(), kind);
+            Done { tenant, event: Some(event), endpoint: Some(endpoint), took }
         }
-        Err(reason) => {
+        Err((damaged, reason)) => {
             // A call given up half-way may have left something running.
             if let Err(reason) = limited(parts.runtime.stop(&tenant), CALL_LIMIT).await {
                 warn!(%tenant, reason, "what is left of the start can't be stopped");
             }
-            failed(false, reason)
+            failed(damaged, reason)
         }
     }
 }
@@ -78,20 +81,29 @@ pub(super) async fn start(parts: Parts, spec: Spec) -> Done {
 /// where something that is no phext stands in a phext's place. All else, a full disk or one that
 /// fails to read for a moment, is tried again after the back-off.
 async fn look_at_data(parts: &Parts, tenant: &TenantId) -> Result<(), (bool, String)> {
-    use std::io::ErrorKind;
-    let Some(vault) = parts.vault.clone() else { return Ok(()) };
+    for file in of_vault(parts, tenant, Vault::before_start).await?.unwrap_or_default() {
+        warn!(%tenant, ?file, "restored what was cut");
+        parts.metrics.restored(file.why.as_str());
+    }
+    Ok(())
+}
+
+/// What need not be over before SQ runs, but before anybody asks it for anything.
+async fn settle_data(parts: &Parts, tenant: &TenantId) -> Result<(), (bool, String)> {
+    of_vault(parts, tenant, Vault::while_starting).await.map(drop)
+}
+
+async fn of_vault<T: Send + 'static>(
+    parts: &Parts,
+    tenant: &TenantId,
+    call: fn(&Vault, &TenantId) -> std::io::Result<T>,
+) -> Result<Option<T>, (bool, String)> {
+    let Some(vault) = parts.vault.clone() else { return Ok(None) };
     let id = tenant.clone();
-    let looked = tokio::task::spawn_blocking(move || vault.before_start(&id)).await;
-    match looked {
-        Ok(Ok(restored)) => {
-            for file in restored {
-                warn!(%tenant, ?file, "restored what was cut");
-                parts.metrics.restored(file.why.as_str());
-            }
-            Ok(())
-        }
+    match tokio::task::spawn_blocking(move || call(&vault, &id)).await {
+        Ok(Ok(done)) => Ok(Some(done)),
         Ok(Err(e)) => {
-            let lasting = e.kind() == ErrorKind::InvalidData;
+            let lasting = e.kind() == std::io::ErrorKind::InvalidData;
             Err((lasting, format!("its data can't be examined: {e}")))
         }
         Err(e) => Err((false, format!("examining its data failed: {e}"))),

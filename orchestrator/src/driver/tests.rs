@@ -210,6 +210,23 @@ async fn what_had_died_unnoticed_before_an_orderly_stop_keeps_its_good_copies() 
 }
 
 #[tokio::test]
+async fn an_sq_whose_data_cannot_be_settled_is_stopped_and_never_asked() {
+    let dir = tempfile::tempdir().unwrap();
+    let (data, tenant) = (dir.path().join("tenants"), TenantId::parse("a").unwrap());
+    std::fs::create_dir_all(data.join("a")).unwrap();
+    std::fs::write(data.join("a/notes.phext"), "by hand").unwrap();
+    // Its first copy can't be made.
+    std::fs::create_dir_all(dir.path().join("vault/a/good/notes.new")).unwrap();
+    let vault = Arc::new(Vault::open(&dir.path().join("vault"), &data).unwrap());
+    let runtime = Arc::new(Words::default());
+    let (tier, limits) = (TierName::parse("free").unwrap(), Limits::default());
+    let spec = Spec { tenant, tier, limits, sq_version: "0.6.0".to_owned() };
+    let done = jobs::start(parts(runtime.clone(), Some(vault)), spec).await;
+    assert!(matches!(done.event, Some(Event::StartFailed { damaged: false, .. })), "{done:?}");
+    assert_eq!(runtime.calls(), ["start a", "stop a"]);
+}
+
+#[tokio::test]
 async fn a_look_at_one_tenant_and_a_sample_do_not_grow_with_the_tenants() {
     let bench = bench().await;
     for tenant in ["a", "b", "c"] {

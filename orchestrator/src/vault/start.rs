@@ -1,4 +1,5 @@
-//! Before a start: what an abnormal death cut is put back.
+//! Before a start: what an abnormal death cut is put back. While SQ starts, and before anybody can
+//! reach it: what is flushed to disk.
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -24,22 +25,31 @@ impl Vault {
             for name in staged(&self.data(tenant))? {
                 files::remove_if_there(&self.data(tenant).join(name))?;
             }
-            let restored = match self.last_end(tenant)? {
-                None => {
-                    // Before SQ writes anything: a crash of the host must not lose it.
-                    self.mark_running(tenant)?;
-                    self.learn(tenant, track)?;
-                    Vec::new()
-                }
-                Some(death) => {
-                    let restored = self.examine_all(tenant, track, death)?;
-                    self.mark_running(tenant)?;
-                    restored
-                }
+            let end = self.last_end(tenant)?;
+            let restored = match end {
+                None => Vec::new(),
+                Some(death) => self.examine_all(tenant, track, death)?,
             };
+            self.mark_running(tenant)?;
+            track.in_order = end.is_none();
             track.starts(Instant::now());
             self.note_failing(tenant, None);
             Ok(restored)
+        })
+    }
+
+    /// To be called after [`Vault::before_start`]; SQ may start meanwhile, but not be asked for
+    /// anything before this is done. On an error it must be stopped again.
+    pub fn while_starting(&self, tenant: &TenantId) -> io::Result<()> {
+        self.turn(tenant, |track| {
+            // Before SQ writes anything: a crash of the host must not lose it.
+            let marker = self.marker(tenant);
+            fs::File::open(&marker)?.sync_all()?;
+            copy::sync_parent(&marker)?;
+            if std::mem::take(&mut track.in_order) {
+                self.learn(tenant, track)?;
+            }
+            Ok(())
         })
     }
 
@@ -55,15 +65,11 @@ impl Vault {
 
     fn mark_running(&self, tenant: &TenantId) -> io::Result<()> {
         use std::io::Write;
-        let marker = self.marker(tenant);
-        let mut file = files::create(&marker)?;
-        file.write_all(self.boot.as_bytes())?;
-        file.sync_all()?;
-        copy::sync_parent(&marker)
+        files::create(&self.marker(tenant))?.write_all(self.boot.as_bytes())
     }
 
     /// After an orderly stop: what has its copy, what came by hand since, and what went. No better
-    /// moment than now, when nothing writes them.
+    /// moment than now, when nobody writes them.
     fn learn(&self, tenant: &TenantId, track: &mut Track) -> io::Result<()> {
         let good = phext_files(&self.good(tenant))?;
         let there = phext_files(&self.data(tenant))?;

@@ -57,7 +57,9 @@ impl Setup {
     }
 
     fn start(&self) -> Vec<Restored> {
-        self.vault.before_start(&self.tenant).unwrap()
+        let restored = self.vault.before_start(&self.tenant).unwrap();
+        self.vault.while_starting(&self.tenant).unwrap();
+        restored
     }
 
     fn stop(&self) {

@@ -17,6 +17,8 @@ pub(super) struct Track {
     /// When they were last looked at; `None`: never in this life of ours.
     looked: Option<Instant>,
     files: BTreeMap<String, Seen>,
+    /// SQ is being started after a stop in order.
+    pub(super) in_order: bool,
     /// When its folder was last seen short of room.
     pub(super) short: Option<Instant>,
 }
