@@ -31,6 +31,8 @@ use host::{Host, Shape};
 const RESTARTS: usize = 3;
 /// Runs of `orchestrator status`; the median counts.
 const STATUS_RUNS: usize = 5;
+/// Requests for each figure: a gateway asks the relay for so many unknown keys in a row.
+const REQUESTS: usize = 100;
 /// Longest wait for anything to come about.
 const PATIENCE: Duration = Duration::from_mins(1);
 
@@ -101,7 +103,7 @@ async fn restarts(host: &Host, figures: &mut Figures) -> Result<()> {
 async fn wakes(host: &Host, figures: &mut Figures) -> Result<()> {
     let (mut own, mut runtime) = (Vec::new(), Vec::new());
     let dozing: Vec<_> = host.dozing().collect();
-    for (number, tenant) in dozing.iter().cycle().take(host::DOZES).enumerate() {
+    for (number, tenant) in dozing.iter().cycle().take(host.dozes()).enumerate() {
         if number % dozing.len() == 0 {
             host.until_dozing().await?;
         }
@@ -139,13 +141,13 @@ async fn requests(host: &Host, figures: &mut Figures) -> Result<()> {
     let orchestrator = &host.stack.orchestrator;
     let woken = orchestrator.metric("sq_wake_seconds_count").await?;
     let dozing: Vec<_> = host.dozing().collect();
-    for (number, tenant) in dozing.iter().rev().cycle().take(host::DOZES).enumerate() {
+    for (number, tenant) in dozing.iter().rev().cycle().take(REQUESTS).enumerate() {
         if number % dozing.len() == 0 {
             host.until_dozing().await?;
         }
         doze.push(first(tenant).await?);
     }
-    for tenant in host.asleep().skip(1).step_by(2).take(host.samples()) {
+    for tenant in host.asleep().skip(1).step_by(2).take(host.samples().min(REQUESTS)) {
         start.push(first(&tenant).await?);
     }
     let woken = orchestrator.metric("sq_wake_seconds_count").await? - woken;

@@ -37,10 +37,11 @@ const PATIENCE_MS: u64 = 100_000;
 const ASKERS: usize = 8;
 /// Scrolls per section of the registry: phext coordinates end at 999.
 const SCROLLS: usize = 900;
-/// Dozing tenants woken for each figure; each may be woken more than once.
-pub const DOZES: usize = 100;
-/// Sleeping tenants woken for each figure, as far as there are.
-const SAMPLES: usize = 100;
+/// Wakes for each figure, as far as there are tenants asleep: of a hundred the 99th percentile would
+/// be the slowest one.
+const SAMPLES: usize = 1_000;
+/// Dozing tenants are woken so often at least, some of them more than once.
+const DOZES_MIN: usize = 100;
 /// Days of the ledger that are still kept by the hour, less the present one.
 const LEDGER_DAYS: u64 = 13;
 /// Hours of each such day in which a tenant was used.
@@ -200,6 +201,11 @@ impl Host {
     /// A tenant that nothing wakes but the last measurement.
     pub fn last(&self) -> String {
         name(self.shape.tenants - 1)
+    }
+
+    /// How many wakes of dozing ones are for each kind of sample.
+    pub fn dozes(&self) -> usize {
+        self.shape.dozing.clamp(DOZES_MIN, SAMPLES)
     }
 
     /// How many of the sleeping ones are for each kind of sample; the rest goes on sleeping.
