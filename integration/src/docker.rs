@@ -15,6 +15,8 @@ const ANSWER_S: u64 = 5;
 /// Longest wait for what it is asked to do: ending a container takes it ten seconds at most, and a
 /// stack may have hundreds.
 const PATIENCE_S: u64 = 120;
+/// How often it is tried to remove what may still be coming; each try takes as long as the daemon.
+const REMOVALS: usize = 20;
 /// What `timeout` exits with.
 const TIMED_OUT: i32 = 124;
 /// What `timeout` exits with when there is no such program.
@@ -99,12 +101,20 @@ fn listed(command: &[&str], labels: &[String]) -> Result<Vec<String>> {
 
 /// Ends and removes all containers and networks with all of these labels.
 pub fn remove_labelled(labels: &[String]) -> Result<()> {
-    // Until there are none: what a killed orchestrator has just asked for may come a moment later.
+    let mut tries = 0;
     loop {
-        let ids = labelled(labels)?;
-        if ids.is_empty() {
-            break;
+        let removed = remove_once(labels);
+        tries += 1;
+        // What a killed orchestrator has just asked for may come a moment later.
+        if removed.is_ok() && labelled(labels)?.is_empty() || tries == REMOVALS {
+            return removed;
         }
+    }
+}
+
+fn remove_once(labels: &[String]) -> Result<()> {
+    let ids = labelled(labels)?;
+    if !ids.is_empty() {
         // All at once: docker removes them side by side.
         let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
         run(&[&["rm", "--force", "--volumes"], &ids[..]].concat())?;
