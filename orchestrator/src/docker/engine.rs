@@ -25,6 +25,10 @@ use crate::runtime::{ExitKind, RuntimeError};
 /// The daemon answers in milliseconds; twenty starts at once take it 3.5 s.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 
+/// SQ heeds no SIGTERM: a daemon that ends would wait for ten seconds before it kills it, and clients
+/// with it. What is being written is through in less.
+const STOP_WITHIN_S: i64 = 1;
+
 /// Tenants don't reach each other through their bridge.
 const NO_TALK: &str = "com.docker.network.bridge.enable_icc";
 
@@ -236,6 +240,7 @@ impl Engine {
             env: Some(blueprint.environment),
             user: Some(format!("{}:{}", blueprint.owner.uid, blueprint.owner.gid)),
             labels: Some(blueprint.labels),
+            stop_timeout: Some(STOP_WITHIN_S),
             host_config: Some(host),
             ..ContainerCreateBody::default()
         }

@@ -218,6 +218,23 @@ fn a_gateway_without_a_stream_is_refused_when_its_patience_ends() {
 }
 
 #[test]
+fn an_envoy_that_had_a_moment_only_is_not_cut_for_an_asker_whose_patience_ends() {
+    let mut bench = Bench::new();
+    bench.prompt.clear();
+    let early = bench.ask("a");
+    bench.pass(5_000);
+    let late = bench.ask("a");
+    bench.pass(3_990);
+    bench.started("a");
+    bench.pass(10);
+    assert_eq!(bench.refusal(early), Some((LeaseRefusalKind::Queue, 1)));
+    assert!(!bench.wanted.contains(&Effect::Disconnect(1)));
+    bench.pass(5_000);
+    assert_eq!(bench.refusal(late), Some((LeaseRefusalKind::Gateway, 1)));
+    assert!(bench.wanted.contains(&Effect::Disconnect(1)));
+}
+
+#[test]
 fn an_idle_tenant_dozes_then_sleeps() {
     let mut bench = Bench::new();
     bench.wake("a");

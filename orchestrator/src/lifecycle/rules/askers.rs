@@ -7,6 +7,9 @@ use super::SOON_MS;
 use crate::lifecycle::tenant::{Answer, Cluster, Drain, Ms, Seq, State, Tenant, Waiter};
 use crate::lifecycle::{Effect, Rule, Shared, Stream};
 
+/// An Envoy that has not acknowledged in so much of the time it is given is a slow one.
+const SLOW_ACK: Ms = 10;
+
 /// What an Envoy knows of a cluster.
 enum Known {
     Yes,
@@ -70,8 +73,10 @@ impl Shared {
         if t.waiters.first().is_none_or(|w| w.until > now) {
             return;
         }
+        // A start may use up all of the patience but a moment: that Envoy did not use it is no fault.
+        let had_time = now >= t.since + self.settings.ack_timeout_ms / SLOW_ACK;
         let (kind, text) = match t.state {
-            State::Awake if !self.holds(t) => {
+            State::Awake if !self.holds(t) && had_time => {
                 (LeaseRefusalKind::Gateway, "the gateway has not acknowledged the cluster")
             }
             _ => (LeaseRefusalKind::Queue, "it took longer than the asker would wait"),
