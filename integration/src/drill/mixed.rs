@@ -20,6 +20,8 @@ use crate::until;
 
 /// Scrolls per tenant. No multiple of [`WRITE_EVERY`], so that each of them is read and written.
 const SCROLLS: u64 = 10;
+/// A scroll that nobody changes, so that a write takes long enough for a death to cut it.
+const BULK_BYTES: usize = 1_000_000;
 /// One request in so many is a write.
 const WRITE_EVERY: u64 = 3;
 /// Between two requests of one client: twenty clients leave the machine some air.
@@ -64,7 +66,7 @@ pub struct Mixed {
 }
 
 impl Mixed {
-    /// One client per tenant of the stack.
+    /// One client per tenant of the stack, whose phext is there.
     pub async fn start(stack: &Stack) -> Result<Self> {
         let clients: Vec<_> =
             stack.keys.keys().map(|name| stack.tenant(name)).collect::<Result<_>>()?;
@@ -73,7 +75,8 @@ impl Mixed {
             let mut wakes = JoinSet::new();
             for client in some {
                 let client = client.clone();
-                wakes.spawn(async move { client.get("/api/v2/toc?p=drill").await });
+                let path = format!("/api/v2/insert?{}", at(SCROLLS));
+                wakes.spawn(async move { client.post(&path, "x".repeat(BULK_BYTES)).await });
             }
             while let Some(answer) = wakes.join_next().await {
                 let answer = answer??;
@@ -246,13 +249,12 @@ impl Tenant {
 
     async fn write(&mut self, number: u64, text: &str) {
         let path = format!("/api/v2/update?{}&s={text}", at(number));
-        self.scroll(number).sent(text);
-        let sent = Instant::now();
+        self.scroll(number).sent(text, Instant::now());
         match self.ask(&path, false).await {
-            Ok(_) => self.scroll(number).acked(text, sent, Instant::now()),
+            Ok(_) => self.scroll(number).acked(Instant::now()),
             Err(Failed::Answered(answer)) if answer.status == 507 => {
                 self.tally.refused_writes += 1;
-                self.scroll(number).refused(text);
+                self.scroll(number).refused();
             }
             Err(Failed::Answered(answer)) => {
                 self.tally.failed_writes += 1;

@@ -1,11 +1,10 @@
 //! What a scroll may read, by what its only client has written there.
 //!
-//! It reads the last acknowledged text, or one whose write was answered with a failure, for that may
-//! have been carried out all the same. When SQ dies within a write of the phext, the last good copy is
-//! put back: then it may read an earlier text, if all that is lost with it was written within the
-//! stated window before the death. What is lost is forgotten, so that it is lost once.
+//! It reads the last acknowledged text, or one whose write was answered with a failure since, for that
+//! may have been carried out all the same. When SQ dies within a write of the phext, the last good copy
+//! is put back: then it may read an earlier text, of either kind, if all that is lost with it was written
+//! within the stated window before the death. What is lost is forgotten, so that it is lost once.
 
-use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use crate::proof::target::WINDOW;
@@ -28,17 +27,17 @@ pub(super) struct Blow {
 /// One scroll.
 #[derive(Debug)]
 pub(super) struct Scroll {
-    /// Acknowledged writes, the last one last.
-    acked: Vec<Write>,
-    unsure: BTreeSet<String>,
+    /// Writes, the last one last; one at least is acknowledged.
+    writes: Vec<Write>,
 }
 
-/// SQ has carried it out between these two moments.
+/// One write.
 #[derive(Debug)]
 struct Write {
     text: String,
     sent: Instant,
-    acked: Instant,
+    /// `None`: nobody knows whether it was carried out.
+    acked: Option<Instant>,
 }
 
 /// What a text is to its reader.
@@ -55,56 +54,66 @@ pub(super) enum Reads {
 impl Scroll {
     /// Nobody has written there.
     pub(super) fn new(now: Instant) -> Self {
-        let nothing = Write { text: String::new(), sent: now, acked: now };
-        Self { acked: vec![nothing], unsure: BTreeSet::new() }
+        Self { writes: vec![Write { text: String::new(), sent: now, acked: Some(now) }] }
     }
 
     /// Until its answer is there a text may be there or not.
-    pub(super) fn sent(&mut self, text: &str) {
-        self.unsure.insert(text.to_owned());
+    pub(super) fn sent(&mut self, text: &str, now: Instant) {
+        self.writes.push(Write { text: text.to_owned(), sent: now, acked: None });
     }
 
-    /// From now on it is this text and nothing else.
-    pub(super) fn acked(&mut self, text: &str, sent: Instant, now: Instant) {
-        self.unsure.clear();
+    /// From now on it is the text that was sent last and nothing else.
+    pub(super) fn acked(&mut self, now: Instant) {
         // Of what is too old to be put back the last one is enough.
-        let old = self.acked.iter().rposition(|write| write.acked + KEPT < now).unwrap_or(0);
-        self.acked.drain(..old);
-        self.acked.push(Write { text: text.to_owned(), sent, acked: now });
+        let is_old = |write: &Write| write.acked.is_some_and(|acked| acked + KEPT < now);
+        let old = self.writes.iter().rposition(is_old).unwrap_or(0);
+        self.writes.drain(..old);
+        if let Some(last) = self.writes.last_mut() {
+            last.acked = Some(now);
+        }
     }
 
-    /// It was not carried out.
-    pub(super) fn refused(&mut self, text: &str) {
-        self.unsure.remove(text);
+    /// What was sent last was not carried out.
+    pub(super) fn refused(&mut self) {
+        self.writes.pop();
+    }
+
+    /// Where the last acknowledged write is.
+    fn last_acked(&self) -> usize {
+        self.writes.iter().rposition(|write| write.acked.is_some()).unwrap_or(0)
     }
 
     /// Judges what was read, and takes it for what is there from now on.
     pub(super) fn read(&mut self, text: &str, blow: Option<Blow>) -> Reads {
-        if self.unsure.contains(text) || self.acked.last().is_some_and(|last| last.text == text) {
+        let Some(left) = self.writes.iter().rposition(|write| write.text == text) else {
+            return Reads::Wrong;
+        };
+        if left >= self.last_acked() {
             return Reads::Right;
         }
-        let Some(left) = self.acked.iter().rposition(|write| write.text == text) else {
-            return Reads::Wrong;
-        };
         let explained = |write: &Write| {
-            blow.is_some_and(|blow| {
+            blow.zip(write.acked).is_none_or(|(blow, acked)| {
                 let before_its_end = blow.ended.is_none_or(|ended| write.sent <= ended);
-                write.acked + WINDOW + COPY > blow.begun && before_its_end
+                acked + WINDOW + COPY > blow.begun && before_its_end
             })
         };
-        let lost = &self.acked[left + 1..];
-        if !lost.iter().all(explained) {
+        let lost = &self.writes[left + 1..];
+        if blow.is_none() || !lost.iter().all(explained) {
             return Reads::Wrong;
         }
-        let count = u64::try_from(lost.len()).unwrap_or(u64::MAX);
-        self.acked.truncate(left + 1);
-        Reads::Young(count)
+        let count = lost.iter().filter(|write| write.acked.is_some()).count();
+        self.writes.truncate(left + 1);
+        // Whatever its answer was: it was carried out.
+        if let Some(there) = self.writes.last_mut() {
+            there.acked.get_or_insert(there.sent);
+        }
+        Reads::Young(u64::try_from(count).unwrap_or(u64::MAX))
     }
 
     /// What it may be, for an error's text.
     pub(super) fn expected(&self) -> String {
-        let last = self.acked.last().map(|write| &write.text);
-        format!("{last:?} or one of {:?}", self.unsure)
+        let last = self.writes[self.last_acked()..].iter().map(|write| &write.text);
+        format!("{:?}", last.collect::<Vec<_>>())
     }
 }
 
@@ -116,11 +125,16 @@ mod tests {
     fn scroll(died_s: u64) -> (Scroll, Option<Blow>) {
         let start = Instant::now();
         let mut scroll = Scroll::new(start);
-        scroll.acked("old", start, start);
+        write(&mut scroll, "old", start);
         let new = start + Duration::from_secs(100);
-        scroll.acked("new", new, new);
+        write(&mut scroll, "new", new);
         let died = start + Duration::from_secs(died_s);
         (scroll, Some(Blow { begun: died, ended: Some(died) }))
+    }
+
+    fn write(scroll: &mut Scroll, text: &str, at: Instant) {
+        scroll.sent(text, at);
+        scroll.acked(at);
     }
 
     #[test]
@@ -134,14 +148,27 @@ mod tests {
     #[test]
     fn a_write_that_failed_may_be_there_until_the_next_is_acknowledged() {
         let (mut scroll, _) = scroll(101);
-        scroll.sent("maybe");
+        scroll.sent("maybe", Instant::now());
         assert_eq!(scroll.read("maybe", None), Reads::Right);
         assert_eq!(scroll.read("new", None), Reads::Right);
-        scroll.acked("newer", Instant::now(), Instant::now());
+        write(&mut scroll, "newer", Instant::now());
         assert_eq!(scroll.read("maybe", None), Reads::Wrong);
-        scroll.sent("refused");
-        scroll.refused("refused");
+        scroll.sent("refused", Instant::now());
+        scroll.refused();
         assert_eq!(scroll.read("refused", None), Reads::Wrong);
+    }
+
+    #[test]
+    fn a_copy_may_hold_a_write_that_failed_and_was_carried_out() {
+        let start = Instant::now();
+        let mut scroll = Scroll::new(start);
+        scroll.sent("failed", start);
+        write(&mut scroll, "new", start + Duration::from_secs(100));
+        let died = start + Duration::from_secs(101);
+        let blow = Some(Blow { begun: died, ended: Some(died) });
+        assert_eq!(scroll.read("failed", blow), Reads::Young(1));
+        assert_eq!(scroll.read("failed", blow), Reads::Right);
+        assert_eq!(scroll.read("", blow), Reads::Wrong, "it has been there");
     }
 
     #[test]
