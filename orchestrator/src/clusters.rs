@@ -39,9 +39,6 @@ const CONNECT_TIMEOUT_S: i64 = 1;
 /// an SQ that is busy or frozen.
 const DEAD_AFTER_S: u32 = 4;
 const PROBE_EVERY_S: u32 = 1;
-/// tcp(7): as long for what was sent and never received.
-const TCP: i64 = 6;
-const TCP_USER_TIMEOUT: i64 = 18;
 
 /// A connection whose client left before it came about is kept by Envoy for the next request of
 /// that worker. SQ 0.5 reads from it meanwhile and serves nobody else; 0.6 gives it a thread.
@@ -104,7 +101,6 @@ impl ClusterSpec {
             per_connection_buffer_limit_bytes: number(self.buffer_bytes),
             load_assignment: Some(one_endpoint(&name, self.address)),
             upstream_connection_options: Some(probed()),
-            upstream_bind_config: Some(given_up()),
             circuit_breakers: Some(breakers(self.concurrency)),
             typed_extension_protocol_options: HashMap::from([http_options(&self.key)]),
             name,
@@ -147,17 +143,6 @@ fn probed() -> UpstreamConnectionOptions {
         tcp_keepalive: Some(keepalive),
         ..UpstreamConnectionOptions::default()
     }
-}
-
-/// A connection on which nothing is received is given up.
-fn given_up() -> core::BindConfig {
-    let option = core::SocketOption {
-        level: TCP,
-        name: TCP_USER_TIMEOUT,
-        value: Some(core::socket_option::Value::IntValue(i64::from(DEAD_AFTER_S) * 1_000)),
-        ..core::SocketOption::default()
-    };
-    core::BindConfig { socket_options: vec![option], ..core::BindConfig::default() }
 }
 
 fn breakers(concurrency: u32) -> CircuitBreakers {
