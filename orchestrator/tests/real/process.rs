@@ -10,7 +10,7 @@ use orchestrator::runtime::{ExitKind, FoundState, Runtime, RuntimeError};
 use tempfile::TempDir;
 
 use crate::rules;
-use crate::tools::{VERSIONS, spec, sq_pattern};
+use crate::tools::{VERSIONS, eventually, spec, sq_pattern};
 
 /// Folders of one installation; what still runs at the end is killed.
 pub(crate) struct Home {
@@ -122,7 +122,11 @@ async fn what_an_earlier_boot_left_is_told_from_what_died_in_this_one() {
     drop(runtime);
     home.kill();
     let state = async || home.runtime().list().await.unwrap().remove(0).state;
-    assert_eq!(state().await, FoundState::Stopped(ExitKind::Gone));
+    // A signal is sent, not yet delivered.
+    eventually("its end is seen", async || {
+        (state().await == FoundState::Stopped(ExitKind::Gone)).then_some(())
+    })
+    .await;
     let path = home.dir.path().join("state/process/alice.json");
     let mut record: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
     record["boot"] = "another".into();
