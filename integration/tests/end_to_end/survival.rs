@@ -188,8 +188,8 @@ async fn a_killed_sq_is_hidden_by_retries(stack: Arc<Stack>) -> Result<()> {
     Ok(())
 }
 
-/// As in an orderly end of Docker's daemon: what holds the network ends at once, SQ ten seconds later,
-/// and nobody is told that its connections are dead.
+/// As in an orderly end of Docker's daemon: what holds the network ends at once, SQ a second later, and
+/// nobody is told that its connections are dead.
 async fn a_read_whose_sq_lost_its_network_is_asked_again_in_time(stack: Arc<Stack>) -> Result<()> {
     write(&stack, "alice").await?;
     let sq = instance(&stack, "alice")?;

@@ -3,7 +3,7 @@
 //! Most of a cold start is the network (docs/decisions): a waking tenant joins a slot that is there
 //! already. A slot is used by one tenant and then thrown away, so that nothing of it (socket,
 //! connection, address) is ever seen by the next. New ones are made while nobody is being started:
-//! making one beside a start costs the start more than it will save the next.
+//! one in the making slows the start beside it (docs/decisions).
 
 use std::collections::HashMap;
 use std::net::IpAddr;

@@ -7,7 +7,7 @@ use super::SOON_MS;
 use crate::lifecycle::tenant::{Answer, Cluster, Drain, Ms, Seq, State, Tenant, Waiter};
 use crate::lifecycle::{Effect, Rule, Shared, Stream};
 
-/// An Envoy that has not acknowledged in so much of the time it is given is a slow one.
+/// An Envoy that has not acknowledged in a tenth of the time it is given is a slow one.
 const SLOW_ACK: Ms = 10;
 
 /// What an Envoy knows of a cluster.
