@@ -1,6 +1,7 @@
 //! What the harness asks Docker itself, by its command line: is it there, what was started, end it.
 
 use std::process::{Command, Output};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
@@ -15,8 +16,9 @@ const ANSWER_S: u64 = 5;
 /// Longest wait for what it is asked to do: ending a container takes it ten seconds at most, and a
 /// stack may have hundreds.
 const PATIENCE_S: u64 = 120;
-/// How often it is tried to remove what may still be coming; each try takes as long as the daemon.
+/// How often it is tried to remove what may still be coming, and how soon again.
 const REMOVALS: usize = 20;
+const BETWEEN_REMOVALS: Duration = Duration::from_millis(200);
 /// What `timeout` exits with.
 const TIMED_OUT: i32 = 124;
 /// What `timeout` exits with when there is no such program.
@@ -101,15 +103,14 @@ fn listed(command: &[&str], labels: &[String]) -> Result<Vec<String>> {
 
 /// Ends and removes all containers and networks with all of these labels.
 pub fn remove_labelled(labels: &[String]) -> Result<()> {
-    let mut tries = 0;
-    loop {
-        let removed = remove_once(labels);
-        tries += 1;
-        // What a killed orchestrator has just asked for may come a moment later.
-        if removed.is_ok() && labelled(labels)?.is_empty() || tries == REMOVALS {
-            return removed;
+    // What a killed orchestrator has just asked for may come a moment later.
+    for _ in 1..REMOVALS {
+        if remove_once(labels).is_ok() && labelled(labels)?.is_empty() {
+            return Ok(());
         }
+        std::thread::sleep(BETWEEN_REMOVALS);
     }
+    remove_once(labels)
 }
 
 fn remove_once(labels: &[String]) -> Result<()> {
