@@ -13,7 +13,7 @@
 
 use std::fmt::Write as _;
 
-use protocol::verify::ChangesAnswer;
+use protocol::verify::ChangesResponse;
 use protocol::{Epoch, headers};
 use serde::{Deserialize, Serialize};
 
@@ -139,7 +139,7 @@ impl Feed {
     }
 
     /// The poll was answered. The caller applies the news before it calls [`Feed::publish`].
-    pub fn answered(&mut self, answer: &ChangesAnswer, now_ns: u64) -> News {
+    pub fn answered(&mut self, answer: &ChangesResponse, now_ns: u64) -> News {
         self.polling = false;
         self.failures = 0;
         self.answered = true;
@@ -196,8 +196,8 @@ mod tests {
     #[cfg(target_family = "wasm")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
-    fn answer(epoch: &str, revision: u64, reset: bool) -> ChangesAnswer {
-        ChangesAnswer { epoch: Epoch(epoch.to_owned()), revision, reset, changed: Vec::new() }
+    fn answer(epoch: &str, revision: u64, reset: bool) -> ChangesResponse {
+        ChangesResponse { epoch: Epoch(epoch.to_owned()), revision, reset, changed: Vec::new() }
     }
 
     #[test]

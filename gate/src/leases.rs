@@ -15,7 +15,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use protocol::{LeaseAnswer, Limits, TenantId, TenantNotice, TierName, Verdict};
+use protocol::{LeaseResponse, Limits, TenantId, TenantNotice, TierName, Verdict};
 
 use crate::engine::StreamId;
 
@@ -184,7 +184,7 @@ impl Leases {
     pub fn granted(
         &mut self,
         id: &TenantId,
-        answer: &LeaseAnswer,
+        answer: &LeaseResponse,
         in_doubt: bool,
         now_ns: u64,
     ) -> Vec<StreamId> {

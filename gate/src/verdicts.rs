@@ -18,7 +18,7 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use protocol::{Epoch, FilterConfig, KeyHash, Verdict, VerifyAnswer};
+use protocol::{Epoch, FilterConfig, KeyHash, Verdict, VerifyResponse};
 use serde::{Deserialize, Serialize};
 
 use crate::cache::Cache;
@@ -214,7 +214,7 @@ impl Verdicts {
     pub fn answered(
         &mut self,
         key: KeyHash,
-        answer: VerifyAnswer,
+        answer: VerifyResponse,
         feed: &Feed,
         now_ns: u64,
         shared: &mut dyn Shared,

@@ -9,9 +9,9 @@
 
 use std::time::{Duration, Instant};
 
-use orchestrator::docker::{DockerConfig, DockerRuntime};
-use orchestrator::process::{ProcessConfig, ProcessRuntime};
-use orchestrator::readiness::{Owner, answers};
+use orchestrator::runtime::docker::{DockerConfig, DockerRuntime};
+use orchestrator::runtime::process::{ProcessConfig, ProcessRuntime};
+use orchestrator::runtime::readiness::{Owner, answers};
 use orchestrator::runtime::{Endpoint, Runtime, Spec};
 use protocol::{Limits, TenantId, TierName};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

@@ -8,8 +8,8 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use orchestrator::ledger::Tally;
-use orchestrator::store::Store;
+use orchestrator::usage::store::Store;
+use orchestrator::usage::sums::Tally;
 use protocol::calendar::{HOUR_S, Month};
 use protocol::usage::UsageRow;
 use protocol::{Counters, GatewayId, Limits, TenantId, TierName, UsageReport};

@@ -1,5 +1,9 @@
 //! The commands of `orchestrator`.
 
+pub mod client;
+pub mod snapshots;
+pub mod usage;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -7,14 +11,14 @@ use anyhow::Context;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tracing::warn;
 
-use crate::admin::SleepReport;
-use crate::admin_client::{self, AdminError};
+use crate::api::admin::SleepReport;
+use crate::api::status::Status;
+use crate::app;
 use crate::config::{Config, Faults};
 use crate::host;
-use crate::server;
-use crate::snapshots_cli::{self, SnapshotsCommand};
-use crate::status::Status;
-use crate::usage_cli::{self, UsageArgs};
+use client::AdminError;
+use snapshots::SnapshotsCommand;
+use usage::UsageArgs;
 
 /// Exit code of a bad configuration (`EX_USAGE` of sysexits.h).
 const BAD_CONFIG: u8 = 64;
@@ -106,10 +110,8 @@ impl Cli {
             Command::Serve { config } => serve(&config, shutdown).await,
             Command::Status { admin, format } => status(&admin.get(), format).await,
             Command::Sleep { tenant, force, admin } => sleep(&admin.get(), &tenant, force).await,
-            Command::Snapshots { command, admin } => {
-                snapshots_cli::run(&admin.get(), command).await
-            }
-            Command::Usage(args) => usage_cli::run(args).await.map(|text| print!("{text}")),
+            Command::Snapshots { command, admin } => snapshots::run(&admin.get(), command).await,
+            Command::Usage(args) => usage::run(args).await.map(|text| print!("{text}")),
             Command::Repaired { tenant, admin } => repaired(&admin.get(), &tenant).await,
         };
         match done {
@@ -142,11 +144,11 @@ async fn serve(
         warn!("{doubt}");
     }
     host::raise_open_files();
-    server::serve(config, shutdown).await
+    app::serve(config, shutdown).await
 }
 
 async fn status(admin: &str, format: Format) -> anyhow::Result<()> {
-    let body = admin_client::get(admin, "/v1/tenants").await?;
+    let body = client::get(admin, "/v1/tenants").await?;
     match format {
         Format::Json => println!("{}", String::from_utf8_lossy(&body)),
         Format::Table => {
@@ -161,7 +163,7 @@ async fn status(admin: &str, format: Format) -> anyhow::Result<()> {
 async fn sleep(admin: &str, tenant: &str, force: bool) -> anyhow::Result<()> {
     let force = if force { "?force=true" } else { "" };
     let path = format!("/v1/tenants/{tenant}/sleep{force}");
-    let report: SleepReport = serde_json::from_slice(&admin_client::post(admin, &path).await?)?;
+    let report: SleepReport = serde_json::from_slice(&client::post(admin, &path).await?)?;
     match (report.state.as_str(), report.earliest_ms) {
         ("awake", 1..) => println!(
             "{tenant} is awake and goes to sleep when its leases have ended: not before {} ms",
@@ -174,7 +176,7 @@ async fn sleep(admin: &str, tenant: &str, force: bool) -> anyhow::Result<()> {
 
 async fn repaired(admin: &str, tenant: &str) -> anyhow::Result<()> {
     let path = format!("/v1/tenants/{tenant}/repaired");
-    let report: SleepReport = serde_json::from_slice(&admin_client::post(admin, &path).await?)?;
+    let report: SleepReport = serde_json::from_slice(&client::post(admin, &path).await?)?;
     println!("{tenant} is {}", report.state);
     Ok(())
 }

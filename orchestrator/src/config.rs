@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use toml::{Table, Value};
 
-use crate::lifecycle::Settings;
+use crate::tenants::lifecycle::Settings;
 
 /// The orchestrator's configuration, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]

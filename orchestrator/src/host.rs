@@ -8,9 +8,9 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::time::sleep;
 use tracing::{info, warn};
 
-use crate::driver::{Closed, Handle};
 use crate::metrics::Metrics;
 use crate::runtime::Runtime;
+use crate::tenants::driver::{Closed, Handle};
 
 /// How often memory is looked at: a herd of wakes fills it within seconds.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -100,7 +100,7 @@ fn available(meminfo: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lifecycle::State;
+    use crate::tenants::lifecycle::State;
 
     #[test]
     fn as_many_tenants_make_room_as_hold_what_is_missing() {

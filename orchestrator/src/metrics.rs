@@ -13,8 +13,8 @@ use prometheus_client::registry::Registry;
 use protocol::WakeKind;
 use protocol::lease::LeaseRefusalKind;
 
-use crate::lifecycle::State;
 use crate::runtime::ExitKind;
+use crate::tenants::lifecycle::State;
 
 /// Upper bounds of wake times in seconds: a doze takes 15 ms, a start 0.3 s.
 const WAKE_BOUNDS_S: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];

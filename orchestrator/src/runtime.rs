@@ -12,6 +12,15 @@
 //! left of the tenant. The caller asks one thing per tenant at a time and has drained the tenant
 //! before `pause` and `stop`: SQ cuts its files when it is killed within a write.
 
+pub mod docker;
+pub mod held;
+pub mod instance_key;
+pub mod open_files;
+pub mod process;
+pub mod readiness;
+pub mod reclaim;
+pub mod select;
+
 use std::net::SocketAddr;
 use std::pin::Pin;
 
@@ -19,7 +28,7 @@ use protocol::{Limits, TenantId, TierName, WakeKind};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
-use crate::minted::MintedKey;
+use crate::runtime::instance_key::MintedKey;
 
 /// What a runtime answers with; boxed so that the trait is object-safe.
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, RuntimeError>> + Send + 'a>>;

@@ -1,5 +1,5 @@
 //! Delta xDS for Envoy: what is published goes to every connected Envoy, and each one's ack comes
-//! back as an event. The protocol itself is decided in [`crate::session`]; here it meets gRPC.
+//! back as an event. The protocol itself is decided in [`crate::xds::session`]; here it meets gRPC.
 //!
 //! ```text
 //!  lifecycle ──publish/withdraw──► Publisher (catalog, one session per stream)
@@ -18,11 +18,14 @@ use protocol::{GatewayId, TenantId};
 use tokio::sync::{Notify, mpsc, watch};
 
 pub use self::server::serve;
-use crate::catalog::{Catalog, Change, Name, Seq};
-use crate::clusters::ClusterSpec;
-use crate::session::{Outcome, Request, Response, Session, TooManyNames};
+use crate::xds::cluster::ClusterSpec;
+use crate::xds::resources::{Catalog, Change, Name, Seq};
+use crate::xds::session::{Outcome, Request, Response, Session, TooManyNames};
 
+pub mod cluster;
+pub mod resources;
 mod server;
+pub mod session;
 
 /// Streams at the same time: dozens of Envoys, doubled by hot restarts.
 const STREAMS_MAX: usize = 128;

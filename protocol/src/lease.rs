@@ -32,7 +32,7 @@ pub struct LeaseRequest {
 
 /// Answer 200 to `POST /v1/lease`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LeaseAnswer {
+pub struct LeaseResponse {
     /// Value for `x-sq-cluster`.
     pub cluster: String,
     /// How long the lease holds.

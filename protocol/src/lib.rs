@@ -26,8 +26,8 @@ pub mod verify;
 
 pub use config::FilterConfig;
 pub use key::{ApiKey, KeyHash};
-pub use lease::{LeaseAnswer, LeaseRefusal, LeaseRequest, TenantNotice, WakeKind};
+pub use lease::{LeaseRefusal, LeaseRequest, LeaseResponse, TenantNotice, WakeKind};
 pub use limits::{KeepAwake, Limits, WarmHours};
 pub use tenant::{GatewayId, TenantId, TierName};
-pub use usage::{Counters, UsageAnswer, UsageReport};
-pub use verify::{ChangesAnswer, Epoch, TenantStatus, Verdict, VerifyAnswer, VerifyRequest};
+pub use usage::{Counters, UsageReport, UsageResponse};
+pub use verify::{ChangesResponse, Epoch, TenantStatus, Verdict, VerifyRequest, VerifyResponse};

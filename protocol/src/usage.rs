@@ -121,7 +121,7 @@ impl Counters {
 
 /// Body of `POST /v1/usage/{tenant}`: what the verdict says of it now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct UsageQuestion {
+pub struct TenantUsageRequest {
     /// Its tier.
     pub tier: TierName,
     /// Its limits.
@@ -130,7 +130,7 @@ pub struct UsageQuestion {
 
 /// Answer to `POST /v1/usage`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct UsageAnswer {
+pub struct UsageResponse {
     /// The report's `sequence`: everything up to it is in the ledger.
     pub sequence: u64,
     /// News on the tenants in the report.

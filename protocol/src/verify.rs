@@ -23,7 +23,7 @@ pub struct VerifyRequest {
 
 /// Answer to `POST /v1/verify`, always with status 200.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct VerifyAnswer {
+pub struct VerifyResponse {
     /// The relay's life.
     pub epoch: Epoch,
     /// The registry as this answer saw it.
@@ -76,7 +76,7 @@ pub struct ChangesRequest {
 
 /// Answer to `GET /v1/changes`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ChangesAnswer {
+pub struct ChangesResponse {
     /// The relay's life.
     pub epoch: Epoch,
     /// The registry's revision now.

@@ -2,8 +2,8 @@
 //!
 //! | request | answer |
 //! |---|---|
-//! | `POST /v1/verify` | 200 `VerifyAnswer`; 503 before the first good registry |
-//! | `GET /v1/changes?epoch&since&wait_ms` | 200 `ChangesAnswer`, at once or when there is news |
+//! | `POST /v1/verify` | 200 `VerifyResponse`; 503 before the first good registry |
+//! | `GET /v1/changes?epoch&since&wait_ms` | 200 `ChangesResponse`, at once or when there is news |
 //! | `GET /healthz` | 200: the process answers |
 //! | `GET /readyz` | 200: keys are answered (the body says if from an older registry); else 503 |
 //! | `GET /metrics` | OpenMetrics |
@@ -20,7 +20,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use protocol::verify::ChangesRequest;
-use protocol::{ChangesAnswer, TenantStatus, VerifyRequest, headers};
+use protocol::{ChangesResponse, TenantStatus, VerifyRequest, headers};
 use serde::Serialize;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
@@ -110,8 +110,8 @@ async fn changes(
     }
     let answer = answer.unwrap_or_else(|| unchanged(&view, &request));
     let outcome = match &answer {
-        ChangesAnswer { reset: true, .. } => Outcome::reset,
-        ChangesAnswer { changed, .. } if changed.is_empty() => Outcome::unchanged,
+        ChangesResponse { reset: true, .. } => Outcome::reset,
+        ChangesResponse { changed, .. } if changed.is_empty() => Outcome::unchanged,
         _ => Outcome::changed,
     };
     count(&api.metrics.changes, outcome);
@@ -119,7 +119,7 @@ async fn changes(
 }
 
 /// Waits until there is something to tell.
-async fn news(views: &mut watch::Receiver<Arc<View>>, request: &ChangesRequest) -> ChangesAnswer {
+async fn news(views: &mut watch::Receiver<Arc<View>>, request: &ChangesRequest) -> ChangesResponse {
     loop {
         let view = Arc::clone(&views.borrow_and_update());
         let answer = view.changes(request.epoch.as_ref(), request.since);
@@ -134,9 +134,9 @@ async fn news(views: &mut watch::Receiver<Arc<View>>, request: &ChangesRequest) 
 }
 
 /// Nothing happened while waiting; what happened since then is left to the next poll.
-fn unchanged(view: &View, request: &ChangesRequest) -> ChangesAnswer {
+fn unchanged(view: &View, request: &ChangesRequest) -> ChangesResponse {
     let (epoch, revision) = (view.epoch.clone(), request.since);
-    ChangesAnswer { epoch, revision, reset: false, changed: Vec::new() }
+    ChangesResponse { epoch, revision, reset: false, changed: Vec::new() }
 }
 
 /// What `/readyz` says.

@@ -11,7 +11,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use protocol::{ChangesAnswer, Epoch, KeyHash, VerifyAnswer};
+use protocol::{ChangesResponse, Epoch, KeyHash, VerifyResponse};
 
 use crate::lookup::Lookup;
 use crate::registry::Registry;
@@ -71,8 +71,8 @@ pub struct Book {
 
 impl View {
     /// The answer to "is this key good"; `None`: no registry yet.
-    pub fn verify(&self, hash: &KeyHash) -> Option<VerifyAnswer> {
-        (self.revision > 0).then(|| VerifyAnswer {
+    pub fn verify(&self, hash: &KeyHash) -> Option<VerifyResponse> {
+        (self.revision > 0).then(|| VerifyResponse {
             epoch: self.epoch.clone(),
             revision: self.revision,
             verdict: self.verdicts.get(hash).cloned(),
@@ -80,13 +80,13 @@ impl View {
     }
 
     /// The answer to "what has changed since", if there is anything to say yet.
-    pub fn changes(&self, epoch: Option<&Epoch>, since: u64) -> Option<ChangesAnswer> {
+    pub fn changes(&self, epoch: Option<&Epoch>, since: u64) -> Option<ChangesResponse> {
         if epoch == Some(&self.epoch) && since == self.revision {
             return None;
         }
         let known = epoch == Some(&self.epoch) && since < self.revision;
         let changed = known.then(|| self.history.since(since)).flatten();
-        Some(ChangesAnswer {
+        Some(ChangesResponse {
             epoch: self.epoch.clone(),
             revision: self.revision,
             reset: changed.is_none(),

@@ -1,10 +1,10 @@
 //! Questions to the relay and the orchestrator, and what their ends mean.
 
 use protocol::lease::{LeaseRefusal, LeaseRefusalKind};
-use protocol::usage::UsageQuestion;
+use protocol::usage::TenantUsageRequest;
 use protocol::{
-    ChangesAnswer, KeyHash, LeaseAnswer, LeaseRequest, TenantId, UsageReport, Verdict,
-    VerifyAnswer, VerifyRequest, WakeKind, headers,
+    ChangesResponse, KeyHash, LeaseRequest, LeaseResponse, TenantId, UsageReport, Verdict,
+    VerifyRequest, VerifyResponse, WakeKind, headers,
 };
 use serde::Serialize;
 
@@ -148,7 +148,7 @@ impl Gate {
     fn verify_done(
         &mut self,
         key: KeyHash,
-        answer: Option<VerifyAnswer>,
+        answer: Option<VerifyResponse>,
         now_ns: u64,
         shared: &mut dyn Shared,
     ) {
@@ -165,7 +165,7 @@ impl Gate {
 
     fn changes_done(
         &mut self,
-        answer: Option<ChangesAnswer>,
+        answer: Option<ChangesResponse>,
         now_ns: u64,
         shared: &mut dyn Shared,
     ) {
@@ -191,7 +191,7 @@ impl Gate {
         shared: &mut dyn Shared,
     ) {
         if let Ok((200, body)) = result
-            && let Ok(answer) = serde_json::from_slice::<LeaseAnswer>(body)
+            && let Ok(answer) = serde_json::from_slice::<LeaseResponse>(body)
         {
             return self.lease_granted(tenant, &answer, now_ns, shared);
         }
@@ -209,7 +209,7 @@ impl Gate {
     fn lease_granted(
         &mut self,
         tenant: &TenantId,
-        answer: &LeaseAnswer,
+        answer: &LeaseResponse,
         now_ns: u64,
         shared: &mut dyn Shared,
     ) {
@@ -288,7 +288,7 @@ impl Gate {
         let Verdict { tenant, tier, limits, .. } = verdict;
         let cluster = self.config.orchestrator_cluster.clone().unwrap_or_default();
         let path = format!("{}{tenant}", headers::TENANT_USAGE_PATH);
-        let body = json(&UsageQuestion { tier: tier.clone(), limits: limits.clone() });
+        let body = json(&TenantUsageRequest { tier: tier.clone(), limits: limits.clone() });
         self.call(Topic::Usage(stream), cluster, path, body, self.config.relay_timeout_ms)
     }
 

@@ -1,6 +1,6 @@
 //! What a tenant may use, applied: rate, quotas, storage; and the counting of what it used.
 
-use protocol::{TenantId, TenantNotice, UsageAnswer, Verdict, WakeKind};
+use protocol::{TenantId, TenantNotice, UsageResponse, Verdict, WakeKind};
 
 use super::admit::{Next, Way, internal};
 use super::{Gate, MS_NS, Metric, StreamId};
@@ -201,7 +201,12 @@ impl Gate {
     }
 
     /// The ledger has it, and tells what it knows.
-    pub(super) fn report_done(&mut self, answer: Option<UsageAnswer>, asked_ns: u64, now_ns: u64) {
+    pub(super) fn report_done(
+        &mut self,
+        answer: Option<UsageResponse>,
+        asked_ns: u64,
+        now_ns: u64,
+    ) {
         self.report_out = false;
         let Some(answer) = answer else {
             self.count(Metric::ReportFailures);

@@ -1,6 +1,6 @@
 //! What requests cost, and what is told of them.
 
-use protocol::{FilterConfig, LeaseAnswer, Limits, TenantNotice, UsageReport, Verdict};
+use protocol::{FilterConfig, LeaseResponse, Limits, TenantNotice, UsageReport, Verdict};
 #[cfg(target_family = "wasm")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
 
@@ -143,7 +143,7 @@ fn a_wake_is_counted_once_and_only_where_it_is_put_down_to() {
     let wakes = |waker: bool| {
         let mut host = without_a_lease(config(), 0);
         let ids: Vec<StreamId> = (0..20).map(|_| host.get(&key(1))).collect();
-        let mut answer: LeaseAnswer = serde_json::from_slice(&granted("alice", 30_000)).unwrap();
+        let mut answer: LeaseResponse = serde_json::from_slice(&granted("alice", 30_000)).unwrap();
         answer.waker = waker;
         host.answer("/v1/lease", &serde_json::to_vec(&answer).unwrap());
         for id in &ids {

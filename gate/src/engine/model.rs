@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use protocol::{ApiKey, Epoch, FilterConfig, GatewayId, KeyHash, TenantId, TierName};
-use protocol::{TenantStatus, Verdict, VerifyAnswer, lease, verify};
+use protocol::{TenantStatus, Verdict, VerifyResponse, lease, verify};
 
 use super::{AnswerHead, AnswerStep, BodyStep, Call, CallFailed, CallId, Effect, Gate, Headers};
 use super::{Reply, Step, StreamId};
@@ -94,17 +94,17 @@ pub(super) fn epoch() -> Epoch {
 }
 
 pub(super) fn verified(revision: u64, verdict: Option<Verdict>) -> Vec<u8> {
-    serde_json::to_vec(&VerifyAnswer { epoch: epoch(), revision, verdict }).unwrap()
+    serde_json::to_vec(&VerifyResponse { epoch: epoch(), revision, verdict }).unwrap()
 }
 
 pub(super) fn changes(revision: u64, changed: &[KeyHash]) -> Vec<u8> {
     let changed = changed.to_vec();
-    let answer = verify::ChangesAnswer { epoch: epoch(), revision, reset: false, changed };
+    let answer = verify::ChangesResponse { epoch: epoch(), revision, reset: false, changed };
     serde_json::to_vec(&answer).unwrap()
 }
 
 pub(super) fn granted(tenant: &str, lease_ms: u64) -> Vec<u8> {
-    let answer = lease::LeaseAnswer {
+    let answer = lease::LeaseResponse {
         cluster: format!("sq/{tenant}"),
         lease_ms,
         wake: lease::WakeKind::Start,

@@ -11,7 +11,7 @@ use std::mem::swap;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
-use protocol::{ChangesAnswer, Epoch, FilterConfig, VerifyAnswer};
+use protocol::{ChangesResponse, Epoch, FilterConfig, VerifyResponse};
 #[cfg(target_family = "wasm")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
 
@@ -77,15 +77,15 @@ impl Relay {
         self.lives[life - 1] + usize::try_from(revision).unwrap() - 1
     }
 
-    fn verdict(&self, about: u8, asked: usize) -> VerifyAnswer {
+    fn verdict(&self, about: u8, asked: usize) -> VerifyResponse {
         // A question that the last life took is answered by none.
         let moment = asked.max(*self.lives.last().unwrap());
         let is_good = self.good[moment].contains(&about);
         let verdict = is_good.then(|| verdict(&format!("t{about}")));
-        VerifyAnswer { epoch: self.epoch(), revision: self.revision(moment), verdict }
+        VerifyResponse { epoch: self.epoch(), revision: self.revision(moment), verdict }
     }
 
-    fn changes(&self, path: &str) -> ChangesAnswer {
+    fn changes(&self, path: &str) -> ChangesResponse {
         let of = |name: &str| {
             let query = path.split_once('?').map_or("", |(_, query)| query);
             query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))
@@ -93,12 +93,12 @@ impl Relay {
         let (epoch, revision) = (self.epoch(), self.revision(self.now()));
         let since: u64 = of("since").unwrap().parse().unwrap();
         if of("epoch") != Some(epoch.0.as_str()) {
-            return ChangesAnswer { epoch, revision, reset: true, changed: Vec::new() };
+            return ChangesResponse { epoch, revision, reset: true, changed: Vec::new() };
         }
         let seen = &self.good[self.moment(&epoch, since)..];
         let turned = |n: &u8| seen.iter().any(|good| good.contains(n) != seen[0].contains(n));
         let changed = (1..=KEYS).filter(turned).map(hash).collect();
-        ChangesAnswer { epoch, revision, reset: false, changed }
+        ChangesResponse { epoch, revision, reset: false, changed }
     }
 }
 

@@ -4,7 +4,7 @@ use super::model::{
     FromSq, Host, MS, SECOND, Seen, changes, config, epoch, granted, hash, key, verdict, verified,
 };
 use super::{AnswerHead, AnswerStep, Headers, Reply, metric_names};
-use protocol::{ChangesAnswer, FilterConfig, TenantStatus, Verdict};
+use protocol::{ChangesResponse, FilterConfig, TenantStatus, Verdict};
 #[cfg(target_family = "wasm")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
 
@@ -210,7 +210,7 @@ fn a_call_that_fails_while_it_is_made_settles_its_request_within_the_same_callba
     assert_eq!(host.status(unknown), Some(503));
     // A known key that is in doubt: asked about in vain, and believed.
     host.sends_nothing = false;
-    let reset = ChangesAnswer { epoch: epoch(), revision: 5, reset: true, changed: vec![] };
+    let reset = ChangesResponse { epoch: epoch(), revision: 5, reset: true, changed: vec![] };
     host.answer("/v1/changes", &serde_json::to_vec(&reset).unwrap());
     host.sends_nothing = true;
     let path = "/api/v2/update?p=index&c=1.1.1/1.1.1/1.1.2";

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use hyper::Method;
 use protocol::headers::{LEASE_PATH, USAGE_PATH};
-use protocol::{LeaseAnswer, WakeKind};
+use protocol::{LeaseResponse, WakeKind};
 use serde_json::{Value, json};
 
 use super::host::{IDLE, limits};
@@ -47,7 +47,7 @@ impl Leases {
     }
 
     /// Asks for a lease; an error unless it is given.
-    pub async fn ask(&self, tenant: &str, tier: &str) -> Result<LeaseAnswer> {
+    pub async fn ask(&self, tenant: &str, tier: &str) -> Result<LeaseResponse> {
         let body = json!({
             "gateway": GATEWAY, "tenant": tenant, "tier": tier, "limits": limits(tier),
         });

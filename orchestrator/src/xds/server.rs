@@ -20,8 +20,8 @@ use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::{Code, Status, Streaming};
 
 use super::{Publisher, STREAMS_MAX, StreamId, XdsEvent};
-use crate::clusters::CLUSTER_TYPE;
-use crate::session::{Outcome, Request, Response};
+use crate::xds::cluster::CLUSTER_TYPE;
+use crate::xds::session::{Outcome, Request, Response};
 
 /// Responses between a stream's task and gRPC: one is in flight at a time, and one for other types.
 const OUTBOX: usize = 4;

@@ -5,10 +5,10 @@ use std::net::SocketAddr;
 use std::process::Command;
 
 use orchestrator::config::{Config, RuntimeKind};
-use orchestrator::docker::{DockerConfig, DockerRuntime};
-use orchestrator::readiness::Owner;
+use orchestrator::runtime::docker::{DockerConfig, DockerRuntime};
+use orchestrator::runtime::readiness::Owner;
+use orchestrator::runtime::select;
 use orchestrator::runtime::{Runtime, RuntimeError};
-use orchestrator::runtimes;
 use tempfile::TempDir;
 
 use crate::rules;

@@ -4,8 +4,8 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use orchestrator::process::{ProcessConfig, ProcessRuntime};
-use orchestrator::readiness::Owner;
+use orchestrator::runtime::process::{ProcessConfig, ProcessRuntime};
+use orchestrator::runtime::readiness::Owner;
 use orchestrator::runtime::{ExitKind, FoundState, Runtime, RuntimeError};
 use tempfile::TempDir;
 

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::path::Path;
 
-use orchestrator::open_files::Process;
+use orchestrator::runtime::open_files::Process;
 use orchestrator::runtime::{Died, ExitKind, FoundState, Runtime, RuntimeError, Stopped};
 use tokio::sync::mpsc::Receiver;
 use tokio::task::JoinSet;

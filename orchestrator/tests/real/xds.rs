@@ -5,9 +5,9 @@ use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use orchestrator::catalog::Seq;
-use orchestrator::clusters::ClusterSpec;
 use orchestrator::runtime::{Endpoint, Runtime};
+use orchestrator::xds::cluster::ClusterSpec;
+use orchestrator::xds::resources::Seq;
 use orchestrator::xds::{self, Publisher, XdsEvent};
 use protocol::Limits;
 use tempfile::TempDir;
@@ -15,7 +15,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-use crate::process::Home;
+use crate::runtime::process::Home;
 use crate::tools::{ask, envoy, eventually, spec, tenant, write};
 
 /// An xDS server that can be stopped.

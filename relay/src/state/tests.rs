@@ -34,7 +34,7 @@ fn book() -> Book {
     Book::new(Epoch("e".to_owned()))
 }
 
-fn changes(book: &Book, since: u64) -> Option<ChangesAnswer> {
+fn changes(book: &Book, since: u64) -> Option<ChangesResponse> {
     book.view().changes(Some(&Epoch("e".to_owned())), since)
 }
 

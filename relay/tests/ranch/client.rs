@@ -8,7 +8,7 @@ use hyper::Request;
 use hyper::body::Bytes;
 use hyper::client::conn::http1::SendRequest;
 use hyper_util::rt::TokioIo;
-use protocol::{ApiKey, ChangesAnswer, Verdict, VerifyAnswer};
+use protocol::{ApiKey, ChangesResponse, Verdict, VerifyResponse};
 use rustls::{ClientConfig, HandshakeKind, RootCertStore};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -85,7 +85,7 @@ impl Client {
         self.send("GET", path, "").await
     }
 
-    pub(crate) async fn verify(&self, key: &ApiKey) -> VerifyAnswer {
+    pub(crate) async fn verify(&self, key: &ApiKey) -> VerifyResponse {
         let body = format!("{{\"key_sha256\":\"{}\"}}", key.hash());
         json(&self.send("POST", "/v1/verify", &body).await.unwrap())
     }
@@ -95,11 +95,11 @@ impl Client {
     }
 
     /// Where the feed begins.
-    pub(crate) async fn beginning(&self) -> ChangesAnswer {
+    pub(crate) async fn beginning(&self) -> ChangesResponse {
         json(&self.get("/v1/changes?wait_ms=20000").await.unwrap())
     }
 
-    pub(crate) async fn changes(&self, from: &ChangesAnswer, wait_ms: u32) -> ChangesAnswer {
+    pub(crate) async fn changes(&self, from: &ChangesResponse, wait_ms: u32) -> ChangesResponse {
         let (epoch, since) = (&from.epoch.0, from.revision);
         let path = format!("/v1/changes?epoch={epoch}&since={since}&wait_ms={wait_ms}");
         json(&self.get(&path).await.unwrap())

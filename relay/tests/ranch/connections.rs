@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use protocol::ChangesAnswer;
+use protocol::ChangesResponse;
 use rustls::HandshakeKind;
 use tokio::net::TcpStream;
 
@@ -47,7 +47,7 @@ async fn other_certificates_end_open_connections_after_the_answer_under_way() {
     world.trust(&Ca::new());
     ended(&idle).await;
     let (answer, polling) = poll.await.unwrap();
-    let answer: ChangesAnswer = serde_json::from_str(&answer.body).unwrap();
+    let answer: ChangesResponse = serde_json::from_str(&answer.body).unwrap();
     assert!(answer.changed.is_empty());
     ended(&polling).await;
     assert!(client.open().await.unwrap().get("/healthz").await.is_err(), "and nobody comes back");

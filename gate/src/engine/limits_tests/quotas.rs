@@ -85,7 +85,7 @@ fn used(host: &Host, requests_day: u64) -> TenantNotice {
 }
 
 fn grant(host: &mut Host, notice: TenantNotice) {
-    let mut answer: LeaseAnswer = serde_json::from_slice(&granted("alice", 30_000)).unwrap();
+    let mut answer: LeaseResponse = serde_json::from_slice(&granted("alice", 30_000)).unwrap();
     answer.notice = notice;
     host.answer("/v1/lease", &serde_json::to_vec(&answer).unwrap());
 }

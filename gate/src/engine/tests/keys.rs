@@ -3,7 +3,7 @@
 #[cfg(target_family = "wasm")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
 
-use protocol::{Epoch, VerifyAnswer};
+use protocol::{Epoch, VerifyResponse};
 
 use super::super::CallFailed;
 use super::*;
@@ -186,7 +186,7 @@ fn past_the_grace_each_request_is_verified_while_only_the_feed_fails() {
 }
 
 fn reset(revision: u64) -> Vec<u8> {
-    let answer = ChangesAnswer { epoch: epoch(), revision, reset: true, changed: Vec::new() };
+    let answer = ChangesResponse { epoch: epoch(), revision, reset: true, changed: Vec::new() };
     serde_json::to_vec(&answer).unwrap()
 }
 
@@ -209,7 +209,7 @@ fn a_verdict_in_doubt_is_served_for_the_grace_while_only_questions_fail() {
 #[test]
 fn a_verdict_of_a_relay_that_the_feed_does_not_follow_is_asked_for_each_time() {
     let mut host = Host::warm(config());
-    let other = VerifyAnswer {
+    let other = VerifyResponse {
         epoch: Epoch("other".to_owned()),
         revision: 9,
         verdict: Some(verdict("bob")),
@@ -221,7 +221,7 @@ fn a_verdict_of_a_relay_that_the_feed_does_not_follow_is_asked_for_each_time() {
         host.answer("/v1/verify", &other);
     }
     // The relay was restarted, and now the feed follows its new life.
-    let answer = ChangesAnswer {
+    let answer = ChangesResponse {
         epoch: Epoch("other".to_owned()),
         revision: 9,
         reset: false,

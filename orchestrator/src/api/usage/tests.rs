@@ -1,0 +1,253 @@
+use std::fs;
+use std::time::Duration;
+
+use prometheus_client::encoding::text::encode;
+use prometheus_client::registry::Registry;
+use protocol::Counters;
+use protocol::usage::UsageRow;
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+
+use super::*;
+use crate::usage::ledger::{Condition, Refused};
+use crate::usage::metrics::UsageCollector;
+
+/// The API over a real ledger and files.
+struct Served {
+    dir: TempDir,
+    api: UsageApi,
+}
+
+async fn served() -> Served {
+    let dir = TempDir::new().unwrap();
+    let served = served_at(dir, "ledger.sqlite");
+    assert_eq!(served.api.ledger.checked().await, Condition::Open);
+    served
+}
+
+/// The same, not waiting until the ledger is open.
+fn served_at(dir: TempDir, file: &str) -> Served {
+    let ledger = Ledger::open(&dir.path().join(file)).unwrap();
+    let disk = Disk::new(dir.path(), 0);
+    Served { api: UsageApi::new(ledger, disk, 380), dir }
+}
+
+fn tenant() -> TenantId {
+    TenantId::parse("alice").unwrap()
+}
+
+fn report_of(reads: u64, writes: u64) -> UsageReport {
+    let counters = Counters {
+        reads,
+        writes,
+        refused: BTreeMap::from([("rate-limited".to_owned(), 3)]),
+        status: [0, 0, reads + writes, 0, 3, 0],
+        ..Counters::default()
+    };
+    let row = UsageRow {
+        tenant: tenant(),
+        tier: TierName::parse("pro").unwrap(),
+        limits: Limits { price_cents_month: 1_900, ..Limits::default() },
+        hour: now_s() / HOUR_S,
+        counters,
+    };
+    let gateway = GatewayId::parse("gw").unwrap();
+    UsageReport { gateway, source: "vm".to_owned(), sequence: 7, rows: vec![row] }
+}
+
+async fn body(response: Response) -> (StatusCode, String) {
+    let status = response.status();
+    let bytes = axum::body::to_bytes(response.into_body(), 1 << 20).await.unwrap();
+    (status, String::from_utf8(bytes.to_vec()).unwrap())
+}
+
+#[tokio::test]
+async fn a_report_is_answered_with_what_the_tenant_has_used_and_stores() {
+    let served = served().await;
+    fs::create_dir(served.dir.path().join("alice")).unwrap();
+    fs::write(served.dir.path().join("alice/notes.phext"), "12345").unwrap();
+    let response = report(State(served.api.clone()), Json(report_of(5, 2))).await;
+    let (status, text) = body(response).await;
+    assert_eq!(status, StatusCode::OK, "{text}");
+    let answer: UsageResponse = serde_json::from_str(&text).unwrap();
+    assert_eq!(answer.sequence, 7);
+    let notice = &answer.notices[&tenant()];
+    assert_eq!((notice.requests_day, notice.writes_day, notice.requests_month), (7, 2, 7));
+    // Its one scroll counts for more than its bytes.
+    assert_eq!((notice.storage_used_bytes, notice.phexts["notes"]), (5, 80));
+    assert!(!notice.host_full && notice.day_ends_s > now_s());
+}
+
+#[tokio::test]
+async fn what_was_answered_is_there_after_a_restart() {
+    let served = served().await;
+    served.api.ledger.report(report_of(5, 2)).await.unwrap();
+    let path = served.dir.path().join("ledger.sqlite");
+    let again = Ledger::open(&path).unwrap();
+    again.checked().await;
+    assert_eq!(again.notice(&tenant()).requests_day, 7);
+    again.report(report_of(5, 2)).await.unwrap();
+    assert_eq!(again.notice(&tenant()).requests_day, 7, "the same report again adds nothing");
+}
+
+#[tokio::test]
+async fn reports_of_many_sources_at_once_share_commits_and_are_all_counted() {
+    let served = served().await;
+    let mut tasks = tokio::task::JoinSet::new();
+    for source in 0..200 {
+        let ledger = served.api.ledger.clone();
+        let report = UsageReport { source: format!("vm-{source}"), ..report_of(5, 2) };
+        tasks.spawn(async move { ledger.report(report).await });
+    }
+    while let Some(done) = tasks.join_next().await {
+        done.unwrap().unwrap();
+    }
+    assert_eq!(served.api.ledger.notice(&tenant()).requests_day, 200 * 7);
+    let counted = served.api.ledger.counted();
+    assert_eq!((counted.reports, counted.sums.refused), (200, 600));
+    assert!(counted.commits < 200, "{} commits", counted.commits);
+}
+
+#[tokio::test]
+async fn a_tenant_sees_hour_day_month_limits_and_storage() {
+    let served = served().await;
+    served.api.ledger.report(report_of(5, 2)).await.unwrap();
+    let response = tenant_usage(State(served.api.clone()), Path("alice".to_owned())).await;
+    let usage: TenantUsage = serde_json::from_str(&body(response).await.1).unwrap();
+    assert_eq!((usage.hour.reads, usage.day.writes, usage.month.refused), (5, 2, 3));
+    assert_eq!(usage.month.reasons["rate-limited"], 3);
+    assert_eq!(usage.quotas.requests_day.used, 7);
+    assert_eq!(usage.quotas.requests_day.limit, Some(Limits::default().requests_per_day));
+    assert_eq!(usage.storage.limit_bytes, Some(Limits::default().storage_bytes));
+    let stranger = served.api.tenant(TenantId::parse("nobody").unwrap(), None).await.unwrap();
+    assert_eq!((stranger.month, stranger.limits), (Sums::default(), None));
+}
+
+#[tokio::test]
+async fn the_operator_sees_the_month_its_total_and_its_revenue() {
+    let served = served().await;
+    served.api.ledger.report(report_of(5, 2)).await.unwrap();
+    let query = MonthQuery::default();
+    let response = month_usage(State(served.api.clone()), Query(query)).await;
+    let usage: MonthUsage = serde_json::from_str(&body(response).await.1).unwrap();
+    assert_eq!((usage.tenants.len(), usage.total.forwarded()), (1, 7));
+    assert_eq!((usage.revenue.cents, usage.revenue.target_cents), (1_900, 38_000));
+    let query = MonthQuery { month: Some("2026-13".to_owned()), tenant: None };
+    let (status, text) = body(month_usage(State(served.api), Query(query)).await).await;
+    assert_eq!(status, StatusCode::BAD_REQUEST);
+    assert!(text.contains("YYYY-MM"));
+}
+
+#[tokio::test]
+async fn metrics_name_no_tenant_but_the_busiest_and_have_closed_labels() {
+    let served = served().await;
+    let mut report = report_of(1, 0);
+    let invented = &mut report.rows[0].counters.refused;
+    invented.extend((0..100).map(|n| (format!("invented-{n}"), 1)));
+    let row = report.rows.remove(0);
+    report.rows = (0..50)
+        .map(|n| {
+            let mut row = row.clone();
+            row.tenant = TenantId::parse(&format!("t{n}")).unwrap();
+            row.counters.reads = n;
+            row
+        })
+        .collect();
+    served.api.ledger.report(report).await.unwrap();
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(UsageCollector(served.api.ledger.clone())));
+    let mut text = String::new();
+    encode(&mut text, &registry).unwrap();
+    assert_eq!(text.matches("tenant=\"").count(), crate::usage::metrics::TOP_TENANTS, "{text}");
+    assert!(text.contains("sq_usage_top_requests_today{tenant=\"t49\"} 49"), "{text}");
+    assert!(text.contains("sq_usage_requests_total{class=\"read\"} 1225"), "{text}");
+    assert!(text.contains("sq_ledger_commits_total 1"), "{text}");
+    assert!(text.contains("sq_usage_refused_total{reason=\"rate-limited\"} 150"), "{text}");
+    assert!(text.contains("sq_usage_refused_total{reason=\"other\"} 5000"), "{text}");
+    assert!(!text.contains("invented"), "{text}");
+    let labels = text.lines().filter_map(|line| line.split_once('{')?.1.split_once('='));
+    let labels: BTreeSet<&str> = labels.map(|(label, _)| label).collect();
+    assert_eq!(
+        labels.into_iter().collect::<Vec<_>>(),
+        ["class", "condition", "direction", "reason", "status", "tenant"]
+    );
+}
+
+#[tokio::test]
+async fn both_routers_answer_over_http() {
+    let served = served().await;
+    let routes = gate_router(served.api.clone()).merge(admin_router(served.api.clone()));
+    // The month is the admin's, the report is the gate's: one path, two methods.
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let base = format!("http://{}", listener.local_addr().unwrap());
+    let task = tokio::spawn(async move { axum::serve(listener, routes).await });
+    let get = async |path: &str| crate::cli::client::get(&base, path).await;
+    assert!(get("/v1/usage").await.is_ok());
+    assert!(get("/v1/usage/alice").await.is_ok());
+    assert!(get("/v1/usage/gateways/gw?since_s=0").await.is_ok());
+    assert!(get("/v1/usage/Not-A-Tenant").await.is_err());
+    let file: LedgerFile = serde_json::from_slice(&get("/v1/usage/ledger").await.unwrap()).unwrap();
+    assert_eq!(file.path, served.dir.path().join("ledger.sqlite"));
+    task.abort();
+}
+
+#[tokio::test]
+async fn a_used_up_quota_is_told_to_gateways_that_have_nothing_to_report() {
+    let served = served().await;
+    let limits = Limits { requests_per_day: 7, ..Limits::default() };
+    let mut over = report_of(5, 2);
+    over.rows[0].limits = limits.clone();
+    report(State(served.api.clone()), Json(over)).await;
+    let nothing = UsageReport { source: "other".to_owned(), rows: vec![], ..report_of(0, 0) };
+    let (status, text) = body(report(State(served.api.clone()), Json(nothing)).await).await;
+    let answer: UsageResponse = serde_json::from_str(&text).unwrap();
+    assert_eq!(status, StatusCode::OK);
+    assert!(answer.notices[&tenant()].is_over(&limits), "{text}");
+    assert_eq!(served.api.ledger.counted().reports, 1, "nothing is written for a question");
+}
+
+#[tokio::test]
+async fn a_ledger_that_is_not_open_yet_refuses_reports_and_tells_no_quota() {
+    let dir = TempDir::new().unwrap();
+    // As while a large one is checked: its folder comes later.
+    let Served { dir, api } = served_at(dir, "later/ledger.sqlite");
+    let response = report(State(api.clone()), Json(report_of(5, 2))).await;
+    assert_eq!(body(response).await.0, StatusCode::SERVICE_UNAVAILABLE);
+    let notice = api.notice(&tenant());
+    assert_eq!((notice.requests_day, notice.day_ends_s), (0, 0), "unknown, which passes");
+    assert!(!notice.host_full, "storage is known all the same");
+    let (status, text) =
+        body(tenant_usage(State(api.clone()), Path("alice".to_owned())).await).await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(text.contains("quotas hold per worker only"), "{text}");
+    fs::create_dir(dir.path().join("later")).unwrap();
+    let open = async {
+        while api.ledger.condition() != Condition::Open {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), open).await.unwrap();
+    api.ledger.report(report_of(5, 2)).await.unwrap();
+    assert_eq!(api.notice(&tenant()).requests_day, 7);
+}
+
+#[tokio::test]
+async fn a_damaged_ledger_is_told_of_and_not_written_to() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("ledger.sqlite");
+    let garbage = "this is no database, whatever its name says".repeat(100);
+    fs::write(&path, &garbage).unwrap();
+    let served = served_at(dir, "ledger.sqlite");
+    let condition = served.api.ledger.checked().await;
+    let trouble = condition.trouble().unwrap();
+    assert!(trouble.contains("is damaged") && trouble.contains("backup"), "{trouble}");
+    assert_eq!(served.api.ledger.report(report_of(5, 2)).await, Err(Refused::NotOpen));
+    assert_eq!(served.api.notice(&tenant()).day_ends_s, 0);
+    assert_eq!(fs::read_to_string(&path).unwrap(), garbage);
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(UsageCollector(served.api.ledger.clone())));
+    let mut text = String::new();
+    encode(&mut text, &registry).unwrap();
+    assert!(text.contains("sq_ledger_condition{condition=\"failed\"} 1"), "{text}");
+    assert!(text.contains("sq_ledger_condition{condition=\"open\"} 0"), "{text}");
+}

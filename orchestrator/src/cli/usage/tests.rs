@@ -1,0 +1,160 @@
+use std::collections::BTreeMap;
+
+use axum::routing::get;
+use axum::{Json, Router};
+use clap::Parser;
+use protocol::usage::UsageRow;
+use protocol::{Counters, Limits, TenantId, TierName, UsageReport};
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+
+use super::*;
+use crate::api::usage::{UsageApi, admin_router};
+use crate::storage::disk::Disk;
+use crate::usage::ledger::Ledger;
+
+#[derive(Debug, Parser)]
+struct TestCli {
+    #[command(flatten)]
+    usage: UsageArgs,
+}
+
+async fn serve(routes: Router) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let base = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, routes).await });
+    base
+}
+
+/// An orchestrator's admin API whose ledger has one tenant: 7 forwarded, 3 refused.
+async fn orchestrator() -> (TempDir, String, Ledger) {
+    let dir = TempDir::new().unwrap();
+    let ledger = Ledger::open(&dir.path().join("ledger.sqlite")).unwrap();
+    ledger.checked().await;
+    let row = UsageRow {
+        tenant: TenantId::parse("alice").unwrap(),
+        tier: TierName::parse("pro").unwrap(),
+        limits: Limits { price_cents_month: 1_900, ..Limits::default() },
+        hour: now_s() / 3_600,
+        counters: Counters {
+            reads: 5,
+            writes: 2,
+            refused: BTreeMap::from([("rate-limited".to_owned(), 3)]),
+            status: [0, 0, 7, 0, 3, 0],
+            ..Counters::default()
+        },
+    };
+    let gateway = GatewayId::parse("gw").unwrap();
+    let report = UsageReport { gateway, source: "vm".to_owned(), sequence: 1, rows: vec![row] };
+    ledger.report(report).await.unwrap();
+    let api = UsageApi::new(ledger.clone(), Disk::new(dir.path(), 0), 380);
+    let base = serve(admin_router(api)).await;
+    (dir, base, ledger)
+}
+
+/// An Envoy's admin API, as far as it is asked: `metered` requests were put into reports.
+async fn envoy(ok: u64, client_errors: u64, metered: u64) -> String {
+    let info = serde_json::json!({
+        "version": "x/1.40.0/Clean/RELEASE/BoringSSL",
+        "uptime_all_epochs": "60s",
+        "node": {"id": "gw", "cluster": ""},
+    });
+    let name = |n: &str| format!("http.https.downstream_rq_{n}");
+    let stats = serde_json::json!({"stats": [
+        {"name": name("1xx"), "value": 0},
+        {"name": name("2xx"), "value": ok},
+        {"name": name("4xx"), "value": client_errors},
+        {"name": name("5xx"), "value": 0},
+        {"name": name("active"), "value": 0},
+        {"name": name("completed"), "value": ok + client_errors},
+        {"name": name("total"), "value": ok + client_errors},
+        {"name": "wasmcustom.sq.metered", "value": metered},
+        {"histograms": {"supported_quantiles": []}},
+    ]});
+    let routes = Router::new()
+        .route("/server_info", get(|| async { Json(info) }))
+        .route("/stats", get(|| async { Json(stats) }));
+    serve(routes).await
+}
+
+async fn usage(words: &[&str]) -> anyhow::Result<String> {
+    let cli = TestCli::try_parse_from(["usage"].iter().chain(words))?;
+    run(cli.usage).await
+}
+
+#[tokio::test]
+async fn the_table_shows_usage_and_how_far_the_target_is() {
+    let (_dir, admin, _ledger) = orchestrator().await;
+    let text = usage(&["--admin", &admin]).await.unwrap();
+    let alice = text.lines().find(|line| line.starts_with("alice")).unwrap();
+    let cells: Vec<_> = alice.split_whitespace().collect();
+    assert_eq!(&cells[..7], ["alice", "pro", "19.00", "10", "5", "2", "3"]);
+    assert!(text.contains("revenue 19.00 of 380.00 USD a month (5 % of the target)"), "{text}");
+}
+
+#[tokio::test]
+async fn one_tenant_is_shown_with_the_reasons_of_its_refusals() {
+    let (_dir, admin, _ledger) = orchestrator().await;
+    let text = usage(&["--admin", &admin, "--tenant", "alice"]).await.unwrap();
+    assert!(text.contains("refused rate-limited: 3"), "{text}");
+    let none = usage(&["--admin", &admin, "--tenant", "bob"]).await.unwrap();
+    assert!(none.contains("0 tenants"), "{none}");
+}
+
+#[tokio::test]
+async fn csv_and_json_are_for_programs() {
+    let (_dir, admin, _ledger) = orchestrator().await;
+    let csv = usage(&["--admin", &admin, "--format", "csv"]).await.unwrap();
+    let lines: Vec<_> = csv.lines().collect();
+    assert!(lines[0].starts_with("tenant,tier,price_usd,requests,"));
+    assert!(lines[1].starts_with("alice,pro,19.00,10,5,2,3,7,3,0,0,"), "{csv}");
+    let json = usage(&["--admin", &admin, "--format", "json"]).await.unwrap();
+    let month: MonthUsage = serde_json::from_str(&json).unwrap();
+    assert_eq!(month.total.requests(), 10);
+}
+
+#[tokio::test]
+async fn a_month_without_usage_is_empty_and_a_wrong_one_is_refused() {
+    let (_dir, admin, _ledger) = orchestrator().await;
+    let text = usage(&["--admin", &admin, "--month", "2001-02"]).await.unwrap();
+    assert!(text.contains("usage of 2001-02") && text.contains("0 tenants"), "{text}");
+    let fault = usage(&["--admin", &admin, "--month", "soon"]).await.unwrap_err().to_string();
+    assert!(fault.contains("YYYY-MM"), "{fault}");
+    assert!(usage(&["--admin", &admin, "--tenant", "a&month=x"]).await.is_err());
+}
+
+#[tokio::test]
+async fn reconciling_prints_the_difference_and_fails_on_double_counting() {
+    let (_dir, admin, _ledger) = orchestrator().await;
+    let more = envoy(8, 5, 10).await;
+    let words = ["reconcile", "--envoy-admin", &more, "--admin", &admin];
+    let text = usage(&words).await.unwrap();
+    let total: Vec<_> =
+        text.lines().find(|l| l.starts_with("total")).unwrap().split_whitespace().collect();
+    assert_eq!(total, ["total", "13", "10", "3", "0"], "{text}");
+    let less = envoy(6, 3, 9).await;
+    let words = ["reconcile", "--envoy-admin", &less, "--admin", &admin];
+    let fault = usage(&words).await.unwrap_err().to_string();
+    assert!(fault.contains("1 requests more than Envoy"), "{fault}");
+}
+
+#[tokio::test]
+async fn reconciling_fails_on_what_was_reported_and_is_not_in_the_ledger() {
+    let (_dir, admin, _ledger) = orchestrator().await;
+    let lossy = envoy(8, 5, 12).await;
+    let fault = compare(&admin, &lossy, "https", Duration::ZERO).await.unwrap_err().to_string();
+    assert!(fault.contains("lost 2:") && fault.contains("2 requests are not"), "{fault}");
+}
+
+#[tokio::test]
+async fn a_backup_is_taken_while_the_orchestrator_runs_and_replaces_nothing() {
+    let (dir, admin, _ledger) = orchestrator().await;
+    let file = dir.path().join("copy.sqlite");
+    let words = ["backup", file.to_str().unwrap(), "--admin", &admin];
+    let text = usage(&words).await.unwrap();
+    assert!(text.contains("is checked"), "{text}");
+    let copy = Store::open(&file).unwrap();
+    assert_eq!(copy.lines(0..u64::MAX / 2).unwrap()[0].sums.requests(), 10);
+    let fault = usage(&words).await.unwrap_err().to_string();
+    assert!(fault.contains("is there already"), "{fault}");
+}
