@@ -244,16 +244,16 @@ async fn another_runtime_begins_when_the_first_has_ended() {
     config.docker.slots = 0;
     config.process.sq = crate::tools::sq_pattern();
     fs::create_dir_all(&config.data_root).unwrap();
-    runtimes::choose(&config, None).await.unwrap().start(spec("alice", "0.6.0")).await.unwrap();
+    select::choose(&config, None).await.unwrap().start(spec("alice", "0.6.0")).await.unwrap();
     config.runtime = RuntimeKind::Process;
-    let runtime = runtimes::choose(&config, Some("docker")).await.unwrap();
+    let runtime = select::choose(&config, Some("docker")).await.unwrap();
     assert_eq!(home.containers("name=sq-"), [""; 0]);
     runtime.start(spec("alice", "0.6.0")).await.unwrap();
     config.runtime = RuntimeKind::Auto;
-    let runtime = runtimes::choose(&config, Some("process")).await.unwrap();
+    let runtime = select::choose(&config, Some("process")).await.unwrap();
     assert_eq!(runtime.describe().kind, "process", "as before, though Docker answers");
     config.runtime = RuntimeKind::Docker;
-    runtimes::choose(&config, Some("process")).await.unwrap();
+    select::choose(&config, Some("process")).await.unwrap();
     assert_eq!(fs::read_dir(config.state_dir.join("process")).unwrap().count(), 0);
 }
 

@@ -15,7 +15,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-use crate::runtime::process::Home;
+use crate::process::Home;
 use crate::tools::{ask, envoy, eventually, spec, tenant, write};
 
 /// An xDS server that can be stopped.
