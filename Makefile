@@ -1,7 +1,7 @@
 # Everything that is run here or in CI is a target of this file; `make help` lists them.
 #
-#   RUNTIME=docker|process   where tenants run; found out when not said
-#   SQ_VERSION=0.5.0         another SQ than 0.6.0
+#   RUNTIME=docker|process   where tenants run; by default Docker if its daemon answers
+#   SQ_VERSION=0.5.0         another version of SQ than 0.6.0
 #   FUZZ_SECONDS=20          how long each fuzz target runs
 
 SHELL := bash
@@ -10,7 +10,7 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 
-# Only what was said: an exported name without a value is an empty one to those who read it.
+# Exports RUNTIME and SQ_VERSION only if they are set: programs take an empty value for a setting.
 $(foreach name,RUNTIME SQ_VERSION,$(if $($(name)),$(eval export $(name))))
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 # One choice of packages for every native build: features are resolved once, nothing is built twice.
@@ -28,6 +28,10 @@ help: ## this list
 .PHONY: setup
 setup: ## everything that is needed beside the sources, into .tools/ and the toolchain
 	@scripts/setup.sh
+
+.PHONY: setup-test
+setup-test: ## the checks of the set-up, a hundred times
+	@python3 scripts/tests/test_setup.py --quiet
 
 .PHONY: setup-run
 setup-run:
@@ -86,7 +90,7 @@ stop: ## ends what run-detached started
 ## ---- tests
 
 .PHONY: test
-test: setup fmt-check policy lint wasm envoy-validate wasm-test test-process test-bench ## all that must pass
+test: setup setup-test fmt-check policy tidy lint doc wasm envoy-validate wasm-test test-process test-bench ## all that must pass
 	@if $(DOCKER_ANSWERS); then $(MAKE) integration-test; else \
 		echo "test: no Docker daemon answers: the end-to-end tests ran on processes only"; fi
 
@@ -94,11 +98,23 @@ test: setup fmt-check policy lint wasm envoy-validate wasm-test test-process tes
 fmt-check:
 	cargo fmt --all --check
 
+# cargo-deny where it is installed; it also wants a network for its advisories.
 .PHONY: policy
 policy: ## licences, sources and duplicates of the dependencies, by deny.toml
-	scripts/dependency-policy.py
+	@if cargo deny --version >/dev/null 2>&1; then cargo deny check licenses bans sources; else \
+		scripts/dependency-policy.py; fi
 
-# A newer compiler has lints that nobody here has seen: it warns, and that is no failure.
+.PHONY: tidy
+tidy: ## how sources and docs read: plain English, links, file names, the glossary
+	@python3 scripts/tests/test_tidy.py --quiet
+	@scripts/tidy.py
+
+.PHONY: doc
+doc: ## the API documentation of every crate, without warnings, in target/doc
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items $(TEST_FEATURES)
+
+# Warnings are errors only with the Rust release that Cargo.toml names; a newer one may have lints
+# that this code was not written for.
 LINTED_WITH := $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
 DENY = $(if $(findstring rustc $(LINTED_WITH).,$(shell rustc --version)),-- -D warnings)
 
