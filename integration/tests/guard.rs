@@ -214,21 +214,6 @@ fn version_and_where_leave_no_nameless_phext() {
     }
 }
 
-/// The vault removes empty phexts of tenants that never sleep while SQ is held.
-#[test]
-fn an_empty_phext_that_is_removed_under_sq_is_no_loss() {
-    for version in BOTH {
-        let sq = BareSq::start(version).unwrap();
-        let toc = get(&sq, "/api/v2/toc?p=looked");
-        std::fs::remove_file(sq.file("looked")).unwrap();
-        assert_eq!(get(&sq, "/api/v2/toc?p=looked"), toc, "{version}");
-        let _ = std::fs::remove_file(sq.file("looked"));
-        update(&sq, "looked", ROOT, "text");
-        assert_eq!(select(&sq, "looked", ROOT), "text", "{version}");
-        assert_eq!(sq.stored("looked"), b"text", "{version}");
-    }
-}
-
 #[test]
 fn a_body_where_none_belongs_is_not_read_as_something_else() {
     let sq = BareSq::start("0.6.0").unwrap();

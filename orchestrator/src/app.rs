@@ -27,8 +27,7 @@ use crate::api::usage::{self as usage_api, UsageApi};
 use crate::config::{Config, Listen};
 use crate::host;
 use crate::metrics::Metrics;
-use crate::runtime::held::Held;
-use crate::runtime::select;
+use crate::runtime::{Runtime, select};
 use crate::storage::backup_task;
 use crate::storage::disk::Disk;
 use crate::storage::lock::Lock;
@@ -162,7 +161,7 @@ async fn run_locked(
     let floor = config.memory_floor_bytes;
     let memory = host::watch(floor, handle.clone(), runtime.clone(), metrics.clone());
     tasks.spawn(named("memory", unless(memory, at_drain(Stage::Draining))));
-    // Its round is ended, never cut off: it may hold a tenant frozen.
+    // Its round is completed, never cut off: it asks SQ from a blocking thread.
     let keeper = backup_task::keep(vault, runtime, handle, metrics, at_drain(Stage::Draining));
     tasks.spawn(named("keeper", async { Ok(keeper.await?) }));
     info!(gate = %config.listen.gate, xds = %config.listen.xds, admin = %config.listen.admin, "ready");
@@ -240,7 +239,7 @@ async fn answer(
 }
 
 /// The runtime, and how long leases may hold that earlier lives gave.
-async fn choose(config: &Config) -> anyhow::Result<(Arc<Held>, u64)> {
+async fn choose(config: &Config) -> anyhow::Result<(Arc<dyn Runtime>, u64)> {
     let state_dir = &config.state_dir;
     let unusable = || format!("{} can't be used", Life::path(state_dir).display());
     let last = Life::last(state_dir).with_context(unusable)?;
@@ -248,7 +247,7 @@ async fn choose(config: &Config) -> anyhow::Result<(Arc<Held>, u64)> {
     let life = Life::new(config.lifecycle.lease_ms, runtime.describe().kind);
     let leases_ms = life.leases_ms(last.as_ref());
     life.write(state_dir).with_context(unusable)?;
-    Ok((Arc::new(Held::new(runtime, state_dir)?), leases_ms))
+    Ok((runtime, leases_ms))
 }
 
 /// Asks the runtime what runs until it answers.

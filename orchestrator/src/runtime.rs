@@ -13,9 +13,7 @@
 //! before `pause` and `stop`: SQ cuts its files when it is killed within a write.
 
 pub mod docker;
-pub mod held;
 pub mod instance_key;
-pub mod open_files;
 pub mod process;
 pub mod readiness;
 pub mod reclaim;

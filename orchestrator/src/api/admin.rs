@@ -32,7 +32,6 @@ use crate::api::status::{HostStatus, LastWake, Status, TenantStatus};
 use crate::host;
 use crate::metrics::Metrics;
 use crate::runtime::Runtime;
-use crate::runtime::held::Held;
 use crate::storage::disk::Disk;
 use crate::storage::vault::Vault;
 use crate::tenants::driver::Handle;
@@ -49,7 +48,7 @@ pub struct Admin {
     /// The driver; filled in when tenants are adopted.
     pub handle: Arc<OnceLock<Handle>>,
     /// Asked for memory; filled in when it is found.
-    pub runtime: Arc<OnceLock<Arc<Held>>>,
+    pub runtime: Arc<OnceLock<Arc<dyn Runtime>>>,
     /// Asked for Envoys.
     pub publisher: Publisher,
     /// Asked for storage.

@@ -30,7 +30,6 @@ use tokio::task::JoinHandle;
 use self::engine::{Engine, EngineError, Seen, SeenState};
 use self::network_pool::{Keeper, SLOTS_MAX, Slot, Slots};
 use crate::host;
-use crate::runtime::open_files::Process;
 use crate::runtime::process::{self, MALLOC_ENV};
 use crate::runtime::readiness::Owner;
 use crate::runtime::reclaim::Reclaim;
@@ -246,7 +245,7 @@ impl Runtime for DockerRuntime {
         Box::pin(async move {
             let Ok(live) = self.inner.alive(tenant) else { return Ok(None) };
             // A daemon may take a second for an answer that the kernel has in a file.
-            let pid = self.pid(tenant).await?.filter(|pid| Process::of(*pid, tenant).is_some());
+            let pid = self.pid(tenant).await?.filter(|pid| process::is_sq_of(*pid, tenant));
             match pid.and_then(process::rss) {
                 Some(bytes) => Ok(Some(bytes)),
                 None => Ok(self.inner.engine.memory_bytes(&live.id).await?),

@@ -27,8 +27,8 @@ use tokio::sync::{mpsc, watch};
 
 use self::adoption::pidfd_of;
 use self::instance::{Live, Record, exit_of};
-pub(crate) use self::proc::rss;
 use self::proc::{ProcessState, start_ticks, state};
+pub(crate) use self::proc::{is_sq_of, rss};
 use self::watches::{Watch, follow};
 use crate::host;
 use crate::runtime::instance_key::MintedKey;

@@ -8,7 +8,6 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use protocol::TenantId;
@@ -18,8 +17,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tracing::warn;
 
 use crate::metrics::Metrics;
-use crate::runtime::held::Held;
-use crate::runtime::open_files::Process;
+use crate::runtime::{Runtime, RuntimeError, readiness};
 use crate::storage::vault::{Awake, Round, Vault};
 use crate::tenants::driver::{Closed, Handle, Running};
 use crate::tenants::lifecycle::Drain;
@@ -28,23 +26,22 @@ use crate::tenants::lifecycle::Drain;
 const INTERVAL: Duration = Duration::from_millis(500);
 /// How long SQ may take to show that it is alive.
 const ALIVE: Duration = Duration::from_secs(1);
-/// Tenants worked on at the same time. Each waits for the disk or for SQ to be held, and has one
-/// phext in memory.
+/// Tenants worked on at the same time. Each waits for the disk and has one phext in memory.
 const AT_ONCE: usize = 4;
 /// How often what is too old is removed.
 const SWEEP: Duration = Duration::from_hours(1);
 
-/// Copies what changed until the driver is gone or `stopping`; what is begun is ended, for it may hold
-/// a tenant frozen.
+/// Copies what changed until the driver is gone or `stopping`; what is begun is ended, for it asks
+/// SQ from a thread that blocks.
 pub async fn keep(
     vault: Arc<Vault>,
-    held: Arc<Held>,
+    runtime: Arc<dyn Runtime>,
     handle: Handle,
     metrics: Arc<Metrics>,
     stopping: impl Future<Output = ()>,
 ) -> Result<(), Closed> {
     tokio::pin!(stopping);
-    let mut keeper = Keeper { vault, held, handle, metrics, known: BTreeMap::new() };
+    let mut keeper = Keeper { vault, runtime, handle, metrics, known: BTreeMap::new() };
     let mut work = JoinSet::new();
     let (mut queue, mut busy) = (VecDeque::new(), BTreeSet::new());
     let mut looks = interval(INTERVAL);
@@ -80,7 +77,7 @@ pub async fn keep(
 
 struct Keeper {
     vault: Arc<Vault>,
-    held: Arc<Held>,
+    runtime: Arc<dyn Runtime>,
     handle: Handle,
     metrics: Arc<Metrics>,
     /// Who is awake, and what the last look found.
@@ -101,8 +98,6 @@ struct Looked {
     /// Until when it wrote, if it is quiet.
     written: Option<u64>,
     round: std::io::Result<Option<Round>>,
-    /// It was frozen for the look and can't be thawed.
-    stuck: bool,
 }
 
 impl Keeper {
@@ -127,12 +122,11 @@ impl Keeper {
     }
 
     fn look(&self, running: Running) -> impl FnOnce() -> Looked + Send + 'static {
-        let (vault, sq) = (self.vault.clone(), Sq::new(&self.held, &running));
+        let (vault, sq) = (self.vault.clone(), Sq::new(&self.runtime, &running));
         move || {
             let written = running.quiet.then_some(running.quiet_at_ms);
             let round = round(&vault, &running, &sq);
-            let stuck = sq.stuck.load(Ordering::Relaxed);
-            Looked { tenant: running.tenant, written, round, stuck }
+            Looked { tenant: running.tenant, written, round }
         }
     }
 
@@ -142,7 +136,7 @@ impl Keeper {
         busy: &mut BTreeSet<TenantId>,
         done: Result<Looked, tokio::task::JoinError>,
     ) -> Result<(), Closed> {
-        let Looked { tenant, written, round, stuck } = match done {
+        let Looked { tenant, written, round } = match done {
             Ok(looked) => looked,
             // A panic in there is a fault of ours; whose turn it was is not known.
             Err(error) => {
@@ -152,10 +146,6 @@ impl Keeper {
             }
         };
         busy.remove(&tenant);
-        if stuck {
-            warn!(%tenant, "it can't be thawed: stopped, and started again if it is in use");
-            self.handle.sleep(tenant.clone(), Drain::Forced).await?;
-        }
         let round = match round {
             Ok(Some(round)) => round,
             // A start or a stop is at its files.
@@ -209,40 +199,69 @@ fn round(vault: &Vault, running: &Running, sq: &Sq) -> std::io::Result<Option<Ro
 
 /// One tenant's SQ, asked from a thread that may block.
 struct Sq {
-    held: Arc<Held>,
+    runtime: Arc<dyn Runtime>,
     tenant: TenantId,
     address: SocketAddr,
-    rests: bool,
     tokio: Tokio,
-    /// It was frozen for a look and could not be thawed.
-    stuck: AtomicBool,
 }
 
 impl Sq {
-    fn new(held: &Arc<Held>, running: &Running) -> Self {
+    fn new(runtime: &Arc<dyn Runtime>, running: &Running) -> Self {
         Self {
-            held: held.clone(),
+            runtime: runtime.clone(),
             tenant: running.tenant.clone(),
             address: running.address,
-            rests: running.quiet,
             tokio: Tokio::current(),
-            stuck: AtomicBool::new(false),
         }
     }
 }
 
 impl Awake for Sq {
     fn alive(&self) -> bool {
-        self.tokio.block_on(self.held.answers(&self.tenant, self.address, ALIVE))
+        let pid = async || self.runtime.pid(&self.tenant).await;
+        self.tokio.block_on(is_alive(self.address, pid))
     }
+}
 
-    fn rests(&self) -> bool {
-        self.rests
+/// Asks whether the tenant's own SQ answers at `address`. Once it has died, another tenant's SQ may
+/// be given its address before its death is reported; so the runtime is asked for the process *after*
+/// the response has come.
+async fn is_alive(
+    address: SocketAddr,
+    pid: impl AsyncFnOnce() -> Result<Option<i32>, RuntimeError>,
+) -> bool {
+    if readiness::answers(address, ALIVE).await.is_err() {
+        return false;
     }
+    matches!(pid().await, Ok(Some(_)))
+}
 
-    fn held(&self, look: &mut dyn FnMut(Option<&Process>)) -> bool {
-        let hold = self.tokio.block_on(self.held.hold(&self.tenant, look));
-        self.stuck.fetch_or(hold.stuck, Ordering::Relaxed);
-        hold.looked
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn another_tenants_response_is_no_sign_of_life() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let runs = AtomicBool::new(true);
+        let pid = async || Ok(runs.load(Ordering::SeqCst).then_some(1));
+        let respond = async |dies: bool| {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            // A request that is left unread would reset the connection.
+            let mut request = [0; 1024];
+            assert!(stream.read(&mut request).await.unwrap() > 0);
+            runs.store(!dies, Ordering::SeqCst);
+            stream.write_all(b"HTTP/1.1 401 Unauthorized\r\n\r\n").await.unwrap();
+        };
+        let (alive, ()) = tokio::join!(is_alive(address, pid), respond(false));
+        assert!(alive);
+        let (alive, ()) = tokio::join!(is_alive(address, pid), respond(true));
+        assert!(!alive, "the tenant's own SQ died before the response");
     }
 }

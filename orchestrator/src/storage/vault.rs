@@ -218,7 +218,9 @@ impl Vault {
             }
             for (name, stamp) in phext_files(&self.data(tenant))? {
                 if stamp.bytes == 0 {
-                    self.remove_empty(tenant, &name)?;
+                    // The copy is empty as well by now.
+                    files::remove_if_there(&self.data(tenant).join(&name))?;
+                    files::remove_if_there(&self.good(tenant).join(&name))?;
                 } else {
                     // SQ flushes nothing; without the marker nobody would look after a crash.
                     files::open(&self.data(tenant).join(&name))?.0.sync_all()?;
@@ -229,12 +231,6 @@ impl Vault {
             *track = Track::default();
             Ok(round)
         })
-    }
-
-    /// Removes a phext without text and its copy, which is empty by now.
-    fn remove_empty(&self, tenant: &TenantId, name: &str) -> io::Result<()> {
-        files::remove_if_there(&self.data(tenant).join(name))?;
-        files::remove_if_there(&self.good(tenant).join(name))
     }
 
     fn home(&self, tenant: &TenantId) -> PathBuf {

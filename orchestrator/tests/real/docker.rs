@@ -111,17 +111,6 @@ async fn a_death_is_told_once_and_a_stop_is_not() {
 
 #[tokio::test]
 #[ignore = "a Docker daemon is needed: `make integration-test` runs it"]
-async fn what_a_frozen_tenant_does_not_have_open_is_whole() {
-    for version in VERSIONS {
-        let home = home(0);
-        let runtime = home.runtime().await;
-        let data = home.dir.path();
-        rules::what_a_frozen_tenant_does_not_have_open_is_whole(&runtime, data, version).await;
-    }
-}
-
-#[tokio::test]
-#[ignore = "a Docker daemon is needed: `make integration-test` runs it"]
 async fn a_tenant_that_uses_up_its_memory_dies_alone() {
     for version in VERSIONS {
         let home = home(0);

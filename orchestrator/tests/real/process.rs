@@ -73,16 +73,6 @@ async fn an_instance_lives_through_its_states() {
 }
 
 #[tokio::test]
-async fn what_a_frozen_tenant_does_not_have_open_is_whole() {
-    for version in VERSIONS {
-        let home = Home::new();
-        let data = home.dir.path().join("data");
-        rules::what_a_frozen_tenant_does_not_have_open_is_whole(&home.runtime(), &data, version)
-            .await;
-    }
-}
-
-#[tokio::test]
 async fn a_death_is_told_once_and_a_stop_is_not() {
     for version in VERSIONS {
         let home = Home::new();

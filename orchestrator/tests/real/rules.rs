@@ -1,19 +1,9 @@
 //! What every runtime must do, whichever it is.
 
-use std::fs::File;
-use std::path::Path;
-
-use orchestrator::runtime::open_files::Process;
 use orchestrator::runtime::{Died, ExitKind, FoundState, Runtime, RuntimeError, Stopped};
 use tokio::sync::mpsc::Receiver;
-use tokio::task::JoinSet;
 
 use crate::tools::{ask, eventually, read, spec, tenant, write};
-
-/// So large that writing it takes a while.
-const LARGE: usize = 2_000_000;
-/// Times that a writing tenant is frozen.
-const HOLDS: usize = 150;
 
 /// Two lives of one runtime on the same folders: `again` makes the next orchestrator's.
 pub(crate) async fn an_instance_lives_through_its_states<R: Runtime>(
@@ -129,46 +119,6 @@ pub(crate) async fn a_running_instance_can_be_given_more_memory<R: Runtime>(runt
     let answer = ask(alice.address, alice.key.expose(), "POST", path, &"x".repeat(40 << 20)).await;
     assert_eq!(answer.0, 200, "{}", answer.1);
     runtime.stop(&tenant("alice")).await.unwrap();
-}
-
-/// Held still, a tenant has written to their end all files that it does not have open.
-pub(crate) async fn what_a_frozen_tenant_does_not_have_open_is_whole<R: Runtime>(
-    runtime: &R,
-    data: &Path,
-    version: &str,
-) {
-    let dave = tenant("dave");
-    let at = runtime.start(spec("dave", version)).await.unwrap().endpoint;
-    write(&at, &"x".repeat(LARGE)).await;
-    let mut writers = JoinSet::new();
-    for n in 2..6 {
-        let at = at.clone();
-        let path = format!("update?p=notes&c=1.1.1/1.1.1/1.1.{n}");
-        // Each rewrites the whole file. SQ ends with the test, and so do they.
-        writers.spawn(async move {
-            while ask(at.address, at.key.expose(), "POST", &path, "text").await.0 == 200 {}
-        });
-    }
-    let file = data.join("dave/notes.phext");
-    let (mut whole, mut open) = (0, 0);
-    for _ in 0..HOLDS {
-        runtime.pause(&dave).await.unwrap();
-        let pid = runtime.pid(&dave).await.unwrap().unwrap();
-        let process = Process::of(pid, &dave).unwrap();
-        let file = File::open(&file).unwrap();
-        if process.writes(&file).unwrap() {
-            open += 1;
-        } else {
-            let bytes = file.metadata().unwrap().len();
-            assert!(bytes >= LARGE as u64, "cut after {bytes} bytes, and not open");
-            whole += 1;
-        }
-        runtime.resume(&dave).await.unwrap();
-    }
-    println!("frozen {HOLDS} times: {whole} times whole, {open} times open");
-    assert!(whole > 0);
-    writers.abort_all();
-    runtime.stop(&dave).await.unwrap();
 }
 
 async fn next(deaths: &mut Receiver<Died>) -> Died {

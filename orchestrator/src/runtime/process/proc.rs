@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use protocol::TenantId;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -83,6 +84,15 @@ fn letter(task: &Path) -> Option<String> {
     stat_in(task)?.into_iter().next()
 }
 
+/// Checks that a process is an SQ that was started on a folder of this tenant's name. With a daemon
+/// elsewhere, or in another namespace of pids, a pid means another process here.
+pub(crate) fn is_sq_of(pid: i32, tenant: &TenantId) -> bool {
+    let Ok(line) = fs::read(format!("/proc/{pid}/cmdline")) else { return false };
+    let mut words = line.split(|byte| *byte == 0).skip_while(|word| *word != b"--data-dir");
+    let folder = words.nth(1).and_then(|folder| std::str::from_utf8(folder).ok());
+    folder.and_then(|folder| folder.rsplit('/').next()) == Some(tenant.as_str())
+}
+
 /// Resident memory in bytes.
 pub(crate) fn rss(pid: i32) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
@@ -114,6 +124,26 @@ mod tests {
         assert_eq!(state(own), ProcessState::Alive);
         assert!(start_ticks(own).is_some() && start_ticks(own) == start_ticks(own));
         assert!(rss(own).unwrap() > 100_000);
+    }
+
+    #[test]
+    fn another_tenants_process_is_not_taken_for_this_ones() {
+        let alice = TenantId::parse("alice").unwrap();
+        for (folder, expected) in [("/data/alice", true), ("/data/alice-2", false)] {
+            let mut child = std::process::Command::new("sh")
+                .args(["-c", "read line", "sq", "--data-dir", folder])
+                .stdin(std::process::Stdio::piped())
+                .spawn()
+                .unwrap();
+            let pid = child.id().try_into().unwrap();
+            // A new process has no command line until it has executed its program.
+            while fs::read(format!("/proc/{pid}/cmdline")).unwrap().is_empty() {
+                std::thread::yield_now();
+            }
+            assert_eq!(is_sq_of(pid, &alice), expected, "{folder}");
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
     }
 
     #[test]

@@ -5,7 +5,6 @@ mod snapshots;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
-use crate::runtime::open_files::Process;
 
 struct Setup {
     _dir: tempfile::TempDir,
@@ -31,20 +30,6 @@ impl Awake for Sq {
     fn alive(&self) -> bool {
         self.alive
     }
-
-    fn rests(&self) -> bool {
-        true
-    }
-
-    fn held(&self, look: &mut dyn FnMut(Option<&Process>)) -> bool {
-        look(Some(&own()));
-        true
-    }
-}
-
-/// Ourselves: what is written here stands for SQ's writing.
-fn own() -> Process {
-    Process::any(std::process::id().try_into().unwrap())
 }
 
 impl Setup {
@@ -309,29 +294,6 @@ fn a_file_that_can_t_be_copied_keeps_no_other_from_it() {
     fs::remove_file(s.data.join("b.phext")).unwrap();
     s.look(&Sq { alive: true });
     assert_eq!(s.vault.failing(&s.tenant), None);
-}
-
-#[test]
-fn empty_phexts_of_a_tenant_that_never_sleeps_are_removed_once_they_are_many() {
-    let s = setup();
-    s.start();
-    for n in 0..awake::EMPTY_MAX {
-        s.write(&format!("looked{n}.phext"), "");
-    }
-    s.write("a.phext", "one");
-    let sq = Sq { alive: true };
-    s.until(Round::is_settled, &sq);
-    let left = |after: Duration| {
-        let now = Instant::now() + after;
-        s.vault.turn(&s.tenant, |track| s.vault.clean_up(&s.tenant, track, &sq, now)).unwrap();
-        phext_files(&s.data).unwrap().len()
-    };
-    assert_eq!(left(Duration::ZERO), awake::EMPTY_MAX + 1, "one may be about to be written");
-    let writing = fs::File::create(s.data.join("looked0.phext")).unwrap();
-    assert_eq!(left(awake::EMPTY_FOR), 2);
-    drop(writing);
-    assert_eq!(left(awake::EMPTY_FOR), 2, "few do no harm");
-    assert_eq!(s.read("a.phext"), "one");
 }
 
 #[test]

@@ -124,12 +124,6 @@ impl Track {
         }
     }
 
-    /// Whether a file has had its present stamp for so long.
-    pub(super) fn unchanged_for(&self, name: &str, long: Duration, now: Instant) -> bool {
-        let since = self.files.get(name).map(|seen| seen.since);
-        since.is_some_and(|since| now.saturating_duration_since(since) >= long)
-    }
-
     /// The oldest write that may have no copy.
     pub(super) fn uncopied_since(&self) -> Option<Instant> {
         self.files.values().filter_map(|seen| seen.uncopied).min()

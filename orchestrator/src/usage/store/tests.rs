@@ -294,7 +294,7 @@ fn what_was_answered_survives_kill_9_of_the_process() {
     let mut answered = 0;
     for round in 0..10 {
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "store::tests::child_that_is_killed", "--nocapture"])
+            .args(["--exact", "usage::store::tests::child_that_is_killed", "--nocapture"])
             .env("SQ_LEDGER_TEST_DIR", dir.path())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
