@@ -140,7 +140,7 @@ impl Orchestrator {
         .await
     }
 
-    /// The value of one metric with its labels, such as `sq_tenants{kind="awake"}`; 0 when it is
+    /// The value of one metric with its labels, such as `sq_orchestrator_tenants{kind="awake"}`; 0 when it is
     /// absent.
     pub async fn labelled(&self, metric: &str) -> Result<f64> {
         let text = self.admin.get("/metrics").await?.text();

@@ -139,7 +139,7 @@ async fn requests(host: &Host, figures: &mut Figures) -> Result<()> {
     };
     let (mut doze, mut start) = (Vec::new(), Vec::new());
     let orchestrator = &host.stack.orchestrator;
-    let woken = orchestrator.metric("sq_wake_seconds_count").await?;
+    let woken = orchestrator.metric("sq_orchestrator_wake_seconds_count").await?;
     let dozing: Vec<_> = host.dozing().collect();
     for (number, tenant) in dozing.iter().rev().cycle().take(REQUESTS).enumerate() {
         if number % dozing.len() == 0 {
@@ -150,7 +150,7 @@ async fn requests(host: &Host, figures: &mut Figures) -> Result<()> {
     for tenant in host.asleep().skip(1).step_by(2).take(host.samples().min(REQUESTS)) {
         start.push(first(&tenant).await?);
     }
-    let woken = orchestrator.metric("sq_wake_seconds_count").await? - woken;
+    let woken = orchestrator.metric("sq_orchestrator_wake_seconds_count").await? - woken;
     #[allow(clippy::cast_precision_loss)] // some hundreds
     let asked = (doze.len() + start.len()) as f64;
     ensure!(woken >= asked, "{asked} requests woke {woken} tenants: some were not asleep");

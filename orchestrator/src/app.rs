@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use axum::middleware::from_fn;
-use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -287,9 +286,7 @@ fn usage(config: &Config, disk: Disk) -> anyhow::Result<UsageApi> {
 }
 
 fn metrics(usage: &UsageApi) -> Metrics {
-    let mut registry = Registry::default();
-    registry.register_collector(Box::new(UsageCollector(usage.ledger.clone())));
-    Metrics::new(registry)
+    Metrics::new(Some(Box::new(UsageCollector(usage.ledger.clone()))))
 }
 
 /// The ledger's thread ends only with the process.

@@ -2,7 +2,7 @@
 //! make room before the kernel kills or a start fails. And its limit of open files.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::time::sleep;
@@ -89,6 +89,16 @@ pub fn raise_open_files() {
 /// Names the present boot of the host.
 pub fn boot() -> std::io::Result<String> {
     Ok(std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
+}
+
+/// Returns the host's clock, in seconds since 1970 UTC.
+pub(crate) fn now_s() -> u64 {
+    unix_s(SystemTime::now())
+}
+
+/// Converts a time to seconds since 1970 UTC; an earlier time becomes 0.
+pub(crate) fn unix_s(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 fn available(meminfo: &str) -> Option<u64> {

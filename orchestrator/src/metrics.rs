@@ -1,8 +1,13 @@
-//! What Prometheus sees. Labels come from closed sets: no tenant, key or path is ever one.
+//! Prometheus metrics of the orchestrator.
+//!
+//! Every name starts with [`PREFIX`], so that none is confused with one that Envoy exports for the
+//! filter. Labels come from closed sets, which bounds the number of series: no key or path is ever
+//! a label, and tenants are named by [`crate::usage::metrics`] alone, the busiest few.
 
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use prometheus_client::collector::Collector;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -16,13 +21,16 @@ use protocol::lease::LeaseRefusalKind;
 use crate::runtime::ExitKind;
 use crate::tenants::lifecycle::State;
 
-/// Upper bounds of wake times in seconds: a doze takes 15 ms, a start 0.3 s.
+/// Prefix of every metric name; the registry joins it to the rest with an underscore.
+pub const PREFIX: &str = "sq_orchestrator";
+
+/// Upper bounds of wake times in seconds: resuming from doze takes 15 ms, a start 0.3 s.
 const WAKE_BOUNDS_S: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
-/// States of tenants of whom nothing runs, not even frozen.
+/// States in which a tenant has no instance, not even a paused one.
 const AT_REST: [&str; 4] = ["asleep", "queued", "failing", "damaged"];
 
-/// One label with one of a few words.
+/// The label `kind`, whose values are fixed at compile time.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Kind {
     kind: &'static str,
@@ -37,7 +45,7 @@ impl MetricConstructor<Histogram> for WakeHistogram {
     }
 }
 
-/// All metrics of the lifecycle.
+/// All metrics that are counted as events happen; usage is collected at each scrape instead.
 #[derive(Debug)]
 pub struct Metrics {
     tenants: Family<Kind, Gauge>,
@@ -49,7 +57,7 @@ pub struct Metrics {
     rejected: Counter,
     ready: Gauge<i64>,
     copies: Counter,
-    copies_failed: Counter,
+    failed_copies: Counter,
     uncopied: Gauge<f64, AtomicU64>,
     slowest_copy: Gauge<f64, AtomicU64>,
     restored: Family<Kind, Counter>,
@@ -59,13 +67,17 @@ pub struct Metrics {
 
 impl Default for Metrics {
     fn default() -> Self {
-        Self::new(Registry::default())
+        Self::new(None)
     }
 }
 
 impl Metrics {
-    /// Metrics in a registry that others may have put theirs into.
-    pub fn new(registry: Registry) -> Self {
+    /// Registers the metrics, and a collector of further ones where there is one.
+    pub fn new(collector: Option<Box<dyn Collector>>) -> Self {
+        let mut registry = Registry::with_prefix(PREFIX);
+        if let Some(collector) = collector {
+            registry.register_collector(collector);
+        }
         let mut metrics = Self {
             tenants: Family::default(),
             wakes: Family::new_with_constructor(WakeHistogram),
@@ -76,67 +88,110 @@ impl Metrics {
             rejected: Counter::default(),
             ready: Gauge::default(),
             copies: Counter::default(),
-            copies_failed: Counter::default(),
+            failed_copies: Counter::default(),
             uncopied: Gauge::default(),
             slowest_copy: Gauge::default(),
             restored: Family::default(),
             memory_available: Gauge::default(),
             registry,
         };
-        let r = &mut metrics.registry;
-        r.register("sq_tenants", "Tenants by state", metrics.tenants.clone());
-        r.register("sq_wake_seconds", "Time a wake took in the runtime", metrics.wakes.clone());
-        r.register("sq_leases", "Askers of leases by answer", metrics.leases.clone());
-        r.register("sq_deaths", "Tenants that died by themselves", metrics.deaths.clone());
-        r.register("sq_xds_streams", "Connected Envoys", metrics.streams.clone());
-        r.register("sq_start_queue", "Tenants that wait to start", metrics.queued.clone());
-        r.register("sq_xds_rejected", "Clusters refused by an Envoy", metrics.rejected.clone());
-        r.register("sq_vault_copies", "Good copies taken of phexts", metrics.copies.clone());
-        r.register(
-            "sq_vault_failed",
-            "Rounds of copies with one that could not be made",
-            metrics.copies_failed.clone(),
-        );
-        r.register(
-            "sq_vault_oldest_uncopied_seconds",
-            "Age of the oldest write of an awake tenant that may have no copy; beyond 5 the stated \
-             window does not hold",
-            metrics.uncopied.clone(),
-        );
-        r.register(
-            "sq_vault_slowest_copy_seconds",
-            "The longest that one copy took since the start",
-            metrics.slowest_copy.clone(),
-        );
-        r.register("sq_vault_restored", "Cut phexts put back", metrics.restored.clone());
-        r.register("sq_ready", "1 when tenants are adopted", metrics.ready.clone());
-        r.register(
-            "sq_host_memory_available_bytes",
-            "Memory that can be had without swapping",
-            metrics.memory_available.clone(),
-        );
+        metrics.register_tenants();
+        metrics.register_host();
+        metrics.register_vault();
         metrics
     }
 
-    /// How many tenants are in each state, in the order of [`State::LABELS`]; and the rest.
+    // The registry ends each help text with a full stop.
+    fn register_tenants(&mut self) {
+        let r = &mut self.registry;
+        r.register("tenants", "Number of known tenants by lifecycle state", self.tenants.clone());
+        r.register(
+            "wake_seconds",
+            "Time in seconds that the runtime took for a wake, by the depth of the sleep",
+            self.wakes.clone(),
+        );
+        r.register(
+            "lease_requests",
+            "Number of lease requests by outcome: granted, or the reason of the refusal",
+            self.leases.clone(),
+        );
+        r.register(
+            "deaths",
+            "Number of instances that ended without having been stopped, by the kind of exit",
+            self.deaths.clone(),
+        );
+        r.register(
+            "start_queue",
+            "Number of tenants that wait for a start permit",
+            self.queued.clone(),
+        );
+    }
+
+    fn register_host(&mut self) {
+        let r = &mut self.registry;
+        r.register("ready", "1 once adoption has finished, 0 before", self.ready.clone());
+        r.register("xds_streams", "Number of connected Envoys", self.streams.clone());
+        r.register(
+            "xds_rejected",
+            "Number of cluster updates that an Envoy rejected",
+            self.rejected.clone(),
+        );
+        r.register(
+            "host_memory_available_bytes",
+            "Memory in bytes that the host can hand out without swapping",
+            self.memory_available.clone(),
+        );
+    }
+
+    fn register_vault(&mut self) {
+        let r = &mut self.registry;
+        r.register("vault_copies", "Number of good copies taken of phexts", self.copies.clone());
+        r.register(
+            "vault_failed",
+            "Number of copy rounds in which at least one copy failed",
+            self.failed_copies.clone(),
+        );
+        r.register(
+            "vault_oldest_uncopied_seconds",
+            "Age in seconds of the oldest write of an awake tenant that may have no copy; above 5 \
+             the promised window does not hold",
+            self.uncopied.clone(),
+        );
+        r.register(
+            "vault_slowest_copy_seconds",
+            "Time in seconds of the slowest copy since the orchestrator started",
+            self.slowest_copy.clone(),
+        );
+        r.register(
+            "vault_restored",
+            "Number of truncated phexts replaced by their good copy, by how it was noticed",
+            self.restored.clone(),
+        );
+    }
+
+    /// Sets the number of tenants per state, in the order of [`State::LABELS`], of connected
+    /// Envoys, and of tenants that wait for a start permit.
     pub fn set_counts(&self, tenants: [usize; State::COUNT], streams: usize, queued: usize) {
-        let number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
-        for (kind, n) in State::LABELS.into_iter().zip(tenants) {
-            self.tenants.get_or_create(&Kind { kind }).set(number(n));
+        for (kind, count) in State::LABELS.into_iter().zip(tenants) {
+            self.tenants.get_or_create(&Kind { kind }).set(saturating_i64(count));
         }
-        self.streams.set(number(streams));
-        self.queued.set(number(queued));
+        self.streams.set(saturating_i64(streams));
+        self.queued.set(saturating_i64(queued));
     }
 
     /// Tenants that have an instance, as of the last [`Self::set_counts`].
     pub fn instances(&self) -> usize {
-        let there = State::LABELS.into_iter().filter(|kind| !AT_REST.contains(kind));
-        let count = |kind| self.tenants.get_or_create(&Kind { kind }).get();
-        usize::try_from(there.map(count).sum::<i64>()).unwrap_or(0)
+        let mut instances = 0;
+        for kind in State::LABELS {
+            if !AT_REST.contains(&kind) {
+                instances += self.tenants.get_or_create(&Kind { kind }).get();
+            }
+        }
+        usize::try_from(instances).unwrap_or(0)
     }
 
-    /// A tenant was woken.
-    pub fn woke(&self, kind: WakeKind, took: Duration) {
+    /// Observes the time that the runtime took for a wake.
+    pub fn observe_wake(&self, kind: WakeKind, took: Duration) {
         let kind = match kind {
             WakeKind::None => "none",
             WakeKind::Doze => "doze",
@@ -146,8 +201,8 @@ impl Metrics {
         self.wakes.get_or_create(&Kind { kind }).observe(took.as_secs_f64());
     }
 
-    /// An asker was answered; `None`: with a lease.
-    pub fn answered(&self, refusal: Option<LeaseRefusalKind>) {
+    /// Counts a lease request that was answered; `None` means that the lease was granted.
+    pub fn count_lease_request(&self, refusal: Option<LeaseRefusalKind>) {
         let kind = match refusal {
             None => "granted",
             Some(LeaseRefusalKind::Queue) => "queue",
@@ -162,8 +217,8 @@ impl Metrics {
         self.leases.get_or_create(&Kind { kind }).inc();
     }
 
-    /// A tenant died by itself.
-    pub fn died(&self, exit: ExitKind) {
+    /// Counts an instance that ended without having been stopped.
+    pub fn count_death(&self, exit: ExitKind) {
         let kind = match exit {
             ExitKind::Clean => "clean",
             ExitKind::Crashed(_) => "crashed",
@@ -173,58 +228,92 @@ impl Metrics {
         self.deaths.get_or_create(&Kind { kind }).inc();
     }
 
-    /// An Envoy refused clusters.
-    pub fn rejected(&self, clusters: usize) {
+    /// Counts clusters that an Envoy rejected.
+    pub fn count_rejected(&self, clusters: usize) {
         self.rejected.inc_by(clusters as u64);
     }
 
-    /// Good copies were taken.
-    pub fn copied(&self, phexts: u32) {
+    /// Counts good copies that were taken.
+    pub fn count_copies(&self, phexts: u32) {
         self.copies.inc_by(phexts.into());
     }
 
-    /// A good copy could not be taken.
-    pub fn copy_failed(&self) {
-        self.copies_failed.inc();
+    /// Counts a round in which a good copy could not be taken.
+    pub fn count_failed_copy(&self) {
+        self.failed_copies.inc();
     }
 
-    /// How old the oldest write is that may have no copy.
+    /// Sets the age of the oldest write that may have no copy.
     pub fn set_uncopied(&self, age: Duration) {
         self.uncopied.set(age.as_secs_f64());
     }
 
-    /// A copy took so long.
-    pub fn copy_took(&self, took: Duration) {
+    /// Raises the time of the slowest copy if this one took longer.
+    pub fn observe_copy(&self, took: Duration) {
         if took.as_secs_f64() > self.slowest_copy.get() {
             self.slowest_copy.set(took.as_secs_f64());
         }
     }
 
-    /// A cut phext was put back; `kind` is how it showed.
-    pub fn restored(&self, kind: &'static str) {
+    /// Counts a truncated phext that was replaced by its good copy; `kind` says how it was noticed.
+    pub fn count_restored(&self, kind: &'static str) {
         self.restored.get_or_create(&Kind { kind }).inc();
     }
 
-    /// Tenants are adopted.
+    /// Marks adoption as finished.
     pub fn set_ready(&self) {
         self.ready.set(1);
     }
 
-    /// Whether tenants are adopted.
+    /// Returns true once adoption has finished.
     pub fn is_ready(&self) -> bool {
         self.ready.get() == 1
     }
 
-    /// Memory that can be had.
+    /// Sets the memory that the host can hand out without swapping.
     pub fn set_memory_available(&self, bytes: u64) {
         self.memory_available.set(bytes);
     }
 
-    /// `OpenMetrics` text.
+    /// Encodes all metrics as `OpenMetrics` text.
     pub fn encode(&self) -> String {
         let mut text = String::new();
         // Writing into a String does not fail.
         let _ = encode(&mut text, &self.registry);
         text
+    }
+}
+
+fn saturating_i64(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_metric_has_prefix_and_sentence() {
+        let metrics = Metrics::default();
+        // A family without series is not encoded.
+        metrics.set_counts([0; State::COUNT], 0, 0);
+        metrics.observe_wake(WakeKind::Start, Duration::ZERO);
+        metrics.count_lease_request(None);
+        metrics.count_death(ExitKind::Clean);
+        metrics.count_restored("start");
+        let text = metrics.encode();
+        let mut helps = 0;
+        for line in text.lines().filter_map(|line| line.strip_prefix("# HELP ")) {
+            assert!(line.starts_with(PREFIX) && line.ends_with('.'), "{line}");
+            helps += 1;
+        }
+        assert_eq!(helps, 14);
+    }
+
+    #[test]
+    fn tenants_at_rest_have_no_instance() {
+        let metrics = Metrics::default();
+        metrics.set_counts([1; State::COUNT], 0, 0);
+        assert_eq!(metrics.instances(), State::COUNT - AT_REST.len());
     }
 }

@@ -73,7 +73,7 @@ impl Target {
     pub async fn window(&self) -> Result<Duration> {
         let slowest = match self {
             Self::Gateway(stack, _) => {
-                stack.orchestrator.metric("sq_vault_slowest_copy_seconds").await?
+                stack.orchestrator.metric("sq_orchestrator_vault_slowest_copy_seconds").await?
             }
             Self::Alone(_) | Self::Contained(_) => 0.0,
         };

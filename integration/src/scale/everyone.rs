@@ -62,7 +62,7 @@ pub async fn measure(host: &Host, figures: &mut Figures) -> Result<()> {
 async fn connected(host: &Host) -> Result<Instant> {
     crate::until("Envoy's stream", PATIENCE, || async {
         let text = host.stack.orchestrator.admin().get("/metrics").await.ok()?.text();
-        (sum_of(&text, "sq_xds_streams") > 0.0).then(Instant::now)
+        (sum_of(&text, "sq_orchestrator_xds_streams") > 0.0).then(Instant::now)
     })
     .await
 }

@@ -74,7 +74,7 @@ impl Leases {
 
     async fn runtime(&self) -> Result<Duration> {
         let text = self.admin.get("/metrics").await?.text();
-        Ok(Duration::try_from_secs_f64(sum_of(&text, "sq_wake_seconds_sum"))?)
+        Ok(Duration::try_from_secs_f64(sum_of(&text, "sq_orchestrator_wake_seconds_sum"))?)
     }
 
     /// Puts rows into the ledger.

@@ -53,7 +53,8 @@ pub async fn measure(host: &Host, figures: &mut Figures) -> Result<()> {
 pub async fn tenants_by_state(host: &Host) -> Result<BTreeMap<String, usize>> {
     let text = host.stack.orchestrator.admin().get("/metrics").await?.text();
     let lines = text.lines().filter_map(|line| {
-        let (state, count) = line.strip_prefix("sq_tenants{kind=\"")?.split_once("\"} ")?;
+        let (state, count) =
+            line.strip_prefix("sq_orchestrator_tenants{kind=\"")?.split_once("\"} ")?;
         Some((state.to_owned(), count.parse().ok()?))
     });
     Ok(lines.collect())

@@ -358,11 +358,12 @@ async fn writes_of_many_busy_tenants_have_copies_within_the_window(
     let began = Instant::now();
     let mut oldest = 0_f64;
     while began.elapsed() < BUSY_FOR {
-        oldest = oldest.max(stack.orchestrator.metric("sq_vault_oldest_uncopied_seconds").await?);
+        oldest = oldest
+            .max(stack.orchestrator.metric("sq_orchestrator_vault_oldest_uncopied_seconds").await?);
     }
     let seen = load.finish().await;
     ensure!(seen.errors == 0, "{seen:?}");
-    let slowest = stack.orchestrator.metric("sq_vault_slowest_copy_seconds").await?;
+    let slowest = stack.orchestrator.metric("sq_orchestrator_vault_slowest_copy_seconds").await?;
     println!(
         "{BUSY} busy tenants: oldest write without a copy {oldest:.1} s, slowest copy {slowest:.1} s"
     );

@@ -133,7 +133,7 @@ async fn a_herd_is_one_start_and_a_crowd_starts_in_turn_the_paying_first(
         Ok(late)
     };
     let few_start = holds(PATIENCE, || async {
-        let starting = "sq_tenants{kind=\"starting\"}";
+        let starting = "sq_orchestrator_tenants{kind=\"starting\"}";
         let most = stack.orchestrator.labelled(starting).await?;
         ensure!(most <= 2.0, "{most} starts at once");
         Ok(())

@@ -307,7 +307,10 @@ async fn a_tenant_out_of_memory_is_back_at_once_and_disturbs_nobody(
     let cause = tenant["last_death"].as_str().unwrap_or_default().to_lowercase();
     ensure!(cause.contains("memory"), "status says {tenant}");
     let metrics = stack.orchestrator.admin().get("/metrics").await?.text();
-    ensure!(metrics.contains("sq_deaths_total{kind=\"out_of_memory\"} 1"), "{metrics}");
+    ensure!(
+        metrics.contains("sq_orchestrator_deaths_total{kind=\"out_of_memory\"} 1"),
+        "{metrics}"
+    );
     Ok(())
 }
 

@@ -191,7 +191,10 @@ async fn the_operator_sees_usage_revenue_and_metrics_and_backs_it_up(
     let json: Value = serde_json::from_str(&json)?;
     ensure!(json["total"]["reads"] == 3 && json["revenue"]["cents"] == 1900, "{json}");
     let metrics = stack.orchestrator.admin().get("/metrics").await?.text();
-    for metric in ["sq_usage_requests_total{class=\"read\"}", "sq_usage_top_requests_today"] {
+    for metric in [
+        "sq_orchestrator_usage_requests_total{class=\"read\"}",
+        "sq_orchestrator_usage_top_requests_today",
+    ] {
         ensure!(metrics.contains(metric), "no {metric} in\n{metrics}");
     }
     let copy = stack.dir.join("ledger-copy.sqlite").display().to_string();
@@ -228,7 +231,7 @@ async fn a_damaged_ledger_stops_no_tenant_and_what_was_served_is_billed_later(
         ensure!(counted_tenant.get(TOC).await?.ok(), "not served");
     }
     let look = || async {
-        let failed = "sq_ledger_condition{condition=\"failed\"}";
+        let failed = "sq_orchestrator_ledger_condition{condition=\"failed\"}";
         (orchestrator.labelled(failed).await.ok()? > 0.0).then_some(())
     };
     until("the metric to say that the ledger failed", REPORTED, look).await?;

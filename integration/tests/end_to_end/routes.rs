@@ -62,7 +62,7 @@ async fn every_route_says_what_it_refuses(stack: Arc<Stack>) -> Result<()> {
     let admin = stack.orchestrator.admin();
     is(&admin.get("/healthz").await?, 200, "ok")?;
     is(&admin.get("/readyz").await?, 200, "ready")?;
-    is(&admin.get("/metrics").await?, 200, "sq_ready 1")?;
+    is(&admin.get("/metrics").await?, 200, "sq_orchestrator_ready 1")?;
     is(&admin.get("/v1/tenants").await?, 200, "\"tenants\"")?;
     for route in ["sleep", "repaired"] {
         let path = |tenant: &str| format!("/v1/tenants/{tenant}/{route}");

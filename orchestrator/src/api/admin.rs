@@ -16,7 +16,6 @@
 //! fail, and who is in use (a lease is live, or was within the grace) is started again at once.
 
 use std::sync::{Arc, OnceLock};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
@@ -147,13 +146,12 @@ async fn row(
     };
     let restored = admin.vault.restored(&view.tenant);
     let copies_failing = admin.vault.failing(&view.tenant);
-    let now_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
     TenantStatus {
         tenant: view.tenant,
         tier: view.tier,
         state: view.state.label().to_owned(),
         for_ms: view.for_ms,
-        since_s: now_s.saturating_sub(view.for_ms / 1_000),
+        since_s: host::now_s().saturating_sub(view.for_ms / 1_000),
         idle_ms: view.idle_ms,
         leased: view.leased,
         waiting: view.waiting,

@@ -16,10 +16,10 @@ use protocol::headers::LEASE_PATH;
 use protocol::lease::LeaseRefusalKind;
 use protocol::{LeaseRefusal, LeaseRequest, LeaseResponse, TenantId, TenantNotice};
 
+use crate::host;
 use crate::metrics::Metrics;
 use crate::tenants::driver::Handle;
 use crate::tenants::lifecycle::Answer;
-use crate::usage::ledger::now_s;
 
 /// A lease request is a few names and a tier's limits.
 const BODY_MAX_BYTES: usize = 64 * 1024;
@@ -95,8 +95,8 @@ fn over_quota(gate: &Gate, request: &LeaseRequest) -> Option<u64> {
 }
 
 async fn refuse_over_quota(gate: &Gate, tenant: TenantId, resume_s: u64) -> Response {
-    gate.metrics.answered(Some(LeaseRefusalKind::Quota));
-    let wait_s = resume_s.saturating_sub(now_s()).max(1);
+    gate.metrics.count_lease_request(Some(LeaseRefusalKind::Quota));
+    let wait_s = resume_s.saturating_sub(host::now_s()).max(1);
     refuse(&LeaseRefusal {
         kind: LeaseRefusalKind::Quota,
         retry_after_s: u32::try_from(wait_s).unwrap_or(u32::MAX),

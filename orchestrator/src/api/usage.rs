@@ -28,9 +28,10 @@ use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 use crate::api::status::LastWake;
+use crate::host;
 use crate::storage::disk::Disk;
 use crate::tenants::driver::Handle;
-use crate::usage::ledger::{Ledger, Unread, now_s};
+use crate::usage::ledger::{Ledger, Unread};
 use crate::usage::revenue::Revenue;
 use crate::usage::sums::{Line, Sums};
 
@@ -199,7 +200,7 @@ impl UsageApi {
         tenant: TenantId,
         told: Option<TenantUsageRequest>,
     ) -> Result<TenantUsage, Unread> {
-        let now_s = now_s();
+        let now_s = host::now_s();
         let asked = tenant.clone();
         let (hour, day, month, record) = self
             .ledger
@@ -329,7 +330,7 @@ async fn page(api: &UsageApi, tenant: &str, asked: Option<TenantUsageRequest>) -
 }
 
 async fn month_usage(State(api): State<UsageApi>, Query(query): Query<MonthQuery>) -> Response {
-    let this_month = Month::of(now_s()).to_string();
+    let this_month = Month::of(host::now_s()).to_string();
     let Some(month) = Month::parse(query.month.as_deref().unwrap_or(&this_month)) else {
         return bad("month: must be YYYY-MM, such as 2026-11");
     };

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use crate::api::usage::{LedgerFile, MonthUsage};
 use crate::cli::AdminUrl;
 use crate::cli::client;
-use crate::usage::ledger::now_s;
+use crate::host;
 use crate::usage::reconcile::{EnvoyCounters, reconcile};
 use crate::usage::revenue::Revenue;
 use crate::usage::store::Store;
@@ -301,7 +301,7 @@ async fn compare(
     let uptime = info.uptime_all_epochs.trim_end_matches('s');
     let uptime_s: u64 = uptime.parse().with_context(|| format!("uptime {uptime:?}"))?;
     // Envoy's start by our clock, and a second for rounding: its VMs begin later than that.
-    let since_s = now_s().saturating_sub(uptime_s + 1);
+    let since_s = host::now_s().saturating_sub(uptime_s + 1);
     // The filter first, then the ledger, then Envoy. What comes between the looks is then Envoy's
     // surplus: it makes neither a loss nor a double.
     let stats: Stats = get(envoy, "/stats?format=json&filter=^wasmcustom%5C.sq%5C.").await?;

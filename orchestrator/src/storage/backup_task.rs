@@ -152,11 +152,11 @@ impl Keeper {
             Ok(None) => return Ok(()),
             Err(e) => Round { failed: Some(e.to_string()), ..Round::default() },
         };
-        self.metrics.copied(round.copied);
-        self.metrics.copy_took(round.slowest);
+        self.metrics.count_copies(round.copied);
+        self.metrics.observe_copy(round.slowest);
         let known = self.known.entry(tenant.clone()).or_default();
         if let Some(error) = &round.failed {
-            self.metrics.copy_failed();
+            self.metrics.count_failed_copy();
             // Said once, not with every look.
             if known.failed.as_ref() != Some(error) {
                 warn!(%tenant, error, "a copy can't be kept");

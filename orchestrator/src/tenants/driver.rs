@@ -28,6 +28,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tracing::{info, warn};
 
+use crate::host;
 use crate::metrics::Metrics;
 use crate::runtime::instance_key::MintedKey;
 use crate::runtime::{Died, Endpoint, Found, Instance, Runtime, Spec};
@@ -123,7 +124,7 @@ impl Driver {
             next_waiter: 0,
         };
         driver.perform(effects);
-        driver.on(Event::Clock(utc_s()));
+        driver.on(Event::Clock(host::now_s()));
         driver.parts.publisher.ready();
         driver.parts.metrics.set_ready();
         (driver, Handle { commands: sender })
@@ -152,7 +153,7 @@ impl Driver {
                     self.done(done.map_err(|_| Broken("a call of the runtime panicked"))?);
                 }
                 () = maybe_sleep(deadline) => self.on(Event::Tick),
-                _ = clock.tick() => self.on(Event::Clock(utc_s())),
+                _ = clock.tick() => self.on(Event::Clock(host::now_s())),
             }
             self.publish_counts();
         }
@@ -257,7 +258,7 @@ impl Driver {
             XdsEvent::Acked { stream, seq } => self.on(Event::Acked(stream.0, seq)),
             XdsEvent::Nacked { stream, tenants, seq, reason } => {
                 warn!(stream = stream.0, ?tenants, reason, "Envoy refused clusters");
-                self.parts.metrics.rejected(tenants.len());
+                self.parts.metrics.count_rejected(tenants.len());
                 self.on(Event::Nacked(stream.0, tenants, seq));
             }
             XdsEvent::Disconnected { stream } => {
@@ -269,7 +270,7 @@ impl Driver {
 
     fn died(&mut self, died: Died) {
         warn!(tenant = %died.tenant, exit = ?died.exit, "tenant died");
-        self.parts.metrics.died(died.exit);
+        self.parts.metrics.count_death(died.exit);
         self.on(Event::Died(died));
     }
 
@@ -280,9 +281,9 @@ impl Driver {
         }
         let Some(event) = done.event else { return };
         match &event {
-            Event::Started(_, _, kind) => self.parts.metrics.woke(*kind, done.took),
+            Event::Started(_, _, kind) => self.parts.metrics.observe_wake(*kind, done.took),
             Event::Resumed(_, true) => {
-                self.parts.metrics.woke(protocol::WakeKind::Doze, done.took);
+                self.parts.metrics.observe_wake(protocol::WakeKind::Doze, done.took);
             }
             Event::Paused(tenant, true) => {
                 self.jobs.spawn(jobs::reclaim(self.parts.clone(), tenant.clone()));
@@ -366,7 +367,7 @@ impl Driver {
                     Answer::Granted { .. } => None,
                     Answer::Refused { kind, .. } => Some(*kind),
                 };
-                self.parts.metrics.answered(refusal);
+                self.parts.metrics.count_lease_request(refusal);
                 if let Some((tenant, reply)) = self.replies.remove(&waiter) {
                     let sq_version = self.version(&tenant).to_owned();
                     // An asker that has left needs no answer.
@@ -384,11 +385,6 @@ impl Driver {
         let (streams, queued) = (self.lifecycle.streams(), self.lifecycle.queued());
         self.parts.metrics.set_counts(self.lifecycle.counts(), streams, queued);
     }
-}
-
-fn utc_s() -> u64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    since.map_or(0, |since| since.as_secs())
 }
 
 async fn next_death(deaths: Option<&mut mpsc::Receiver<Died>>) -> Option<Died> {

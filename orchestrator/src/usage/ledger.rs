@@ -15,13 +15,14 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use protocol::{TenantId, TenantNotice, UsageReport};
 use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tracing::{error, info, warn};
 
+use crate::host;
 use crate::usage::store::{Store, StoreError};
 use crate::usage::sums::{Sums, Tally};
 
@@ -188,12 +189,12 @@ impl Ledger {
         if !self.is_open() {
             return TenantNotice::default();
         }
-        self.shared.state().tally.notice(tenant, now_s())
+        self.shared.state().tally.notice(tenant, host::now_s())
     }
 
     /// The tenants with the most requests of this day.
     pub fn top(&self, n: usize) -> Vec<(TenantId, u64)> {
-        self.shared.state().tally.top(now_s(), n)
+        self.shared.state().tally.top(host::now_s(), n)
     }
 
     /// What was counted since the start.
@@ -232,11 +233,6 @@ impl Shared {
     }
 }
 
-/// Now, in seconds since 1970 UTC.
-pub fn now_s() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
-}
-
 /// The thread.
 fn run(mut waiting: mpsc::Receiver<(UsageReport, Reply)>, shared: &Shared) {
     let store = loop {
@@ -266,7 +262,7 @@ fn check(shared: &Shared) -> Result<Store, StoreError> {
     let started = Instant::now();
     let store = Store::open(&shared.path)?;
     let mut tally = Tally::default();
-    store.recent(now_s())?.iter().for_each(|added| tally.count(added));
+    store.recent(host::now_s())?.iter().for_each(|added| tally.count(added));
     let (path, tenants, ms) = (shared.path.display(), tally.len(), started.elapsed().as_millis());
     info!(%path, tenants, ms, "ledger checked and open");
     shared.state().tally = tally;
@@ -304,7 +300,7 @@ fn write(mut store: Store, mut waiting: mpsc::Receiver<(UsageReport, Reply)>, sh
 
 /// Turns some old rows into sums; says when to go on.
 fn prune(store: &mut Store, shared: &Shared) -> Instant {
-    match store.prune(now_s()).and_then(|more| Ok((more, store.pruning_s(now_s())?))) {
+    match store.prune(host::now_s()).and_then(|more| Ok((more, store.pruning_s(host::now_s())?))) {
         Ok((true, _)) => return Instant::now(),
         Ok((false, pruning_s)) => shared.state().tally.prune(pruning_s),
         Err(fault) => warn!(%fault, "old hours were not summed up"),
@@ -313,7 +309,7 @@ fn prune(store: &mut Store, shared: &Shared) -> Instant {
 }
 
 fn commit(store: &mut Store, reports: &[UsageReport], shared: &Shared) -> Result<(), Refused> {
-    let committed = store.commit(reports, now_s());
+    let committed = store.commit(reports, host::now_s());
     let mut state = shared.state();
     let State { tally, counted } = &mut *state;
     match committed {

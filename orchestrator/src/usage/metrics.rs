@@ -1,4 +1,7 @@
-//! Usage for Prometheus. Labels come from closed sets; tenants are named only at the top.
+//! Usage and the ledger's condition, collected for Prometheus at each scrape.
+//!
+//! Labels come from closed sets. Tenants are named in one metric only, which is limited to the
+//! [`TOP_TENANTS`] busiest.
 
 use std::fmt;
 
@@ -13,66 +16,24 @@ use crate::usage::ledger::{Condition, Counted, Ledger};
 /// Tenants that get a label: enough to see who makes the load, few enough for any Prometheus.
 pub const TOP_TENANTS: usize = 10;
 
-/// Reads the ledger's numbers at each scrape. Counters start at 0 with the process.
+/// Reads the ledger's counters at each scrape. They start at 0 with the process.
 #[derive(Debug)]
 pub struct UsageCollector(pub Ledger);
 
-/// One label's name and value, and the count.
-type LabelledCount<'a> = (&'a str, &'a str, u64);
-
 impl Collector for UsageCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let Counted { sums, reports, commits, failures, refused_rows } = self.0.counted();
-        let [none, x1, x2, x3, x4, x5] = sums.status;
-        let reasons: Vec<_> =
-            sums.reasons.iter().map(|(name, n)| ("reason", name.as_str(), *n)).collect();
-        let requests = [
-            ("class", "read", sums.reads),
-            ("class", "write", sums.writes),
-            ("class", "refused", sums.refused),
-        ];
-        let answers = [
-            ("status", "none", none),
-            ("status", "1xx", x1),
-            ("status", "2xx", x2),
-            ("status", "3xx", x3),
-            ("status", "4xx", x4),
-            ("status", "5xx", x5),
-        ];
-        let bytes = [("direction", "in", sums.bytes_in), ("direction", "out", sums.bytes_out)];
-        let families: [(&str, &str, &[LabelledCount<'_>]); 4] = [
-            ("sq_usage_requests", "Tenants' requests by class, as new in the ledger", &requests),
-            ("sq_usage_answers", "Answers to tenants by class of status", &answers),
-            ("sq_usage_refused", "Refused requests by problem", &reasons),
-            ("sq_usage_bytes", "Bytes of bodies by direction", &bytes),
-        ];
-        for (name, help, counts) in families {
-            let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-            for (label, value, count) in counts {
-                let labels = [(*label, *value)];
-                ConstCounter::new(*count).encode(metric.encode_family(&labels)?)?;
-            }
-        }
-        for (name, help, count) in [
-            ("sq_usage_service_milliseconds", "Time tenants' requests took", sums.service_ms),
-            ("sq_ledger_reports", "Usage reports taken", reports),
-            ("sq_ledger_commits", "Transactions of the ledger", commits),
-            ("sq_ledger_failures", "Transactions that failed", failures),
-            ("sq_ledger_refused_rows", "Rows too late or too far ahead to be taken", refused_rows),
-        ] {
-            let metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-            ConstCounter::new(count).encode(metric)?;
-        }
-        let help = "1 for what the ledger is";
-        let mut metric =
-            encoder.encode_descriptor("sq_ledger_condition", help, None, MetricType::Gauge)?;
-        let condition = self.0.condition().label();
-        for label in Condition::LABELS {
-            let gauge = ConstGauge::new(i64::from(label == condition));
-            gauge.encode(metric.encode_family(&[("condition", label)])?)?;
-        }
-        let help = "Requests of this UTC day of the busiest tenants";
-        let name = "sq_usage_top_requests_today";
+        let counted = self.0.counted();
+        encode_usage(&mut encoder, &counted)?;
+        encode_ledger(&mut encoder, &counted)?;
+        encode_condition(&mut encoder, &self.0.condition())?;
+        self.encode_top_tenants(&mut encoder)
+    }
+}
+
+impl UsageCollector {
+    fn encode_top_tenants(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let name = "usage_top_requests_today";
+        let help = "Number of forwarded requests of this UTC day, of the busiest tenants.";
         let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
         for (tenant, requests) in self.0.top(TOP_TENANTS) {
             let gauge = ConstGauge::new(i64::try_from(requests).unwrap_or(i64::MAX));
@@ -80,4 +41,90 @@ impl Collector for UsageCollector {
         }
         Ok(())
     }
+}
+
+fn encode_usage(encoder: &mut DescriptorEncoder<'_>, counted: &Counted) -> Result<(), fmt::Error> {
+    let sums = &counted.sums;
+    encode_labelled(
+        encoder,
+        "usage_requests",
+        "Number of tenants' requests that were new in the ledger, by class.",
+        "class",
+        [("read", sums.reads), ("write", sums.writes), ("refused", sums.refused)],
+    )?;
+    let classes = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"];
+    encode_labelled(
+        encoder,
+        "usage_responses",
+        "Number of responses to tenants' requests by status class; none: the client left first.",
+        "status",
+        classes.into_iter().zip(sums.status),
+    )?;
+    encode_labelled(
+        encoder,
+        "usage_refused",
+        "Number of refused requests by problem type.",
+        "reason",
+        sums.reasons.iter().map(|(reason, count)| (reason.as_str(), *count)),
+    )?;
+    encode_labelled(
+        encoder,
+        "usage_bytes",
+        "Number of bytes of request and response bodies by direction.",
+        "direction",
+        [("in", sums.bytes_in), ("out", sums.bytes_out)],
+    )?;
+    let help = "Time in milliseconds that tenants' requests took.";
+    encode_counter(encoder, "usage_service_milliseconds", help, sums.service_ms)
+}
+
+fn encode_ledger(encoder: &mut DescriptorEncoder<'_>, counted: &Counted) -> Result<(), fmt::Error> {
+    let Counted { reports, commits, failures, refused_rows, .. } = *counted;
+    let help = "Number of usage reports accepted.";
+    encode_counter(encoder, "ledger_reports", help, reports)?;
+    let help = "Number of committed ledger transactions.";
+    encode_counter(encoder, "ledger_commits", help, commits)?;
+    let help = "Number of ledger transactions that failed.";
+    encode_counter(encoder, "ledger_failures", help, failures)?;
+    let help = "Number of usage rows refused because their hour is too old or too far ahead.";
+    encode_counter(encoder, "ledger_refused_rows", help, refused_rows)
+}
+
+fn encode_condition(
+    encoder: &mut DescriptorEncoder<'_>,
+    condition: &Condition,
+) -> Result<(), fmt::Error> {
+    let help = "1 for the ledger's present condition, 0 for the others.";
+    let mut metric =
+        encoder.encode_descriptor("ledger_condition", help, None, MetricType::Gauge)?;
+    for label in Condition::LABELS {
+        let gauge = ConstGauge::new(i64::from(label == condition.label()));
+        gauge.encode(metric.encode_family(&[("condition", label)])?)?;
+    }
+    Ok(())
+}
+
+fn encode_counter(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    count: u64,
+) -> Result<(), fmt::Error> {
+    let metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    ConstCounter::new(count).encode(metric)
+}
+
+/// Encodes one counter per value of `label`.
+fn encode_labelled<'a>(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    label: &str,
+    counts: impl IntoIterator<Item = (&'a str, u64)>,
+) -> Result<(), fmt::Error> {
+    let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    for (value, count) in counts {
+        ConstCounter::new(count).encode(metric.encode_family(&[(label, value)])?)?;
+    }
+    Ok(())
 }

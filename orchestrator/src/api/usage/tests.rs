@@ -1,14 +1,13 @@
 use std::fs;
 use std::time::Duration;
 
-use prometheus_client::encoding::text::encode;
-use prometheus_client::registry::Registry;
 use protocol::Counters;
 use protocol::usage::UsageRow;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 
 use super::*;
+use crate::metrics::Metrics;
 use crate::usage::ledger::{Condition, Refused};
 use crate::usage::metrics::UsageCollector;
 
@@ -48,11 +47,16 @@ fn report_of(reads: u64, writes: u64) -> UsageReport {
         tenant: tenant(),
         tier: TierName::parse("pro").unwrap(),
         limits: Limits { price_cents_month: 1_900, ..Limits::default() },
-        hour: now_s() / HOUR_S,
+        hour: host::now_s() / HOUR_S,
         counters,
     };
     let gateway = GatewayId::parse("gw").unwrap();
     UsageReport { gateway, source: "vm".to_owned(), sequence: 7, rows: vec![row] }
+}
+
+/// The metrics as Prometheus reads them.
+fn scrape(served: &Served) -> String {
+    Metrics::new(Some(Box::new(UsageCollector(served.api.ledger.clone())))).encode()
 }
 
 async fn body(response: Response) -> (StatusCode, String) {
@@ -75,7 +79,7 @@ async fn a_report_is_answered_with_what_the_tenant_has_used_and_stores() {
     assert_eq!((notice.requests_day, notice.writes_day, notice.requests_month), (7, 2, 7));
     // Its one scroll counts for more than its bytes.
     assert_eq!((notice.storage_used_bytes, notice.phexts["notes"]), (5, 80));
-    assert!(!notice.host_full && notice.day_ends_s > now_s());
+    assert!(!notice.host_full && notice.day_ends_s > host::now_s());
 }
 
 #[tokio::test]
@@ -154,16 +158,16 @@ async fn metrics_name_no_tenant_but_the_busiest_and_have_closed_labels() {
         })
         .collect();
     served.api.ledger.report(report).await.unwrap();
-    let mut registry = Registry::default();
-    registry.register_collector(Box::new(UsageCollector(served.api.ledger.clone())));
-    let mut text = String::new();
-    encode(&mut text, &registry).unwrap();
+    let text = scrape(&served);
     assert_eq!(text.matches("tenant=\"").count(), crate::usage::metrics::TOP_TENANTS, "{text}");
-    assert!(text.contains("sq_usage_top_requests_today{tenant=\"t49\"} 49"), "{text}");
-    assert!(text.contains("sq_usage_requests_total{class=\"read\"} 1225"), "{text}");
-    assert!(text.contains("sq_ledger_commits_total 1"), "{text}");
-    assert!(text.contains("sq_usage_refused_total{reason=\"rate-limited\"} 150"), "{text}");
-    assert!(text.contains("sq_usage_refused_total{reason=\"other\"} 5000"), "{text}");
+    assert!(text.contains("sq_orchestrator_usage_top_requests_today{tenant=\"t49\"} 49"), "{text}");
+    assert!(text.contains("sq_orchestrator_usage_requests_total{class=\"read\"} 1225"), "{text}");
+    assert!(text.contains("sq_orchestrator_ledger_commits_total 1"), "{text}");
+    assert!(
+        text.contains("sq_orchestrator_usage_refused_total{reason=\"rate-limited\"} 150"),
+        "{text}"
+    );
+    assert!(text.contains("sq_orchestrator_usage_refused_total{reason=\"other\"} 5000"), "{text}");
     assert!(!text.contains("invented"), "{text}");
     let labels = text.lines().filter_map(|line| line.split_once('{')?.1.split_once('='));
     let labels: BTreeSet<&str> = labels.map(|(label, _)| label).collect();
@@ -244,10 +248,7 @@ async fn a_damaged_ledger_is_told_of_and_not_written_to() {
     assert_eq!(served.api.ledger.report(report_of(5, 2)).await, Err(Refused::NotOpen));
     assert_eq!(served.api.notice(&tenant()).day_ends_s, 0);
     assert_eq!(fs::read_to_string(&path).unwrap(), garbage);
-    let mut registry = Registry::default();
-    registry.register_collector(Box::new(UsageCollector(served.api.ledger.clone())));
-    let mut text = String::new();
-    encode(&mut text, &registry).unwrap();
-    assert!(text.contains("sq_ledger_condition{condition=\"failed\"} 1"), "{text}");
-    assert!(text.contains("sq_ledger_condition{condition=\"open\"} 0"), "{text}");
+    let text = scrape(&served);
+    assert!(text.contains("sq_orchestrator_ledger_condition{condition=\"failed\"} 1"), "{text}");
+    assert!(text.contains("sq_orchestrator_ledger_condition{condition=\"open\"} 0"), "{text}");
 }

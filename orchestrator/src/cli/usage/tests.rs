@@ -35,7 +35,7 @@ async fn orchestrator() -> (TempDir, String, Ledger) {
         tenant: TenantId::parse("alice").unwrap(),
         tier: TierName::parse("pro").unwrap(),
         limits: Limits { price_cents_month: 1_900, ..Limits::default() },
-        hour: now_s() / 3_600,
+        hour: host::now_s() / 3_600,
         counters: Counters {
             reads: 5,
             writes: 2,

@@ -5,13 +5,14 @@
 //! daemon for, was killed by the kernel, short of memory.
 
 use std::collections::HashSet;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use futures_util::{StreamExt, pin_mut};
 use tokio::sync::mpsc;
 
 use super::engine::{EngineError, Event, Seen, SeenState};
 use super::{Inner, LOOK_EVERY};
+use crate::host;
 use crate::runtime::{Died, ExitKind, Instance};
 
 /// What a process exits with that died of SIGKILL.
@@ -36,8 +37,7 @@ impl Inner {
         let mut look = tokio::time::interval(RECONCILE_EVERY);
         loop {
             // What dies between the look and the first event is among the events since `now`.
-            let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-            let since_s = now.map_or(0, |now| now.as_secs());
+            let since_s = host::now_s();
             if self.reconcile(&died).await.is_ok() {
                 let events = self.engine.deaths(&self.ours(), since_s);
                 pin_mut!(events);

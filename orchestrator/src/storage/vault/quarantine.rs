@@ -7,7 +7,8 @@ use std::time::SystemTime;
 
 use protocol::TenantId;
 
-use super::{Vault, copy, entries, files, private_folder, unix_s};
+use super::{Vault, copy, entries, files, private_folder};
+use crate::host;
 
 /// Files kept per tenant and kind, newest first: enough to see what happened, bounded.
 const ASIDE_MAX: usize = 16;
@@ -50,7 +51,7 @@ impl Vault {
     /// Removes what is too old, of all tenants. Blocks on a few listings per tenant; once an hour is
     /// often enough.
     pub fn sweep(&self, now: SystemTime) -> io::Result<()> {
-        let now_s = unix_s(now);
+        let now_s = host::unix_s(now);
         for tenant in entries(&self.root)? {
             let home = tenant.path();
             for kind in ["damaged", "replaced"] {
@@ -75,7 +76,7 @@ impl Vault {
 }
 
 fn dated(name: &str) -> String {
-    format!("{}-{name}", unix_s(SystemTime::now()))
+    format!("{}-{name}", host::now_s())
 }
 
 /// The seconds that a name begins with.

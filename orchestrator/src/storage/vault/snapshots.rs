@@ -3,14 +3,14 @@
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 use protocol::TenantId;
 use serde::{Deserialize, Serialize};
 
 use super::keep::{Kept, While};
 use super::track::Track;
-use super::{STAGED, Vault, copy, files, phext_files, private_folder, retain, unix_s};
+use super::{STAGED, Vault, copy, files, phext_files, private_folder, retain};
+use crate::host;
 
 /// A snapshot is due when the newest is older than this.
 const EVERY_S: u64 = 3_600;
@@ -68,7 +68,7 @@ impl Vault {
     }
 
     pub(super) fn take_due(&self, tenant: &TenantId, hourly: u32, daily: u32) -> io::Result<()> {
-        let now_s = unix_s(SystemTime::now());
+        let now_s = host::now_s();
         let newest = self.taken(tenant)?.last().copied();
         let wanted = hourly + daily > 0 && newest.is_none_or(|n| now_s >= n + EVERY_S);
         if wanted && !phext_files(&self.good(tenant))?.is_empty() {
@@ -147,7 +147,7 @@ impl Vault {
                 return Err(io::Error::other(text));
             }
         }
-        let mut before_s = unix_s(SystemTime::now());
+        let mut before_s = host::now_s();
         while self.snapshot_folder(tenant, before_s).exists() {
             before_s += 1;
         }

@@ -3,6 +3,7 @@
 mod snapshots;
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::SystemTime;
 
 use super::*;
 

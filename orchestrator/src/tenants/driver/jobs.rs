@@ -83,7 +83,7 @@ pub(super) async fn start(parts: Parts, spec: Spec) -> Done {
 async fn look_at_data(parts: &Parts, tenant: &TenantId) -> Result<(), (bool, String)> {
     for file in of_vault(parts, tenant, Vault::before_start).await?.unwrap_or_default() {
         warn!(%tenant, ?file, "restored what was cut");
-        parts.metrics.restored(file.why.as_str());
+        parts.metrics.count_restored(file.why.as_str());
     }
     Ok(())
 }
@@ -160,7 +160,7 @@ pub(super) async fn stop(parts: Parts, tenant: TenantId, limits: Limits, orderly
             Ok(Ok(round)) => match round.failed {
                 None => info!(%tenant, copied = round.copied, "kept copies"),
                 Some(error) => {
-                    parts.metrics.copy_failed();
+                    parts.metrics.count_failed_copy();
                     warn!(%tenant, error, "copies can't be kept; the next start examines");
                 }
             },

@@ -160,7 +160,7 @@ async fn a_cluster_that_an_envoy_refuses_is_counted() {
     let (stream, reason) = (StreamId(1), "because".to_owned());
     bench.xds.send(XdsEvent::Nacked { stream, tenants, seq: 1, reason }).await.unwrap();
     let told = async {
-        while !bench.metrics.encode().contains("sq_xds_rejected_total 2") {
+        while !bench.metrics.encode().contains("sq_orchestrator_xds_rejected_total 2") {
             tokio::task::yield_now().await;
         }
     };

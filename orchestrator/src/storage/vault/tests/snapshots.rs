@@ -1,6 +1,7 @@
 //! Point-in-time copies, and what was set aside.
 
 use std::os::unix::fs::PermissionsExt;
+use std::time::SystemTime;
 
 use super::*;
 use crate::storage::vault::snapshots::export;
