@@ -8,12 +8,12 @@ use std::hint::black_box;
 use std::rc::Rc;
 use std::time::Instant;
 
-use gate::bucket::Buckets;
-use gate::quota;
-use gate::request::Coordinate;
+use gate::http::request::Coordinate;
+use gate::limits::quota;
+use gate::limits::rate::Buckets;
+use gate::limits::storage::{self, Asked, Change, Known};
+use gate::limits::usage::{Class, Fate, Served, Since, Usage};
 use gate::shared::{Changed, Local, Shared};
-use gate::storage::{self, Asked, Change, Known};
-use gate::usage::{Class, Fate, Served, Since, Usage};
 use protocol::tenant::MalformedName;
 use protocol::{GatewayId, Limits, TenantId, TenantNotice, TenantStatus, TierName, Verdict};
 

@@ -3,7 +3,7 @@
 //! The shell (the filter) reports what happens with the time, performs what [`Gate::take_effects`]
 //! gives it, and reports back how calls ended. Nothing here touches a host.
 //!
-//! What holds for any order of events (see `engine/properties.rs`, `engine/revocation.rs`): no panic; no request both
+//! What holds for any order of events (see `engine/tests/`): no panic; no request both
 //! forwarded and answered; every request that waits is settled by a call's end, its deadline or
 //! its own end; at most one question per key and one per tenant on its way.
 //!
@@ -11,7 +11,7 @@
 //! |---|---|
 //! | `engine/admit.rs` | a request's way: verdict → meaning → limits → lease → forwarded |
 //! | `engine/limits.rs` | rate, quotas, storage; what was used |
-//! | `engine/answers.rs` | bodies on their way in, answers on their way out |
+//! | `engine/responses.rs` | bodies on their way in, answers on their way out |
 //! | `engine/calls.rs` | questions to the relay and the orchestrator, and their ends |
 //! | `engine/replies.rs` | what is answered here |
 //! | `engine/metrics.rs` | the closed set of counters |
@@ -22,36 +22,31 @@ use std::collections::BTreeMap;
 use protocol::{FilterConfig, GatewayId, KeyHash, TenantId};
 
 use crate::RefusalKind;
-use crate::bodies::Bodies;
-use crate::bucket::Buckets;
-use crate::feed::Feed;
-use crate::leases::Leases;
+use crate::engine::leases::Leases;
+use crate::engine::stream::{Head, State, Stream, Waiting};
+use crate::identity::changes_feed::ChangesFeed;
+use crate::identity::unknown_keys::UnknownKeyLimiter;
+use crate::identity::verdicts::Verdicts;
+use crate::limits::body_budget::BodyBudget;
+use crate::limits::rate::Buckets;
+use crate::limits::usage::Usage;
 use crate::shared::Shared;
-use crate::strangers::Strangers;
-use crate::stream::{Head, State, Stream, Waiting};
-use crate::usage::Usage;
-use crate::verdicts::Verdicts;
 
 mod admit;
-mod answers;
 mod calls;
+pub(crate) mod leases;
 mod limits;
-#[cfg(test)]
-mod limits_tests;
 mod metrics;
-#[cfg(test)]
-mod model;
-#[cfg(test)]
-mod properties;
 mod replies;
-#[cfg(test)]
-mod revocation;
+mod responses;
+pub mod stream;
 #[cfg(test)]
 mod tests;
 
-pub use answers::{AnswerHead, AnswerStep, BodyStep};
 use metrics::Counts;
-pub use metrics::{Metric, names as metric_names};
+pub(crate) use metrics::Metric;
+pub use metrics::names as metric_names;
+pub use responses::{AnswerHead, AnswerStep, BodyStep};
 
 /// A request, by the host's number of its context.
 pub type StreamId = u32;
@@ -168,11 +163,11 @@ pub struct Gate {
     streams: BTreeMap<StreamId, Stream>,
     waiting: usize,
     verdicts: Verdicts,
-    strangers: Strangers,
-    feed: Feed,
+    unknown_keys: UnknownKeyLimiter,
+    feed: ChangesFeed,
     leases: Leases,
     buckets: Buckets,
-    bodies: Bodies,
+    bodies: BodyBudget,
     usage: Usage,
     /// A usage report is on its way.
     report_out: bool,
@@ -208,14 +203,14 @@ impl Gate {
     ) -> Self {
         Self {
             verdicts: Verdicts::new(&config),
-            strangers: Strangers::new(config.verify_per_s),
-            feed: Feed::start(shared),
+            unknown_keys: UnknownKeyLimiter::new(config.verify_per_s),
+            feed: ChangesFeed::start(shared),
             leases: Leases::new(
                 config.cache_entries as usize,
                 u64::from(config.outage_after_ms) * MS_NS,
             ),
             buckets: Buckets::new(config.cache_entries as usize),
-            bodies: Bodies::default(),
+            bodies: BodyBudget::default(),
             usage: Usage::new(gateway.clone(), source),
             report_out: false,
             flush_ns: 0,

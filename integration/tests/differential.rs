@@ -18,7 +18,7 @@ mod model;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use client::{Client, Operation};
-use gate::request::{Head, SqVersion, parse};
+use gate::http::request::{Head, SqVersion, parse};
 use integration::bare_sq::BareSq;
 use model::Model;
 use protocol::Limits;

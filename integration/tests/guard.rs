@@ -9,7 +9,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use gate::Refusal;
-use gate::request::{Head, Request, SqVersion, parse};
+use gate::http::request::{Head, Request, SqVersion, parse};
 use integration::bare_sq::BareSq;
 use protocol::Limits;
 

@@ -2,7 +2,7 @@
 
 #![no_main]
 
-use gate::request::text::is_break;
+use gate::http::text::is_break;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|body: &[u8]| {

@@ -2,7 +2,7 @@
 
 #![no_main]
 
-use gate::request::Coordinate;
+use gate::http::request::Coordinate;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|body: &[u8]| {

@@ -2,8 +2,8 @@
 
 #![no_main]
 
-use gate::answer::export::Export;
-use gate::request::text::is_break;
+use gate::http::response::export::Export;
+use gate::http::text::is_break;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: (&str, u8)| {

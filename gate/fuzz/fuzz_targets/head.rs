@@ -2,9 +2,9 @@
 
 #![no_main]
 
-use gate::credentials::CredentialFault;
-use gate::request::{SqVersion, parse};
-use gate::stream::Head;
+use gate::identity::credentials::CredentialFault;
+use gate::http::request::{SqVersion, parse};
+use gate::engine::stream::Head;
 use libfuzzer_sys::fuzz_target;
 use protocol::key::KEY_BYTES;
 use protocol::{KeyHash, Limits, headers};

@@ -2,7 +2,7 @@
 
 #![no_main]
 
-use gate::request::{Head, SqVersion, parse};
+use gate::http::request::{Head, SqVersion, parse};
 use libfuzzer_sys::fuzz_target;
 use protocol::Limits;
 

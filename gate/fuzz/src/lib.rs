@@ -1,6 +1,6 @@
 //! A body through its check, whole and byte by byte.
 
-use gate::request::{Head, SqVersion, parse};
+use gate::http::request::{Head, SqVersion, parse};
 use protocol::Limits;
 
 /// Whether a POST with this body is taken, however it is cut.

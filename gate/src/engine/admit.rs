@@ -10,12 +10,12 @@ use protocol::{KeyHash, TenantStatus, Verdict, WakeKind, headers};
 
 use super::replies::try_again;
 use super::{Gate, Headers, MS_NS, Metric, Reply, Step, StreamId, WAITING_MAX};
-use crate::credentials::CredentialFault;
-use crate::leases::{Admission, Lease};
-use crate::request::{self, SqVersion};
+use crate::engine::leases::{Admission, Lease};
+use crate::engine::stream::{Head, State, Stream, Waiting};
+use crate::http::request::{self, SqVersion};
+use crate::identity::credentials::CredentialFault;
+use crate::identity::verdicts::Lookup;
 use crate::shared::Shared;
-use crate::stream::{Head, State, Stream, Waiting};
-use crate::verdicts::Lookup;
 use crate::{Refusal, RefusalKind};
 
 const SECOND_NS: u64 = 1_000_000_000;
@@ -79,7 +79,7 @@ impl Gate {
         shared: &mut dyn Shared,
     ) -> Lookup {
         match self.verdicts.lookup(key, &self.feed, now_ns, shared) {
-            Lookup::Stranger if self.strangers.may_ask(&client(), self.wall_ns, shared) => {
+            Lookup::Stranger if self.unknown_keys.may_ask(&client(), self.wall_ns, shared) => {
                 Lookup::Ask
             }
             lookup => lookup,

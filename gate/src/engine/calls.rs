@@ -11,11 +11,11 @@ use serde::Serialize;
 use super::replies::try_again;
 use super::{Call, CallFailed, CallId, Effect, Gate, Metric, Pending, Step, StreamId, Topic};
 use crate::RefusalKind;
-use crate::feed::News;
-use crate::leases::Question;
+use crate::engine::leases::Question;
+use crate::engine::stream::Stream;
+use crate::identity::changes_feed::News;
+use crate::identity::verdicts::Lookup;
 use crate::shared::Shared;
-use crate::stream::Stream;
-use crate::verdicts::Lookup;
 
 /// Most that a client is told to wait.
 const RETRY_AFTER_MAX_S: u32 = 3_600;

@@ -4,12 +4,13 @@ use protocol::{TenantId, TenantNotice, UsageResponse, Verdict, WakeKind};
 
 use super::admit::{Next, Way, internal};
 use super::{Gate, MS_NS, Metric, StreamId};
-use crate::request::{Class, Endpoint, Request};
+use crate::engine::stream::{State, Stream, Waiting};
+use crate::http::request::{Class, Endpoint, Request};
+use crate::limits::quota;
+use crate::limits::storage::{self, Asked, Change, Known, Written};
+use crate::limits::usage::{self, Fate, Served, Since};
 use crate::shared::Shared;
-use crate::storage::{self, Asked, Change, Known, Written};
-use crate::stream::{State, Stream, Waiting};
-use crate::usage::{self, Fate, Served, Since};
-use crate::{Refusal, RefusalKind, quota};
+use crate::{Refusal, RefusalKind};
 
 const SECOND_NS: u64 = 1_000_000_000;
 /// How soon a report goes out after a request near the end of a quota. With the second in which

@@ -6,7 +6,7 @@ use crate::RefusalKind;
 
 /// One counter; its place in [`METRICS`] is its number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Metric {
+pub(crate) enum Metric {
     /// Requests seen.
     Requests,
     /// Requests forwarded to a tenant.

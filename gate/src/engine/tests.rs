@@ -1,6 +1,6 @@
 //! The rules of a request's way, one by one.
 
-use super::model::{
+use self::test_host::{
     FromSq, Host, MS, SECOND, Seen, changes, config, epoch, granted, hash, key, verdict, verified,
 };
 use super::{AnswerHead, AnswerStep, Headers, Reply, metric_names};
@@ -8,9 +8,13 @@ use protocol::{ChangesResponse, FilterConfig, TenantStatus, Verdict};
 #[cfg(target_family = "wasm")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
 
-mod answers;
 mod keys;
 mod leases;
+mod limits;
+mod properties;
+mod responses;
+mod revocation;
+mod test_host;
 
 fn value<'a>(headers: &'a Headers, name: &str) -> Option<&'a str> {
     headers.iter().find(|(n, _)| *n == name).map(|(_, value)| value.as_ref())

@@ -1,7 +1,7 @@
 //! Random operations of a client, and the many ways to write each.
 
-use gate::request::text::is_break;
-use gate::request::{Coordinate, Endpoint, SqVersion};
+use gate::http::request::{Coordinate, Endpoint, SqVersion};
+use gate::http::text::is_break;
 
 /// What is asked of one phext.
 #[derive(Debug)]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use gate::request::Coordinate;
+use gate::http::request::Coordinate;
 use serde_json::Value;
 
 use crate::client::{Action, Operation, Place};

@@ -5,8 +5,8 @@ use wasm_bindgen_test::wasm_bindgen_test as test;
 
 use protocol::{Epoch, VerifyResponse};
 
-use super::super::CallFailed;
 use super::*;
+use crate::engine::CallFailed;
 
 #[test]
 fn a_revoked_key_is_refused_with_the_answer_of_the_feed() {

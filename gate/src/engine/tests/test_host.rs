@@ -1,0 +1,400 @@
+//! A host for tests: one VM's streams and calls, and what must hold whatever happens.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use protocol::{ApiKey, Epoch, FilterConfig, GatewayId, KeyHash, TenantId, TierName};
+use protocol::{TenantStatus, Verdict, VerifyResponse, lease, verify};
+
+use crate::engine::stream::State;
+use crate::engine::{
+    AnswerHead, AnswerStep, BodyStep, Call, CallFailed, CallId, Effect, Gate, Headers, Reply, Step,
+    StreamId,
+};
+use crate::shared::Local;
+
+pub(super) const MS: u64 = 1_000_000;
+pub(super) const SECOND: u64 = 1_000 * MS;
+
+/// Where a request stands, as its client sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Seen {
+    Paused,
+    Forwarded(Headers),
+    /// All but the end of its body is on its way.
+    Held,
+    Answered(Reply),
+}
+
+pub(super) struct Host {
+    pub(super) gate: Gate,
+    pub(super) shared: Local,
+    pub(super) now: u64,
+    /// Where requests come from.
+    pub(super) client: String,
+    pub(super) streams: BTreeMap<StreamId, Seen>,
+    /// Calls on their way, and the stream in whose context each was made.
+    pub(super) calls: BTreeMap<CallId, (Call, Option<StreamId>)>,
+    next: StreamId,
+    /// Calls made so far, by path without query.
+    pub(super) made: BTreeMap<String, u32>,
+    /// Every call fails while it is being made: a breaker is open, or the cluster has no host.
+    pub(super) sends_nothing: bool,
+    config: FilterConfig,
+    /// What clients have got of answers so far.
+    answers: BTreeMap<StreamId, Got>,
+}
+
+/// An answer on its way to a client.
+#[derive(Debug, Default)]
+struct Got {
+    is_rewritten: bool,
+    ended: bool,
+    body: Vec<u8>,
+}
+
+/// The head of an answer of SQ's with a body of so many bytes.
+pub(super) struct FromSq(pub(super) u64);
+
+impl AnswerHead for FromSq {
+    fn length(&self) -> Option<u64> {
+        Some(self.0)
+    }
+
+    fn is_sqs(&self) -> bool {
+        true
+    }
+}
+
+pub(super) fn key(n: u8) -> String {
+    ApiKey::from_random([n; 16]).expose().to_owned()
+}
+
+pub(super) fn hash(n: u8) -> KeyHash {
+    KeyHash::of(key(n).as_bytes())
+}
+
+pub(super) fn config() -> FilterConfig {
+    FilterConfig {
+        orchestrator_cluster: Some("orchestrator".to_owned()),
+        cache_entries: 64,
+        ..FilterConfig::default()
+    }
+}
+
+pub(super) fn verdict(tenant: &str) -> Verdict {
+    Verdict {
+        tenant: TenantId::parse(tenant).unwrap(),
+        tier: TierName::parse("free").unwrap(),
+        status: TenantStatus::Active,
+        expires_s: None,
+        limits: protocol::Limits::default(),
+    }
+}
+
+pub(super) fn epoch() -> Epoch {
+    Epoch("e".to_owned())
+}
+
+pub(super) fn verified(revision: u64, verdict: Option<Verdict>) -> Vec<u8> {
+    serde_json::to_vec(&VerifyResponse { epoch: epoch(), revision, verdict }).unwrap()
+}
+
+pub(super) fn changes(revision: u64, changed: &[KeyHash]) -> Vec<u8> {
+    let changed = changed.to_vec();
+    let answer = verify::ChangesResponse { epoch: epoch(), revision, reset: false, changed };
+    serde_json::to_vec(&answer).unwrap()
+}
+
+pub(super) fn granted(tenant: &str, lease_ms: u64) -> Vec<u8> {
+    let answer = lease::LeaseResponse {
+        cluster: format!("sq/{tenant}"),
+        lease_ms,
+        wake: lease::WakeKind::Start,
+        wake_ms: 300,
+        waker: false,
+        sq_version: "0.6.0".to_owned(),
+        notice: lease::TenantNotice::default(),
+    };
+    serde_json::to_vec(&answer).unwrap()
+}
+
+impl Host {
+    pub(super) fn new(config: FilterConfig) -> Self {
+        let shared = Local::default();
+        Self::after(config, shared, 1_800_000_000 * SECOND)
+    }
+
+    /// A VM that finds what another has left.
+    pub(super) fn after(config: FilterConfig, shared: Local, now: u64) -> Self {
+        let gateway = GatewayId::parse("g").unwrap();
+        let gate = Gate::new(config.clone(), gateway, "vm".to_owned(), &shared);
+        let (streams, calls, made, answers) = Default::default();
+        let (client, sends_nothing) = ("192.0.2.1:4711".to_owned(), false);
+        let next = 0;
+        Self {
+            gate,
+            shared,
+            now,
+            client,
+            streams,
+            calls,
+            next,
+            made,
+            sends_nothing,
+            config,
+            answers,
+        }
+    }
+
+    /// The VM panics and is loaded anew: its requests and calls are gone, what is shared stays.
+    pub(super) fn reload(&mut self) {
+        let next = Self::after(self.config.clone(), std::mem::take(&mut self.shared), self.now);
+        *self = Self { next: self.next, sends_nothing: self.sends_nothing, ..next };
+    }
+
+    pub(super) fn get(&mut self, key: &str) -> StreamId {
+        self.request("GET", "/api/v2/toc?p=index", &[("authorization", key)], true)
+    }
+
+    pub(super) fn request(
+        &mut self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        ends: bool,
+    ) -> StreamId {
+        let pair = |name: &str, value: &str| (name.to_owned(), value.as_bytes().to_vec());
+        let mut all = vec![pair(":method", method), pair(":path", path)];
+        all.extend(headers.iter().map(|(name, value)| pair(name, value)));
+        self.head(&all, ends)
+    }
+
+    pub(super) fn head(&mut self, headers: &[(String, Vec<u8>)], ends: bool) -> StreamId {
+        let id = self.next;
+        self.next += 1;
+        let client = || self.client.clone();
+        let step = self.gate.on_request_head(id, headers, ends, client, self.now, &mut self.shared);
+        let seen = match step.or(self.perform_within(id)) {
+            Step::Forward(headers) => Seen::Forwarded(headers),
+            Step::Answer(reply) => Seen::Answered(reply),
+            Step::Wait => Seen::Paused,
+        };
+        self.streams.insert(id, seen);
+        self.check();
+        id
+    }
+
+    pub(super) fn end(&mut self, id: StreamId) {
+        let lost = self.gate.on_stream_end(id, self.now, &mut self.shared);
+        self.streams.remove(&id);
+        self.answers.remove(&id);
+        // The SDK drops the answers to calls of a stream that is gone.
+        let own: Vec<CallId> =
+            self.calls.iter().filter(|(_, (_, l))| *l == Some(id)).map(|(call, _)| *call).collect();
+        assert_eq!(lost, own, "calls that are kept for ever, or forgotten too early");
+        self.calls.retain(|call, _| !own.contains(call));
+        self.perform(None);
+    }
+
+    pub(super) fn tick(&mut self, after_ns: u64) {
+        self.now += after_ns;
+        self.gate.on_tick(self.now, &mut self.shared);
+        self.perform(None);
+    }
+
+    pub(super) fn done(&mut self, id: CallId, result: Result<(u16, &[u8]), CallFailed>) {
+        let Some((_, leader)) = self.calls.remove(&id) else { return };
+        self.gate.on_call_done(id, result, self.now, &mut self.shared);
+        self.perform(leader);
+    }
+
+    /// The call to `path` that is on its way.
+    pub(super) fn call_to(&self, path: &str) -> Option<CallId> {
+        self.calls.iter().find(|(_, (call, _))| call.path.starts_with(path)).map(|(id, _)| *id)
+    }
+
+    /// Answers the call to `path`.
+    pub(super) fn answer(&mut self, path: &str, body: &[u8]) {
+        let id = self.call_to(path).unwrap_or_else(|| panic!("nobody asks {path}"));
+        self.done(id, Ok((200, body)));
+    }
+
+    pub(super) fn fail(&mut self, path: &str) {
+        let id = self.call_to(path).unwrap_or_else(|| panic!("nobody asks {path}"));
+        self.done(id, Err(CallFailed));
+    }
+
+    fn perform(&mut self, context: Option<StreamId>) {
+        self.perform_but(None, context);
+        self.check();
+    }
+
+    /// In a callback of `own` that has not returned: it is not paused yet and can't be resumed.
+    fn perform_within(&mut self, own: StreamId) -> Option<Effect> {
+        self.perform_but(Some(own), Some(own))
+    }
+
+    /// Returns what settles `own`.
+    fn perform_but(&mut self, own: Option<StreamId>, context: Option<StreamId>) -> Option<Effect> {
+        let mut settled = None;
+        loop {
+            let effects = self.gate.take_effects();
+            if effects.is_empty() {
+                return settled;
+            }
+            for effect in effects {
+                if own.is_some() && effect.stream() == own {
+                    assert!(settled.is_none(), "settled twice: {settled:?}, {effect:?}");
+                    settled = Some(effect);
+                } else {
+                    self.perform_one(effect, context);
+                }
+            }
+        }
+    }
+
+    fn perform_one(&mut self, effect: Effect, context: Option<StreamId>) {
+        match effect {
+            Effect::Call(call) => {
+                let path = call.path.split('?').next().unwrap_or_default().to_owned();
+                *self.made.entry(path).or_default() += 1;
+                let id = call.id;
+                assert!(self.calls.insert(id, (call, context)).is_none());
+                if self.sends_nothing {
+                    self.calls.remove(&id);
+                    self.gate.on_call_done(id, Err(CallFailed), self.now, &mut self.shared);
+                }
+            }
+            Effect::Forward(id, headers) => self.settle(id, Seen::Forwarded(headers)),
+            Effect::Resume(id) => {
+                let was = self.streams.insert(id, Seen::Forwarded(Headers::new()));
+                assert_eq!(was, Some(Seen::Held), "stream {id} was not held");
+                self.must_be_leased(id);
+            }
+            Effect::Answer(id, reply) => self.settle(id, Seen::Answered(reply)),
+        }
+    }
+
+    fn settle(&mut self, id: StreamId, seen: Seen) {
+        let was = self.streams.insert(id, seen);
+        let waited = was == Some(Seen::Paused) || was == Some(Seen::Held);
+        assert!(waited, "stream {id} was settled twice or is gone: {was:?}");
+    }
+
+    /// A piece of a request's body, as Envoy gives it: to what is on its way and not held.
+    pub(super) fn body(&mut self, id: StreamId, chunk: &[u8], end: bool) {
+        let step = self.gate.on_request_body(id, chunk, end, self.now, &mut self.shared);
+        match step.or(self.perform_within(id)) {
+            BodyStep::Pass if end => self.must_be_leased(id),
+            BodyStep::Pass => {}
+            BodyStep::Wait => {
+                assert!(self.is_forwarded(id) && end, "stream {id} was held too early");
+                self.streams.insert(id, Seen::Held);
+            }
+            BodyStep::Refuse(reply) => {
+                assert!(self.is_forwarded(id), "a body was refused that was not on its way");
+                self.streams.insert(id, Seen::Answered(reply));
+            }
+        }
+        self.check();
+    }
+
+    /// Requests that are with SQ.
+    pub(super) fn awaits_sq(&self) -> Vec<StreamId> {
+        let ids = self.streams.keys().copied();
+        ids.filter(|id| self.is_forwarded(*id) && !self.answers.contains_key(id)).collect()
+    }
+
+    /// What SQ answers to a request that is on its way, in pieces. A client gets one answer, whole.
+    pub(super) fn sq_answers(&mut self, id: StreamId, status: u16, pieces: &[Vec<u8>]) {
+        assert!(self.gate.reads_answer(id), "an answer of SQ's passes unseen");
+        let asked = self.gate.streams[&id].head.clone();
+
+        let length = pieces.concat().len() as u64;
+        let mut got = Got::default();
+        match self.gate.on_answer_head(id, status, pieces.is_empty(), &FromSq(length)) {
+            AnswerStep::Pass => {}
+            AnswerStep::Put(headers) => assert!(status != 200 && !headers.is_empty()),
+            AnswerStep::Rewrite => got.is_rewritten = true,
+            AnswerStep::Replace(reply) => {
+                let has = |name| reply.headers.iter().any(|(n, _)| *n == name);
+                assert!(has("content-type") && has("content-security-policy"), "{reply:?}");
+                got = Got { is_rewritten: true, ended: true, body: reply.body.into_bytes() };
+            }
+        }
+        for (at, piece) in pieces.iter().enumerate().filter(|_| !got.ended) {
+            let end = at + 1 == pieces.len();
+            if self.gate.on_answer_bytes(id, piece.len()) {
+                got.body.extend(self.gate.on_answer_body(id, piece, end));
+            } else {
+                assert!(!got.is_rewritten, "a piece of a rewritten answer passed as it was");
+                got.body.extend(piece);
+            }
+        }
+        if asked.method == "HEAD" {
+            assert!(got.ended || got.body.is_empty(), "a body for HEAD");
+        } else if status == 200 && asked.path.starts_with(b"/api/v2/json-export") {
+            let valid = serde_json::from_slice::<serde_json::Value>(&got.body);
+            let is_text = std::str::from_utf8(&pieces.concat()).is_ok();
+            assert!(valid.is_ok() || !is_text, "{:?}", String::from_utf8_lossy(&got.body));
+        } else if status == 200 && !got.is_rewritten {
+            assert_eq!(got.body, pieces.concat());
+        }
+        self.answers.insert(id, got);
+    }
+
+    /// From here on Envoy looks for the cluster: it must be there.
+    fn must_be_leased(&self, id: StreamId) {
+        let Some(stream) = self.gate.streams.get(&id) else { return };
+        if let (State::Forwarded, Some(tenant)) = (stream.state, stream.tenant()) {
+            let now_ns = self.now + self.gate.behind_ns;
+            assert!(
+                self.gate.leases.is_live(tenant, now_ns),
+                "stream {id} went on without a lease"
+            );
+        }
+    }
+
+    /// At most one question per key and per tenant.
+    fn check(&self) {
+        let mut asked = BTreeSet::new();
+        for (call, _) in self.calls.values() {
+            // A tenant may look at its usage as often as it likes.
+            let looks = call.path.starts_with(protocol::headers::TENANT_USAGE_PATH);
+            if let Some(body) = call.body.as_deref().filter(|_| !looks) {
+                let about: serde_json::Value = serde_json::from_str(body).unwrap();
+                let about = about.get("key_sha256").or_else(|| about.get("tenant")).cloned();
+                let about = about.map(|about| about.to_string());
+                assert!(asked.insert((call.path.clone(), about)), "asked twice: {body}");
+            }
+        }
+    }
+
+    pub(super) fn seen(&self, id: StreamId) -> &Seen {
+        &self.streams[&id]
+    }
+
+    pub(super) fn status(&self, id: StreamId) -> Option<u16> {
+        match self.seen(id) {
+            Seen::Answered(reply) => Some(reply.status),
+            _ => None,
+        }
+    }
+
+    pub(super) fn is_forwarded(&self, id: StreamId) -> bool {
+        matches!(self.seen(id), Seen::Forwarded(_))
+    }
+
+    /// A feed that is open, a key that is known, a tenant that is awake.
+    pub(super) fn warm(config: FilterConfig) -> Self {
+        let mut host = Self::new(config);
+        host.tick(0);
+        host.answer("/v1/changes", &changes(1, &[]));
+        let id = host.get(&key(1));
+        host.answer("/v1/verify", &verified(1, Some(verdict("alice"))));
+        host.answer("/v1/lease", &granted("alice", 30_000));
+        assert!(host.is_forwarded(id));
+        host.end(id);
+        host
+    }
+}

@@ -1,0 +1,309 @@
+//! The body, checked as it comes and refused before SQ sees a byte. Memory: a few dozen bytes,
+//! however long the body is.
+//!
+//! ```text
+//! text   UTF-8 without a border between scrolls, not empty
+//! lines  line *( LF line ) [ LF ]      line = [ coordinate ": " 32 lower-case hex digits ] [ CR ]
+//! set    *( separator / space ) item *( separator … item )    item = coordinate with "/"
+//!        separator = "," / ";" / LF      space = SP / TAB / CR
+//! ```
+//!
+//! SQ skips a line without a checksum and reads `1.1.1000` as a coordinate whose answer never ends;
+//! what it would skip or bend is refused here.
+
+use std::borrow::Cow;
+
+use crate::{Refusal, RefusalKind};
+
+use super::coordinate::{Coordinate, Groups, Scan, Step};
+use super::text;
+
+/// Lines of one `delta`: SQ 0.6.0 takes 0.7 KB for each (measured), a tenant has 64 MiB.
+pub(crate) const DELTA_LINES_MAX: u64 = 40_000;
+/// Coordinates of one `query`, and its results: SQ 0.6.0 takes 1.2 KB for each (measured).
+pub(crate) const QUERY_ITEMS_MAX: u64 = 10_000;
+/// What SQ writes into the answer for a scroll that it does not have.
+const MISSING_BYTES: u64 = 23;
+/// Hexadecimal digits of a checksum.
+const HASH_DIGITS: u8 = 32;
+
+/// Checks one body.
+#[derive(Debug, Clone)]
+pub struct BodyCheck {
+    kind: Kind,
+    received: u64,
+    max: u64,
+    example: &'static str,
+}
+
+#[derive(Debug, Clone)]
+enum Kind {
+    Empty,
+    Text(Utf8),
+    Lines(Lines),
+    Set(Set),
+}
+
+/// UTF-8 across chunks: the bytes of a character that is not whole yet.
+#[derive(Debug, Clone, Default)]
+struct Utf8 {
+    part: [u8; 4],
+    length: usize,
+}
+
+#[derive(Debug, Clone)]
+struct Lines {
+    at: LineAt,
+    /// The coordinate of the line before, for the cost of the answer.
+    before: Coordinate,
+    count: u64,
+    /// At most so many bytes can come back.
+    answer: u64,
+    answer_max: u64,
+}
+
+#[derive(Debug, Clone)]
+enum LineAt {
+    Start,
+    Coordinate(Scan),
+    Space,
+    Hash(u8),
+    Return,
+}
+
+#[derive(Debug, Clone)]
+struct Set {
+    at: SetAt,
+    items: u64,
+    /// There is a range too, so no item is needed.
+    optional: bool,
+}
+
+#[derive(Debug, Clone)]
+enum SetAt {
+    Between,
+    Coordinate(Scan),
+    After,
+}
+
+/// What is wrong with a body, for the client.
+type Fault = Cow<'static, str>;
+
+fn bad(detail: &'static str) -> Fault {
+    Cow::Borrowed(detail)
+}
+
+impl BodyCheck {
+    fn new(kind: Kind, max: u64, example: &'static str) -> Self {
+        Self { kind, received: 0, max, example }
+    }
+
+    /// No byte may come.
+    pub(super) fn empty(example: &'static str) -> Self {
+        Self::new(Kind::Empty, 0, example)
+    }
+
+    /// A scroll's text.
+    pub(super) fn text(max: u64, example: &'static str) -> Self {
+        Self::new(Kind::Text(Utf8::default()), max, example)
+    }
+
+    /// Lines of `delta`; `answer_max`: what SQ may be made to answer, in bytes.
+    pub(super) fn lines(max: u64, answer_max: u64, example: &'static str) -> Self {
+        let lines =
+            Lines { at: LineAt::Start, before: Coordinate::ROOT, count: 0, answer: 0, answer_max };
+        Self::new(Kind::Lines(lines), max, example)
+    }
+
+    /// Coordinates of `query`.
+    pub(super) fn set(max: u64, optional: bool, example: &'static str) -> Self {
+        Self::new(Kind::Set(Set { at: SetAt::Between, items: 0, optional }), max, example)
+    }
+
+    /// Takes the next bytes. After a refusal the check is not to be used again.
+    pub fn on_chunk(&mut self, chunk: &[u8]) -> Result<(), Refusal> {
+        self.received = self.received.saturating_add(chunk.len() as u64);
+        let checked = match &mut self.kind {
+            Kind::Empty if chunk.is_empty() => Ok(()),
+            Kind::Empty => Err(bad("this request takes no body")),
+            _ if self.received > self.max => return Err(too_large(self.received, self.max)),
+            Kind::Text(utf8) => utf8.on_chunk(chunk),
+            Kind::Lines(lines) => chunk.iter().try_for_each(|byte| lines.on_byte(*byte)),
+            Kind::Set(set) => chunk.iter().try_for_each(|byte| set.on_byte(*byte)),
+        };
+        checked.map_err(|fault| self.refuse(fault))
+    }
+
+    /// The body is over.
+    pub fn on_end(&mut self) -> Result<(), Refusal> {
+        let checked = match &mut self.kind {
+            Kind::Text(_) if self.received == 0 => {
+                Err(bad("the body is empty; to empty a scroll, delete it"))
+            }
+            Kind::Text(utf8) if utf8.length > 0 => Err(bad("the body ends inside a character")),
+            Kind::Text(_) | Kind::Empty => Ok(()),
+            Kind::Lines(lines) => lines.on_end(),
+            Kind::Set(set) => set.on_end(),
+        };
+        checked.map_err(|fault| self.refuse(fault))
+    }
+
+    /// Bytes so far.
+    pub(crate) fn received_bytes(&self) -> u64 {
+        self.received
+    }
+
+    fn refuse(&self, fault: Fault) -> Refusal {
+        Refusal::new(RefusalKind::BadBody, fault).example(self.example)
+    }
+}
+
+/// The body is larger than the tenant's tier takes.
+pub(super) fn too_large(bytes: u64, max: u64) -> Refusal {
+    Refusal::new(RefusalKind::BodyTooLarge, format!("a body may have at most {max} bytes"))
+        .used_and_cap(bytes, max)
+}
+
+impl Utf8 {
+    fn on_chunk(&mut self, mut chunk: &[u8]) -> Result<(), Fault> {
+        if let Some(byte) = text::find_break(chunk) {
+            let fault =
+                format!("the body contains the byte 0x{byte:02x}, a border between scrolls");
+            return Err(Cow::Owned(fault));
+        }
+        while self.length > 0 {
+            let Some((first, rest)) = chunk.split_first() else { return Ok(()) };
+            self.part[self.length] = *first;
+            self.length += 1;
+            chunk = rest;
+            match std::str::from_utf8(&self.part[..self.length]) {
+                Ok(_) => self.length = 0,
+                Err(error) if error.error_len().is_none() => {}
+                Err(_) => return Err(bad("the body is not UTF-8")),
+            }
+        }
+        let Err(error) = std::str::from_utf8(chunk) else { return Ok(()) };
+        let rest = &chunk[error.valid_up_to()..];
+        if error.error_len().is_some() {
+            return Err(bad("the body is not UTF-8"));
+        }
+        self.part[..rest.len()].copy_from_slice(rest);
+        self.length = rest.len();
+        Ok(())
+    }
+}
+
+const BAD_LINE: &str = "each line must be a coordinate, a colon, a space and a checksum of 32 \
+                        lower-case hexadecimal digits";
+
+impl Lines {
+    fn on_byte(&mut self, byte: u8) -> Result<(), Fault> {
+        self.at = match (&mut self.at, byte) {
+            (LineAt::Start | LineAt::Return | LineAt::Hash(HASH_DIGITS), b'\n') => LineAt::Start,
+            (LineAt::Start | LineAt::Hash(HASH_DIGITS), b'\r') => LineAt::Return,
+            (LineAt::Start, _) => {
+                let mut scan = Scan::new(Groups::SlashOrSemicolon);
+                if scan.push(byte) != Step::Taken {
+                    return Err(bad(BAD_LINE));
+                }
+                LineAt::Coordinate(scan)
+            }
+            (LineAt::Coordinate(scan), _) => match scan.push(byte) {
+                Step::Taken => return Ok(()),
+                Step::After(coordinate) if byte == b':' => {
+                    self.add(coordinate)?;
+                    LineAt::Space
+                }
+                _ => return Err(bad(BAD_LINE)),
+            },
+            (LineAt::Space, b' ') => LineAt::Hash(0),
+            (LineAt::Hash(n), b'0'..=b'9' | b'a'..=b'f') if *n < HASH_DIGITS => {
+                LineAt::Hash(*n + 1)
+            }
+            _ => return Err(bad(BAD_LINE)),
+        };
+        Ok(())
+    }
+
+    /// SQ answers a scroll that it lacks with a marker at its coordinate, delimiters included: a
+    /// small body can ask for an answer of gigabytes.
+    fn add(&mut self, coordinate: Coordinate) -> Result<(), Fault> {
+        self.count += 1;
+        if self.count > DELTA_LINES_MAX {
+            let fault = format!("a delta may have at most {DELTA_LINES_MAX} lines; ask in several");
+            return Err(Cow::Owned(fault));
+        }
+        let way = if coordinate > self.before {
+            coordinate.delimiters_after(&self.before)
+        } else {
+            coordinate.delimiters_max()
+        };
+        self.before = coordinate;
+        self.answer += way + MISSING_BYTES;
+        if self.answer > self.answer_max {
+            return Err(bad("the answer could become larger than a phext may be: the lines name \
+                            coordinates that are too far apart; sort them, or ask in several"));
+        }
+        Ok(())
+    }
+
+    fn on_end(&self) -> Result<(), Fault> {
+        match self.at {
+            LineAt::Start | LineAt::Hash(HASH_DIGITS) if self.count > 0 => Ok(()),
+            LineAt::Start => Err(bad("the body has no line; without one, use GET")),
+            _ => Err(bad(BAD_LINE)),
+        }
+    }
+}
+
+const BAD_ITEM: &str = "the body must be coordinates like 1.1.1/1.1.1/1.1.1 (nine integers 1…999) \
+                        with a comma, semicolon or line break between them";
+
+impl Set {
+    fn on_byte(&mut self, byte: u8) -> Result<(), Fault> {
+        let separator = matches!(byte, b',' | b';' | b'\n');
+        let space = matches!(byte, b' ' | b'\t' | b'\r');
+        self.at = match &mut self.at {
+            SetAt::Between | SetAt::After if separator => SetAt::Between,
+            SetAt::Between if space => SetAt::Between,
+            SetAt::After if space => SetAt::After,
+            SetAt::Between => {
+                let mut scan = Scan::new(Groups::Slash);
+                if scan.push(byte) != Step::Taken {
+                    return Err(bad(BAD_ITEM));
+                }
+                SetAt::Coordinate(scan)
+            }
+            SetAt::Coordinate(scan) => match scan.push(byte) {
+                Step::Taken => return Ok(()),
+                Step::After(_) if separator || space => {
+                    self.count()?;
+                    if separator { SetAt::Between } else { SetAt::After }
+                }
+                _ => return Err(bad(BAD_ITEM)),
+            },
+            SetAt::After => return Err(bad(BAD_ITEM)),
+        };
+        Ok(())
+    }
+
+    fn count(&mut self) -> Result<(), Fault> {
+        self.items += 1;
+        if self.items > QUERY_ITEMS_MAX {
+            let fault = format!("a query may name at most {QUERY_ITEMS_MAX} coordinates");
+            return Err(Cow::Owned(fault));
+        }
+        Ok(())
+    }
+
+    fn on_end(&mut self) -> Result<(), Fault> {
+        if let SetAt::Coordinate(scan) = &self.at {
+            scan.end().ok_or_else(|| bad(BAD_ITEM))?;
+            self.count()?;
+        }
+        if self.items == 0 && !self.optional {
+            return Err(bad("the body names no coordinate"));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,330 @@
+//! The one table of what the gateway takes: endpoint, verb, parameters, body, effect.
+//!
+//! | endpoint | verbs | needs | may have | body | class |
+//! |---|---|---|---|---|---|
+//! | `version` | GET HEAD | | p | | read, answered by the gateway |
+//! | `usage` | GET HEAD | | | | read, answered by the gateway |
+//! | `toc` `get` `checksum` `status` `load` `json-export` | GET HEAD | p | | | read |
+//! | `select` | GET HEAD | p c | | | read |
+//! | `insert` `update` | GET | p c s | | | write |
+//! | `insert` `update` | POST | p c | s | text, unless `s` | write |
+//! | `delete` | GET DELETE | p c | | | delete |
+//! | `delta` | GET HEAD | p | | | read |
+//! | `delta` | POST | p | | lines `coordinate: checksum` | read |
+//! | `where` | POST | p | algo limit | text | read |
+//! | `query` | GET HEAD | p | from to set limit | | read |
+//! | `query` | POST | p | from to set limit | coordinates, unless `set` or a range | read |
+//!
+//! HEAD is GET without the answer's body, and only for reads. `update` with an empty text is sent on
+//! as `delete`: the scroll is empty afterwards in both, and SQ 0.5.0 moves all later scrolls when it
+//! keeps an empty one. `json-export` is made by the gateway from `get`.
+
+/// An example that names a phext and a coordinate.
+macro_rules! example {
+    ($verb:literal, $name:literal, BODY) => {
+        example!($verb, $name, " with the body hello")
+    };
+    ($verb:literal, $name:literal, $rest:literal) => {
+        concat!($verb, " /api/v2/", $name, "?p=index&c=1.1.1/1.1.1/1.1.1", $rest)
+    };
+}
+/// What a client may ask for under `/api/v2/`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Endpoint {
+    /// The SQ version; answered by the gateway.
+    Version,
+    /// The tenant's own numbers; answered by the gateway.
+    Usage,
+    /// Coordinates and first lines of all scrolls.
+    Toc,
+    /// One scroll.
+    Select,
+    /// The whole phext.
+    Get,
+    /// Appends to a scroll.
+    Insert,
+    /// Overwrites a scroll.
+    Update,
+    /// Removes a scroll.
+    Delete,
+    /// Scrolls that differ from the checksums given.
+    Delta,
+    /// Scrolls of a range or set of coordinates.
+    Query,
+    /// A coordinate computed from a text.
+    Where,
+    /// Size and number of scrolls.
+    Status,
+    /// The phext's checksum.
+    Checksum,
+    /// Loads the phext anew.
+    Load,
+    /// All scrolls as JSON.
+    JsonExport,
+}
+
+/// A parameter of the query string.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Param {
+    /// The phext.
+    P,
+    /// The coordinate.
+    C,
+    /// The text.
+    S,
+    /// First coordinate of a range.
+    From,
+    /// Last coordinate of a range.
+    To,
+    /// Coordinates.
+    Set,
+    /// `query`: most results. `where`: least length of a scroll.
+    Limit,
+    /// `xor` or `checksum`.
+    Algo,
+}
+
+/// What the client wants done; HEAD counts as [`Verb::Get`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verb {
+    /// GET or HEAD.
+    Get,
+    /// POST.
+    Post,
+    /// DELETE.
+    Delete,
+}
+
+/// What a request does to storage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Class {
+    /// Nothing.
+    Read,
+    /// May make it larger.
+    Write,
+    /// Makes it smaller.
+    Delete,
+}
+
+/// What may stand in a body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BodyRule {
+    /// Nothing.
+    Empty,
+    /// A scroll's text.
+    Text,
+    /// `coordinate: checksum` lines.
+    Lines,
+    /// Coordinates.
+    Set,
+}
+
+/// One row: how an endpoint is asked with one verb.
+#[derive(Debug)]
+pub(crate) struct Rule {
+    /// With which verb.
+    pub(crate) verb: Verb,
+    /// Parameters that must be there.
+    pub(crate) required: &'static [Param],
+    /// Parameters that may be there.
+    pub(crate) optional: &'static [Param],
+    /// What the body is.
+    pub(crate) body: BodyRule,
+    /// A request that works.
+    pub(crate) example: &'static str,
+}
+
+impl Param {
+    /// Every parameter.
+    pub(crate) const ALL: [Self; 8] =
+        [Self::P, Self::C, Self::S, Self::From, Self::To, Self::Set, Self::Limit, Self::Algo];
+
+    /// As it stands in the query.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::P => "p",
+            Self::C => "c",
+            Self::S => "s",
+            Self::From => "from",
+            Self::To => "to",
+            Self::Set => "set",
+            Self::Limit => "limit",
+            Self::Algo => "algo",
+        }
+    }
+
+    /// The parameter of this name.
+    pub(crate) fn of(name: &str) -> Option<Self> {
+        Some(match name {
+            "p" => Self::P,
+            "c" => Self::C,
+            "s" => Self::S,
+            "from" => Self::From,
+            "to" => Self::To,
+            "set" => Self::Set,
+            "limit" => Self::Limit,
+            "algo" => Self::Algo,
+            _ => return None,
+        })
+    }
+}
+
+impl Rule {
+    /// Whether the parameter may be there.
+    pub(crate) fn takes(&self, param: Param) -> bool {
+        self.required.contains(&param) || self.optional.contains(&param)
+    }
+}
+
+const fn rule(
+    verb: Verb,
+    required: &'static [Param],
+    optional: &'static [Param],
+    body: BodyRule,
+    example: &'static str,
+) -> Rule {
+    Rule { verb, required, optional, body, example }
+}
+
+impl Endpoint {
+    /// Every endpoint.
+    pub(crate) const ALL: [Self; 15] = [
+        Self::Version,
+        Self::Usage,
+        Self::Toc,
+        Self::Select,
+        Self::Get,
+        Self::Insert,
+        Self::Update,
+        Self::Delete,
+        Self::Delta,
+        Self::Query,
+        Self::Where,
+        Self::Status,
+        Self::Checksum,
+        Self::Load,
+        Self::JsonExport,
+    ];
+
+    /// As it stands in the path, after `/api/v2/`.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Version => "version",
+            Self::Usage => "usage",
+            Self::Toc => "toc",
+            Self::Select => "select",
+            Self::Get => "get",
+            Self::Insert => "insert",
+            Self::Update => "update",
+            Self::Delete => "delete",
+            Self::Delta => "delta",
+            Self::Query => "query",
+            Self::Where => "where",
+            Self::Status => "status",
+            Self::Checksum => "checksum",
+            Self::Load => "load",
+            Self::JsonExport => "json-export",
+        }
+    }
+
+    /// The endpoint of this name, all of it: SQ itself would take `selectXYZ` for `select`.
+    pub(crate) fn of(name: &str) -> Option<Self> {
+        Some(match name {
+            "version" => Self::Version,
+            "usage" => Self::Usage,
+            "toc" => Self::Toc,
+            "select" => Self::Select,
+            "get" => Self::Get,
+            "insert" => Self::Insert,
+            "update" => Self::Update,
+            "delete" => Self::Delete,
+            "delta" => Self::Delta,
+            "query" => Self::Query,
+            "where" => Self::Where,
+            "status" => Self::Status,
+            "checksum" => Self::Checksum,
+            "load" => Self::Load,
+            "json-export" => Self::JsonExport,
+            _ => return None,
+        })
+    }
+
+    /// What it does to storage.
+    pub(crate) const fn class(self) -> Class {
+        match self {
+            Self::Insert | Self::Update => Class::Write,
+            Self::Delete => Class::Delete,
+            _ => Class::Read,
+        }
+    }
+
+    /// For `Allow`.
+    pub(crate) const fn allow(self) -> &'static str {
+        match self {
+            Self::Insert | Self::Update => "GET, POST, OPTIONS",
+            Self::Delete => "GET, DELETE, OPTIONS",
+            Self::Delta | Self::Query => "GET, HEAD, POST, OPTIONS",
+            Self::Where => "POST, OPTIONS",
+            _ => "GET, HEAD, OPTIONS",
+        }
+    }
+
+    /// Its rows of the table.
+    pub(crate) const fn rules(self) -> &'static [Rule] {
+        use BodyRule::{Empty, Lines, Set, Text};
+        use Param::{Algo, C, From, Limit, P, S, Set as SetParam, To};
+        use Verb::{Delete, Get, Post};
+        match self {
+            Self::Version => &[const { rule(Get, &[], &[P], Empty, "GET /api/v2/version") }],
+            Self::Usage => &[const { rule(Get, &[], &[], Empty, "GET /api/v2/usage") }],
+            Self::Toc => &[const { rule(Get, &[P], &[], Empty, "GET /api/v2/toc?p=index") }],
+            Self::Get => &[const { rule(Get, &[P], &[], Empty, "GET /api/v2/get?p=index") }],
+            Self::Status => &[const { rule(Get, &[P], &[], Empty, "GET /api/v2/status?p=index") }],
+            Self::Load => &[const { rule(Get, &[P], &[], Empty, "GET /api/v2/load?p=index") }],
+            Self::Checksum => {
+                &[const { rule(Get, &[P], &[], Empty, "GET /api/v2/checksum?p=index") }]
+            }
+            Self::JsonExport => {
+                &[const { rule(Get, &[P], &[], Empty, "GET /api/v2/json-export?p=index") }]
+            }
+            Self::Select => {
+                &[const { rule(Get, &[P, C], &[], Empty, example!("GET", "select", "")) }]
+            }
+            Self::Insert => &[
+                const { rule(Get, &[P, C, S], &[], Empty, example!("GET", "insert", "&s=hello")) },
+                const { rule(Post, &[P, C], &[S], Text, example!("POST", "insert", BODY)) },
+            ],
+            Self::Update => &[
+                const { rule(Get, &[P, C, S], &[], Empty, example!("GET", "update", "&s=hello")) },
+                const { rule(Post, &[P, C], &[S], Text, example!("POST", "update", BODY)) },
+            ],
+            Self::Delete => &[
+                const { rule(Get, &[P, C], &[], Empty, example!("GET", "delete", "")) },
+                const { rule(Delete, &[P, C], &[], Empty, example!("DELETE", "delete", "")) },
+            ],
+            Self::Delta => &[
+                const { rule(Get, &[P], &[], Empty, "GET /api/v2/delta?p=index") },
+                const { rule(Post, &[P], &[], Lines, DELTA_EXAMPLE) },
+            ],
+            Self::Where => &[const { rule(Post, &[P], &[Algo, Limit], Text, WHERE_EXAMPLE) }],
+            Self::Query => &[
+                const { rule(Get, &[P], &[From, To, SetParam, Limit], Empty, QUERY_EXAMPLE) },
+                const { rule(Post, &[P], &[From, To, SetParam, Limit], Set, QUERY_SET_EXAMPLE) },
+            ],
+        }
+    }
+
+    /// The row for this verb.
+    pub(crate) fn rule(self, verb: Verb) -> Option<&'static Rule> {
+        self.rules().iter().find(|rule| rule.verb == verb)
+    }
+}
+
+const DELTA_EXAMPLE: &str = "POST /api/v2/delta?p=index with the body \
+     1.1.1/1.1.1/1.1.1: 99aa06d3014798d86001c324468d497f";
+const WHERE_EXAMPLE: &str = "POST /api/v2/where?p=index&algo=checksum with the body hello";
+const QUERY_EXAMPLE: &str =
+    "GET /api/v2/query?p=index&from=1.1.1/1.1.1/1.1.1&to=1.1.1/1.1.1/9.9.9&limit=100";
+const QUERY_SET_EXAMPLE: &str =
+    "POST /api/v2/query?p=index with the body 1.1.1/1.1.1/1.1.1,1.1.1/1.1.1/1.1.2";

@@ -1,0 +1,248 @@
+//! The parameters of one request: each known one at most once, each checked as it is read.
+
+use std::borrow::Cow;
+
+use crate::{Refusal, RefusalKind};
+
+use super::body::QUERY_ITEMS_MAX;
+use super::coordinate::{Coordinate, Groups, Scan, Step};
+use super::endpoint::{Class, Endpoint, Param, Rule};
+use super::query::{self, Pair};
+use super::request::QUERY_TEXT_MAX_BYTES;
+use super::text;
+
+/// How much of an unknown parameter's name is repeated to the client.
+const NAME_SHOWN_CHARS: usize = 40;
+/// Digits of a limit.
+const LIMIT_DIGITS_MAX: usize = 9;
+const COORDINATE: &str = "must be nine integers from 1 to 999 like 1.1.1/1.1.1/1.1.1";
+
+/// What was read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Params {
+    pub(super) p: Option<String>,
+    pub(super) c: Option<Coordinate>,
+    pub(super) s: Option<String>,
+    pub(super) from: Option<Coordinate>,
+    pub(super) to: Option<Coordinate>,
+    pub(super) set: Option<Vec<Coordinate>>,
+    pub(super) limit: Option<u64>,
+    pub(super) algo: Option<&'static str>,
+}
+
+/// One request's reading: which endpoint, for the refusals' texts.
+struct Reader {
+    endpoint: Endpoint,
+    rule: &'static Rule,
+    seen: u16,
+    params: Params,
+}
+
+impl Params {
+    /// Reads a query string by the endpoint's rule.
+    pub(super) fn read(
+        endpoint: Endpoint,
+        rule: &'static Rule,
+        query: &str,
+    ) -> Result<Self, Refusal> {
+        let mut reader = Reader { endpoint, rule, seen: 0, params: Self::default() };
+        for pair in query::pairs(query) {
+            let pair = pair.map_err(|_| {
+                Refusal::new(RefusalKind::BadRequest, "the query is not UTF-8 once decoded")
+                    .example(rule.example)
+            })?;
+            reader.pair(pair)?;
+        }
+        reader.end()
+    }
+
+    /// Appends the query for SQ, in an order of our own.
+    pub(super) fn write_to(
+        &self,
+        path: &mut String,
+        phext: Option<&str>,
+        keeps_text: bool,
+        limit: Option<u64>,
+    ) {
+        let mut before = '?';
+        let mut name = |path: &mut String, name: &str| {
+            path.push(before);
+            path.push_str(name);
+            path.push('=');
+            before = '&';
+        };
+        if let Some(phext) = phext {
+            name(path, "p");
+            query::encode_to(path, phext);
+        }
+        for (key, coordinate) in [("c", self.c), ("from", self.from), ("to", self.to)] {
+            if let Some(coordinate) = coordinate {
+                name(path, key);
+                coordinate.write_to(path);
+            }
+        }
+        if let Some(set) = &self.set {
+            name(path, "set");
+            for (at, coordinate) in set.iter().enumerate() {
+                path.push_str(if at == 0 { "" } else { "," });
+                coordinate.write_to(path);
+            }
+        }
+        if let Some(algo) = self.algo {
+            name(path, "algo");
+            path.push_str(algo);
+        }
+        if let Some(limit) = limit {
+            name(path, "limit");
+            path.push_str(&limit.to_string());
+        }
+        if let Some(text) = self.s.as_deref().filter(|_| keeps_text) {
+            name(path, "s");
+            query::encode_to(path, text);
+        }
+    }
+}
+
+impl Reader {
+    fn bad(&self, parameter: &'static str, detail: impl Into<Cow<'static, str>>) -> Refusal {
+        Refusal::new(RefusalKind::BadParameter, detail)
+            .parameter(parameter)
+            .example(self.rule.example)
+    }
+
+    fn pair(&mut self, Pair { name, value }: Pair<'_>) -> Result<(), Refusal> {
+        let Some(param) = Param::of(&name).filter(|param| self.rule.takes(*param)) else {
+            return Err(self.unknown(&name));
+        };
+        let bit = 1 << (param as u16);
+        if self.seen & bit != 0 {
+            let name = param.name();
+            return Err(self.bad(name, format!("{name} is there more than once")));
+        }
+        self.seen |= bit;
+        match param {
+            Param::P => {
+                text::check_name(&value).map_err(|why| self.bad("p", why.text()))?;
+                self.params.p = Some(value.into_owned());
+            }
+            Param::C => self.params.c = Some(self.coordinate("c", &value)?),
+            Param::From => self.params.from = Some(self.coordinate("from", &value)?),
+            Param::To => self.params.to = Some(self.coordinate("to", &value)?),
+            Param::S => self.params.s = Some(self.text(value)?),
+            Param::Set => self.params.set = Some(self.set(&value)?),
+            Param::Limit => self.params.limit = Some(self.limit(&value)?),
+            Param::Algo => {
+                let known = ["xor", "checksum"].into_iter().find(|algo| *algo == value);
+                let wrong = || self.bad("algo", "algo must be xor or checksum");
+                self.params.algo = Some(known.ok_or_else(wrong)?);
+            }
+        }
+        Ok(())
+    }
+
+    fn unknown(&self, name: &str) -> Refusal {
+        let shown: String = name.chars().take(NAME_SHOWN_CHARS).collect();
+        let known: Vec<&str> =
+            Param::ALL.iter().filter(|p| self.rule.takes(**p)).map(|p| p.name()).collect();
+        let takes = if known.is_empty() { "no parameter".to_owned() } else { known.join(", ") };
+        let detail = format!("unknown parameter {shown:?}; {} takes {takes}", self.endpoint.name());
+        Refusal::new(RefusalKind::BadParameter, detail).parameter(shown).example(self.rule.example)
+    }
+
+    fn coordinate(&self, name: &'static str, value: &str) -> Result<Coordinate, Refusal> {
+        Coordinate::parse(value).ok_or_else(|| self.bad(name, format!("{name} {COORDINATE}")))
+    }
+
+    fn text(&self, value: Cow<'_, str>) -> Result<String, Refusal> {
+        if let Some(byte) = text::find_break(value.as_bytes()) {
+            let detail = format!("s contains the byte 0x{byte:02x}, a border between scrolls");
+            return Err(self.bad("s", detail));
+        }
+        if value.len() > QUERY_TEXT_MAX_BYTES {
+            let detail = "s is longer than 8 KiB; send a long text as the body of a POST";
+            return Err(self.bad("s", detail).example(self.endpoint.rules()[1].example));
+        }
+        Ok(value.into_owned())
+    }
+
+    /// Coordinates with `,`, `;` or a line break between them. A `;` inside an unfinished coordinate
+    /// stands for `/`: a coordinate has exactly three groups, so there is one way to read it.
+    fn set(&self, value: &str) -> Result<Vec<Coordinate>, Refusal> {
+        let wrong = || {
+            self.bad(
+                "set",
+                format!("each coordinate in set {COORDINATE}, with commas between them"),
+            )
+        };
+        let mut all = Vec::new();
+        let mut scan: Option<Scan> = None;
+        for byte in value.bytes() {
+            let current = scan.get_or_insert_with(|| Scan::new(Groups::SlashOrSemicolon));
+            match current.push(byte) {
+                Step::Taken => {}
+                Step::After(coordinate) if matches!(byte, b',' | b';' | b'\n') => {
+                    all.push(coordinate);
+                    scan = None;
+                }
+                _ => return Err(wrong()),
+            }
+        }
+        all.push(scan.and_then(|scan| scan.end()).ok_or_else(wrong)?);
+        if all.len() as u64 > QUERY_ITEMS_MAX {
+            return Err(self.bad("set", "set names more than 10000 coordinates"));
+        }
+        Ok(all)
+    }
+
+    fn limit(&self, value: &str) -> Result<u64, Refusal> {
+        let plain = (1..=LIMIT_DIGITS_MAX).contains(&value.len())
+            && value.bytes().all(|byte| byte.is_ascii_digit());
+        let limit = plain.then(|| value.parse::<u64>().ok()).flatten();
+        let most = (self.endpoint == Endpoint::Query).then_some(QUERY_ITEMS_MAX);
+        match (limit, most) {
+            (None, _) => Err(self.bad("limit", "limit must be a whole number")),
+            (Some(limit), Some(most)) if limit > most => {
+                let detail = format!(
+                    "limit may be at most {most}; ask for the rest from the \
+                                      coordinate after the last one"
+                );
+                Err(self.bad("limit", detail))
+            }
+            (Some(limit), _) => Ok(limit),
+        }
+    }
+
+    fn end(self) -> Result<Params, Refusal> {
+        for param in self.rule.required {
+            if self.seen & 1 << (*param as u16) == 0 {
+                let (name, endpoint) = (param.name(), self.endpoint.name());
+                let why = match (param, self.endpoint.class()) {
+                    (Param::C, Class::Write | Class::Delete) => {
+                        "without it SQ would change the scroll at 1.1.1/1.1.1/1.1.1"
+                    }
+                    (Param::C, Class::Read) => "it says which scroll",
+                    (Param::P, _) => "it says which phext",
+                    _ => "it is the text",
+                };
+                return Err(self.bad(name, format!("{endpoint} needs {name}: {why}")));
+            }
+        }
+        if self.endpoint == Endpoint::Query {
+            self.check_range()?;
+        }
+        Ok(self.params)
+    }
+
+    fn check_range(&self) -> Result<(), Refusal> {
+        let Params { from, to, set, .. } = &self.params;
+        match (from, to) {
+            (Some(_), None) => Err(self.bad("to", "a range needs from and to")),
+            (None, Some(_)) => Err(self.bad("from", "a range needs from and to")),
+            (Some(from), Some(to)) if from > to => Err(self.bad("from", "from comes after to")),
+            (None, None) if set.is_none() && self.rule.body == super::endpoint::BodyRule::Empty => {
+                Err(self.bad("from", "query needs a range (from and to) or a set"))
+            }
+            _ => Ok(()),
+        }
+    }
+}

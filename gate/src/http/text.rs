@@ -1,0 +1,115 @@
+//! What may stand in a scroll, and what a phext may be called.
+//!
+//! A phext is one text in which nine control bytes are the borders between scrolls. SQ stores them
+//! when they come inside a text, answers 200, and all later scrolls have moved at the next load.
+
+/// The longest phext name in bytes: with `.phext` and a suffix of ours it must stay a file name.
+pub(crate) const NAME_MAX_BYTES: usize = 120;
+
+/// Why a name is not a phext's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BadName {
+    /// Empty.
+    Empty,
+    /// Longer than [`NAME_MAX_BYTES`].
+    Long,
+    /// A control character.
+    Control,
+    /// `/` or `\`.
+    Slash,
+    /// It begins with a dot or contains two together.
+    Dots,
+}
+
+impl BadName {
+    /// For the client.
+    pub(crate) fn text(self) -> &'static str {
+        match self {
+            Self::Empty => "p is empty: it names the phext",
+            Self::Long => "p is longer than 120 bytes",
+            Self::Control => "p contains a control character",
+            Self::Slash => "p contains a slash or backslash; a phext's name is not a path",
+            Self::Dots => "p begins with a dot or contains two dots together",
+        }
+    }
+}
+
+/// Whether `name` is the name of a phext: 1…120 bytes, no control character, no `/` `\`, no leading
+/// dot, no `..`.
+pub(crate) fn check_name(name: &str) -> Result<(), BadName> {
+    if name.is_empty() {
+        return Err(BadName::Empty);
+    }
+    if name.len() > NAME_MAX_BYTES {
+        return Err(BadName::Long);
+    }
+    // As if a dot stood before it, so that a leading one is the second of two.
+    let mut before = '.';
+    for c in name.chars() {
+        match c {
+            '.' if before == '.' => return Err(BadName::Dots),
+            '/' | '\\' => return Err(BadName::Slash),
+            c if c.is_control() => return Err(BadName::Control),
+            c => before = c,
+        }
+    }
+    Ok(())
+}
+
+/// One bit for each of 0x00…0x1F that is a border between scrolls.
+const BREAKS: u32 = 1 << 0x01
+    | 1 << 0x17
+    | 1 << 0x18
+    | 1 << 0x19
+    | 1 << 0x1A
+    | 1 << 0x1C
+    | 1 << 0x1D
+    | 1 << 0x1E
+    | 1 << 0x1F;
+
+/// Whether `byte` is a border between scrolls (a line break is not: it stays inside a scroll).
+pub const fn is_break(byte: u8) -> bool {
+    byte < 0x20 && BREAKS >> byte & 1 == 1
+}
+
+/// The first border in `bytes`.
+pub(crate) fn find_break(bytes: &[u8]) -> Option<u8> {
+    bytes.iter().copied().find(|byte| is_break(*byte))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    #[cfg(target_family = "wasm")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    #[test]
+    fn the_nine_borders_and_nothing_else_are_breaks() {
+        let found: Vec<u8> = (0..=255).filter(|byte| is_break(*byte)).collect();
+        assert_eq!(found, [0x01, 0x17, 0x18, 0x19, 0x1A, 0x1C, 0x1D, 0x1E, 0x1F]);
+    }
+
+    #[test]
+    fn a_name_is_not_a_path_and_fits_a_file_name() {
+        for good in ["index", "a", "a b", "a.b", "héllo", "日本", "100%", "a&b=c", &"x".repeat(120)]
+        {
+            assert_eq!(check_name(good), Ok(()), "{good}");
+        }
+        for (bad, why) in [
+            ("", BadName::Empty),
+            (".", BadName::Dots),
+            (".hidden", BadName::Dots),
+            ("..", BadName::Dots),
+            ("a..b", BadName::Dots),
+            ("a/b", BadName::Slash),
+            ("a\\b", BadName::Slash),
+            ("a\0", BadName::Control),
+            ("a\nb", BadName::Control),
+            ("a\u{7f}", BadName::Control),
+            ("a\u{85}", BadName::Control),
+            (&"é".repeat(61), BadName::Long),
+        ] {
+            assert_eq!(check_name(bad), Err(why), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! Requests per day and month, writes per day: judged from what the orchestrator counted over all
+//! gateways plus what this VM has counted since and what it has on its way.
+//!
+//! Only forwarded requests count. Two VMs see each other's requests with the next usage answer, so
+//! a quota may be passed by what all VMs together serve in that second or two. A raised limit
+//! comes with the verdict and lifts a hold at once. When the day ends by the VM's clock, the
+//! notice of the old day counts as nothing.
+
+use std::fmt;
+
+use protocol::{Limits, TenantNotice};
+
+use crate::engine::leases::InFlight;
+use crate::http::refusal::{Refusal, RefusalKind};
+use crate::limits::usage::Class;
+
+/// From this part of a quota on, answers carry a warning.
+pub(crate) const WARN_PERCENT: u64 = 80;
+/// When the end of a day is not known, how long a refused client is told to wait.
+const UNKNOWN_END_S: u64 = 3_600;
+
+/// What a VM has counted and the notice does not contain yet.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Delta {
+    /// Forwarded requests of this UTC day.
+    pub(crate) requests_day: u64,
+    /// Forwarded requests of this UTC month.
+    pub(crate) requests_month: u64,
+    /// Forwarded writes of this UTC day.
+    pub(crate) writes_day: u64,
+}
+
+impl Delta {
+    /// With what is on its way.
+    #[must_use]
+    pub(crate) fn with(self, in_flight: InFlight) -> Self {
+        let (requests, writes) = (u64::from(in_flight.requests), u64::from(in_flight.writes));
+        Self {
+            requests_day: self.requests_day + requests,
+            requests_month: self.requests_month + requests,
+            writes_day: self.writes_day + writes,
+        }
+    }
+}
+
+/// Which quota.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Quota {
+    /// Requests per UTC day.
+    Day,
+    /// Requests per UTC month.
+    Month,
+    /// Writes per UTC day.
+    WritesDay,
+}
+
+/// A quota is nearly used up. Its `Display` is the header's value: a structured field like those
+/// of `RateLimit`, such as `"day";used=8210;limit=10000;t=3600`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Warning {
+    /// Which.
+    pub(crate) quota: Quota,
+    /// Used, this request included.
+    pub(crate) used: u64,
+    /// Allowed.
+    pub(crate) cap: u64,
+    /// Seconds until it starts anew.
+    pub(crate) ends_in_s: u64,
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { quota, used, cap, ends_in_s } = self;
+        write!(f, "\"{}\";used={used};limit={cap};t={ends_in_s}", quota.name())
+    }
+}
+
+impl Quota {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Day => "day",
+            Self::Month => "month",
+            Self::WritesDay => "writes-day",
+        }
+    }
+
+    fn unit(self) -> &'static str {
+        match self {
+            Self::Day => "requests of this day (UTC)",
+            Self::Month => "requests of this month (UTC)",
+            Self::WritesDay => "writes of this day (UTC)",
+        }
+    }
+}
+
+/// Whether one more request of `class` is within the quotas, and whether one is nearly used up
+/// (the one nearest to its end).
+pub fn check(
+    notice: &TenantNotice,
+    limits: &Limits,
+    since: &Delta,
+    class: Class,
+    now_s: u64,
+) -> Result<Option<Warning>, Refusal> {
+    let day_over = over(notice.day_ends_s, now_s);
+    let month_over = over(notice.month_ends_s, now_s);
+    let known = |counted: u64, is_over: bool| if is_over { 0 } else { counted };
+    let mut quotas = [
+        (
+            Quota::Day,
+            known(notice.requests_day, day_over) + since.requests_day,
+            limits.requests_per_day,
+            notice.day_ends_s,
+        ),
+        (
+            Quota::Month,
+            known(notice.requests_month, month_over) + since.requests_month,
+            limits.requests_per_month,
+            notice.month_ends_s,
+        ),
+        (
+            Quota::WritesDay,
+            known(notice.writes_day, day_over) + since.writes_day,
+            limits.writes_per_day,
+            notice.day_ends_s,
+        ),
+    ];
+    if class == Class::Read {
+        quotas[2].2 = 0;
+    }
+    let mut warning: Option<Warning> = None;
+    for (quota, used, cap, ends_s) in quotas {
+        if cap == 0 {
+            continue;
+        }
+        if used >= cap {
+            return Err(refuse(quota, used, cap, ends_s.saturating_sub(now_s)));
+        }
+        let used = used + 1;
+        // Mostly it ends here: the rest is slow in wasm, which has no numbers of 128 bits.
+        if used.saturating_mul(100) < cap.saturating_mul(WARN_PERCENT) {
+            continue;
+        }
+        let nearer = warning.is_none_or(|w| {
+            u128::from(used) * u128::from(w.cap) > u128::from(w.used) * u128::from(cap)
+        });
+        if nearer {
+            warning = Some(Warning { quota, used, cap, ends_in_s: ends_s.saturating_sub(now_s) });
+        }
+    }
+    Ok(warning)
+}
+
+/// Whether a period that ends at `ends_s` is over; 0 is not known and never over.
+fn over(ends_s: u64, now_s: u64) -> bool {
+    ends_s != 0 && now_s >= ends_s
+}
+
+fn refuse(quota: Quota, used: u64, cap: u64, ends_in_s: u64) -> Refusal {
+    let wait_s = if ends_in_s == 0 { UNKNOWN_END_S } else { ends_in_s };
+    let detail = format!(
+        "All {cap} {} are used. They start anew in {wait_s} s; a higher tier lifts this at once.",
+        quota.unit()
+    );
+    Refusal::new(RefusalKind::QuotaExceeded, detail)
+        .retry_after_s(u32::try_from(wait_s).unwrap_or(u32::MAX))
+        .used_and_cap(used, cap)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    #[cfg(target_family = "wasm")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    const NOW: u64 = 1_800_000_000;
+
+    fn notice(day: u64, month: u64, writes: u64) -> TenantNotice {
+        TenantNotice {
+            requests_day: day,
+            requests_month: month,
+            writes_day: writes,
+            day_ends_s: NOW + 600,
+            month_ends_s: NOW + 6_000,
+            ..TenantNotice::default()
+        }
+    }
+
+    fn limits(day: u64, month: u64, writes: u64) -> Limits {
+        Limits {
+            requests_per_day: day,
+            requests_per_month: month,
+            writes_per_day: writes,
+            ..Limits::default()
+        }
+    }
+
+    #[test]
+    fn a_quota_lets_its_last_request_pass_and_refuses_the_next_until_it_ends() {
+        let (limits, none) = (limits(100, 0, 0), Delta::default());
+        assert!(check(&notice(99, 99, 0), &limits, &none, Class::Read, NOW).is_ok());
+        let refused = check(&notice(100, 100, 0), &limits, &none, Class::Read, NOW).unwrap_err();
+        assert_eq!(refused.kind, RefusalKind::QuotaExceeded);
+        assert_eq!(refused.retry_after_s, Some(600));
+        assert_eq!(refused.used_and_cap, Some((100, 100)));
+    }
+
+    #[test]
+    fn what_this_vm_counted_since_the_notice_counts() {
+        let since = Delta { requests_day: 1, requests_month: 1, writes_day: 0 };
+        assert!(check(&notice(99, 99, 0), &limits(100, 0, 0), &since, Class::Read, NOW).is_err());
+    }
+
+    #[test]
+    fn a_raised_tier_lifts_the_hold_at_once() {
+        let full = notice(100, 100, 0);
+        let none = Delta::default();
+        assert!(check(&full, &limits(100, 0, 0), &none, Class::Read, NOW).is_err());
+        assert!(check(&full, &limits(1_000, 0, 0), &none, Class::Read, NOW).is_ok());
+    }
+
+    #[test]
+    fn writes_used_up_leave_the_reads() {
+        let full = notice(10, 10, 5);
+        let (limits, none) = (limits(0, 0, 5), Delta::default());
+        assert!(check(&full, &limits, &none, Class::Write, NOW).is_err());
+        assert_eq!(check(&full, &limits, &none, Class::Read, NOW), Ok(None));
+    }
+
+    #[test]
+    fn a_new_day_starts_at_nothing_without_a_new_notice() {
+        let full = notice(100, 100, 5);
+        let (limits, none) = (limits(100, 0, 5), Delta::default());
+        assert_eq!(check(&full, &limits, &none, Class::Write, NOW + 600), Ok(None));
+        let refused = check(&full, &super::tests::limits(0, 100, 0), &none, Class::Read, NOW + 600);
+        assert_eq!(refused.unwrap_err().retry_after_s, Some(5_400), "the month goes on");
+    }
+
+    #[test]
+    fn answers_warn_from_80_percent_of_the_quota_nearest_to_its_end() {
+        let (limits, none) = (limits(100, 1_000, 0), Delta::default());
+        assert_eq!(check(&notice(78, 78, 0), &limits, &none, Class::Read, NOW), Ok(None));
+        let warned = check(&notice(79, 899, 0), &limits, &none, Class::Read, NOW).unwrap();
+        let text = warned.map(|w| w.to_string());
+        assert_eq!(text.as_deref(), Some("\"month\";used=900;limit=1000;t=6000"));
+    }
+
+    #[test]
+    fn zero_is_unlimited() {
+        let much = notice(u64::MAX / 2, u64::MAX / 2, u64::MAX / 2);
+        let none = Delta::default();
+        assert_eq!(check(&much, &limits(0, 0, 0), &none, Class::Write, NOW), Ok(None));
+    }
+}

@@ -1,0 +1,375 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::shared::{Changed, Local};
+#[cfg(target_family = "wasm")]
+use wasm_bindgen_test::wasm_bindgen_test as test;
+
+const SECOND: u64 = 1_000_000_000;
+const START: u64 = 1_800_000_000 * SECOND;
+
+fn alice() -> TenantId {
+    TenantId::parse("alice").unwrap()
+}
+
+fn limits(rate: u32, burst: u32) -> Limits {
+    Limits { requests_per_s: rate, burst, ..Limits::default() }
+}
+
+/// Counts what a VM asks of the host, and lets a rival VM write between a read and a write.
+struct Host<'a> {
+    map: &'a mut Local,
+    calls: std::cell::Cell<u32>,
+    race: Option<(&'a mut Buckets, Limits, u64)>,
+    rival_passed: bool,
+}
+
+impl<'a> Host<'a> {
+    fn new(map: &'a mut Local) -> Self {
+        Self { map, calls: 0.into(), race: None, rival_passed: false }
+    }
+}
+
+impl Shared for Host<'_> {
+    fn get(&self, key: &str) -> Option<(Vec<u8>, u32)> {
+        self.calls.set(self.calls.get() + 1);
+        self.map.get(key)
+    }
+
+    fn set(&mut self, key: &str, value: &[u8], version: Option<u32>) -> Result<(), Changed> {
+        self.calls.set(self.calls.get() + 1);
+        if let Some((rival, limits, now_ns)) = self.race.take() {
+            self.rival_passed = rival.take(&alice(), &limits, 1, now_ns, self.map).allowed;
+        }
+        self.map.set(key, value, version)
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    /// A request at a VM, with a rival that writes in between.
+    Take {
+        vm: usize,
+        cost: u32,
+        rival: Option<usize>,
+    },
+    Settle(usize),
+    Die(usize),
+    Wait(u64),
+}
+
+const VMS: usize = 4;
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        12 => (0..VMS, 1..3_u32, prop::option::weighted(0.3, 0..VMS))
+            .prop_map(|(vm, cost, rival)| Step::Take { vm, cost, rival }),
+        1 => (0..VMS).prop_map(Step::Settle),
+        1 => (0..VMS).prop_map(Step::Die),
+        3 => (0..2 * LEASE_NS).prop_map(Step::Wait),
+    ]
+}
+
+/// A gateway of `VMS` VMs, each with its own clock and limits.
+struct World {
+    vms: Vec<Buckets>,
+    limits: Vec<Limits>,
+    skew_ns: Vec<u64>,
+    map: Local,
+    now_ns: u64,
+    /// When how many tokens passed, by the true clock.
+    passed: Vec<(u64, u32)>,
+}
+
+impl World {
+    fn new(limits: Limits) -> Self {
+        Self {
+            vms: (0..VMS).map(|_| Buckets::new(8)).collect(),
+            limits: vec![limits; VMS],
+            skew_ns: vec![0; VMS],
+            map: Local::default(),
+            now_ns: START,
+            passed: Vec::new(),
+        }
+    }
+
+    fn clock(&self, vm: usize) -> u64 {
+        self.now_ns + self.skew_ns[vm]
+    }
+
+    /// Whether a request passes at a VM.
+    fn take(&mut self, vm: usize, cost: u32, rival: Option<usize>) -> bool {
+        let rival = rival.filter(|r| *r != vm);
+        let (at, rival_at) = (self.clock(vm), rival.map(|r| self.clock(r)));
+        let mut taker = std::mem::replace(&mut self.vms[vm], Buckets::new(8));
+        let mut host = Host::new(&mut self.map);
+        if let (Some(r), Some(at)) = (rival, rival_at) {
+            host.race = Some((&mut self.vms[r], self.limits[r].clone(), at));
+        }
+        let cost = cost.min(self.limits[vm].burst.max(1));
+        let rate = taker.take(&alice(), &self.limits[vm], cost, at, &mut host);
+        let rival_passed = host.rival_passed;
+        self.vms[vm] = taker;
+        self.passed.extend(rate.allowed.then_some((self.now_ns, cost)));
+        self.passed.extend(rival_passed.then_some((self.now_ns, 1)));
+        rate.allowed
+    }
+
+    fn run(&mut self, steps: &[Step]) {
+        for step in steps {
+            match step {
+                Step::Take { vm, cost, rival } => drop(self.take(*vm, *cost, *rival)),
+                Step::Settle(vm) => {
+                    let at = self.clock(*vm);
+                    self.vms[*vm].settle(at, &mut self.map);
+                }
+                Step::Die(vm) => self.vms[*vm] = Buckets::new(8),
+                Step::Wait(ns) => self.now_ns += ns,
+            }
+        }
+    }
+
+    fn total(&self) -> u64 {
+        self.passed.iter().map(|(_, cost)| u64::from(*cost)).sum()
+    }
+}
+
+fn grown(rate: u32, ns: u64) -> u64 {
+    u64::try_from(u128::from(rate) * u128::from(ns) / u128::from(SECOND)).unwrap()
+}
+
+/// Fewer in node, where each takes longer.
+const CASES: u32 = if cfg!(target_family = "wasm") { 40 } else { 400 };
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(CASES))]
+
+    #[test]
+    fn all_vms_together_never_pass_more_than_the_bucket_allows(
+        rate in 1..200_u32,
+        burst in 1..100_u32,
+        steps in prop::collection::vec(step(), 1..300),
+    ) {
+        let mut world = World::new(limits(rate, burst));
+        world.run(&steps);
+        let elapsed = world.now_ns - START;
+        prop_assert!(world.total() <= u64::from(burst) + grown(rate, elapsed));
+        // Any window: what was parked before it may be spent in it, for RETURN_NS at most.
+        for (first, (from, _)) in world.passed.iter().enumerate() {
+            let mut sum = 0;
+            for (at, cost) in &world.passed[first..] {
+                sum += u64::from(*cost);
+                let allowed = u64::from(burst) + grown(rate, at - from + RETURN_NS) + 1;
+                prop_assert!(sum <= allowed, "{sum} > {allowed} in {} ns", at - from);
+            }
+        }
+    }
+
+    #[test]
+    fn clocks_that_differ_between_vms_add_only_their_difference(
+        rate in 1..200_u32,
+        burst in 1..100_u32,
+        skew_ns in prop::collection::vec(0..SECOND, VMS),
+        steps in prop::collection::vec(step(), 1..300),
+    ) {
+        let mut world = World::new(limits(rate, burst));
+        let spread = skew_ns.iter().max().unwrap() - skew_ns.iter().min().unwrap();
+        world.skew_ns = skew_ns;
+        world.run(&steps);
+        let elapsed = world.now_ns - START + spread;
+        prop_assert!(world.total() <= u64::from(burst) + grown(rate, elapsed));
+    }
+
+    #[test]
+    fn a_clock_that_steps_grants_only_what_it_moved_forward(
+        rate in 1..200_u32,
+        burst in 1..100_u32,
+        parts in prop::collection::vec(
+            (prop::collection::vec(step(), 1..60), -3600..3600_i64), 1..6),
+    ) {
+        let mut world = World::new(limits(rate, burst));
+        let mut forward = 0;
+        for (steps, jump_s) in &parts {
+            let before = world.now_ns;
+            world.run(steps);
+            forward += world.now_ns - before;
+            let jump_ns = jump_s.unsigned_abs() * SECOND;
+            if *jump_s > 0 {
+                world.now_ns += jump_ns;
+                forward += jump_ns;
+            } else {
+                world.now_ns -= jump_ns;
+            }
+        }
+        prop_assert!(world.total() <= u64::from(burst) + grown(rate, forward));
+    }
+
+    #[test]
+    fn vms_that_disagree_on_the_limits_gain_nothing_by_it(
+        (rate_a, burst_a, rate_b, burst_b) in (1..200_u32, 1..100_u32, 1..200_u32, 1..100_u32),
+        steps in prop::collection::vec(step(), 1..300),
+    ) {
+        let mut world = World::new(limits(rate_a, burst_a));
+        for vm in 0..VMS / 2 {
+            world.limits[vm] = limits(rate_b, burst_b);
+        }
+        world.run(&steps);
+        let elapsed = world.now_ns - START;
+        let allowed = u64::from(burst_a.max(burst_b)) + grown(rate_a + rate_b, elapsed) + 1;
+        prop_assert!(world.total() <= allowed);
+    }
+}
+
+#[test]
+fn ten_bursts_of_320_on_a_bucket_of_50_pass_exactly_50_each() {
+    let mut world = World::new(limits(10, 50));
+    for burst in 1..=10 {
+        for request in 0..320 {
+            world.take(request % VMS, 1, None);
+        }
+        assert_eq!(world.total(), 50 * burst);
+        world.now_ns += 5 * SECOND;
+    }
+}
+
+#[test]
+fn tokens_parked_elsewhere_are_at_most_an_eighth_of_the_burst_per_vm_and_come_back() {
+    let (rate, burst) = (1, 80);
+    let mut world = World::new(limits(rate, burst));
+    // Three VMs get busy together, then fall silent with tokens in hand.
+    for request in 0..24 {
+        world.take(1 + request % 3, 1, None);
+    }
+    let before = world.total();
+    for _ in 0..200 {
+        world.take(0, 1, None);
+    }
+    let alone = world.total() - before;
+    let parked = u64::from(burst) - world.total();
+    assert!(parked <= 3 * u64::from(burst / 8), "{parked} parked");
+    assert!(parked > 0 && alone > 0, "the case must occur");
+    world.now_ns += LEASE_NS;
+    for vm in 1..VMS {
+        let at = world.clock(vm);
+        world.vms[vm].settle(at, &mut world.map);
+    }
+    for _ in 0..200 {
+        world.take(0, 1, None);
+    }
+    assert_eq!(world.total(), u64::from(burst), "all of the burst was of use to the one VM");
+}
+
+#[test]
+fn a_busy_vm_asks_the_host_less_than_once_in_four_requests() {
+    let (mut vm, mut map) = (Buckets::new(8), Local::default());
+    let mut host = Host::new(&mut map);
+    let limits = limits(10_000, 500);
+    for request in 0..10_000 {
+        let now_ns = START + request * SECOND / 2_000;
+        assert!(vm.take(&alice(), &limits, 1, now_ns, &mut host).allowed);
+    }
+    assert!(host.calls.get() < 2_500, "{} hostcalls", host.calls.get());
+}
+
+#[test]
+fn a_flood_on_an_empty_bucket_costs_no_hostcalls() {
+    let (mut vm, mut map) = (Buckets::new(8), Local::default());
+    let mut host = Host::new(&mut map);
+    for request in 0..100_000 {
+        vm.take(&alice(), &limits(1, 1), 1, START + request * 10_000, &mut host);
+    }
+    assert!(host.calls.get() < 60, "{} hostcalls in a second", host.calls.get());
+}
+
+#[test]
+fn changed_limits_bite_with_the_next_request() {
+    let (mut vm, mut map) = (Buckets::new(8), Local::default());
+    let (small, large) = (limits(1, 2), limits(1_000, 1_000));
+    let mut take = |limits: &Limits, at: u64| vm.take(&alice(), limits, 1, START + at, &mut map);
+    assert!(take(&small, 0).allowed && take(&small, 0).allowed);
+    assert!(!take(&small, 0).allowed, "two is all");
+    assert!(take(&large, 1).allowed, "a raised tier helps at once: it owes 2 of 1000");
+    while take(&large, 2).allowed {}
+    let refused = take(&small, SECOND / 10);
+    assert!(!refused.allowed, "a lowered one bites at once");
+    assert_eq!((refused.limit, refused.retry_after_s), (2, Some(1)));
+}
+
+#[test]
+fn what_is_left_and_when_is_told_as_the_draft_has_it() {
+    let (mut vm, mut map) = (Buckets::new(8), Local::default());
+    let limits = limits(10, 50);
+    let first = vm.take(&alice(), &limits, 1, START, &mut map);
+    assert_eq!(first.header(), "\"burst\";r=49;t=1");
+    assert_eq!(&*first.policy, "\"burst\";q=50;w=5");
+    let mut last = first;
+    for _ in 0..50 {
+        last = vm.take(&alice(), &limits, 1, START, &mut map);
+    }
+    assert_eq!((last.allowed, last.retry_after_s), (false, Some(1)));
+    assert_eq!(last.header(), "\"burst\";r=0;t=5");
+}
+
+#[test]
+fn a_write_may_cost_more_and_never_more_than_the_whole_bucket() {
+    let (mut vm, mut map) = (Buckets::new(8), Local::default());
+    let limits = limits(1, 5);
+    assert!(vm.take(&alice(), &limits, 99, START, &mut map).allowed);
+    assert!(!vm.take(&alice(), &limits, 1, START, &mut map).allowed);
+}
+
+#[test]
+fn more_tenants_than_fit_are_still_limited() {
+    let (mut vm, mut map) = (Buckets::new(2), Local::default());
+    let limits = limits(1, 3);
+    for name in ["a", "b", "c", "d"] {
+        let tenant = TenantId::parse(name).unwrap();
+        let passed = (0..10).filter(|_| vm.take(&tenant, &limits, 1, START, &mut map).allowed);
+        assert_eq!(passed.count(), 3, "{name}");
+    }
+    assert_eq!(vm.tenants.len(), 2);
+}
+
+#[test]
+fn a_record_of_another_layout_is_a_full_bucket() {
+    let (mut vm, mut map) = (Buckets::new(8), Local::default());
+    map.set("bucket/alice", b"\x07rubbish", None).unwrap();
+    assert!(vm.take(&alice(), &limits(1, 1), 1, START, &mut map).allowed);
+    assert!(!vm.take(&alice(), &limits(1, 1), 1, START, &mut map).allowed);
+}
+
+#[test]
+fn tokens_are_put_back_once_though_a_clock_was_ahead_for_a_moment() {
+    let (rate, burst) = (1, 80);
+    let mut world = World::new(limits(rate, burst));
+    let held = |world: &World| world.vms[0].tenants.get(&alice()).map_or(0, |draw| draw.tokens);
+    while held(&world) < 5 {
+        world.take(0, 1, None);
+    }
+    // The rest is spent in the future, by another VM.
+    world.now_ns += 3_600 * SECOND;
+    while world.take(1, 1, None) {}
+    world.now_ns -= 3_600 * SECOND - LEASE_NS;
+    let (parked, before) = (held(&world), world.total());
+    assert!(!world.take(0, burst, None), "nothing else is left");
+    world.now_ns += DENIAL_NS;
+    let at = world.clock(0);
+    world.vms[0].settle(at, &mut world.map);
+    while world.take(2, 1, None) {}
+    assert_eq!(world.total() - before, u64::from(parked), "what was parked, once");
+}
+
+#[test]
+fn a_clock_that_goes_back_leaves_a_bucket_as_full_as_it_was() {
+    let (rate, burst) = (10, 50);
+    let mut world = World::new(limits(rate, burst));
+    for request in 0..20 {
+        assert!(world.take(request % VMS, 1, None));
+    }
+    world.now_ns -= 3_600 * SECOND;
+    for request in 0..burst - 20 - u32::try_from(VMS).unwrap() * (burst / 8) {
+        assert!(world.take(usize::try_from(request).unwrap() % VMS, 1, None), "request {request}");
+    }
+    while world.take(0, 1, None) {}
+    assert!(world.total() <= u64::from(burst));
+}
