@@ -7,16 +7,20 @@
 // It measures and ends: whatever goes wrong is shown as it is.
 #![allow(clippy::unwrap_used)]
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use orchestrator::runtime::docker::{DockerConfig, DockerRuntime};
-use orchestrator::runtime::process::{ProcessConfig, ProcessRuntime};
-use orchestrator::runtime::readiness::{Owner, answers};
+use orchestrator::config::{Config, DockerConfig, ProcessConfig};
+use orchestrator::runtime::docker::DockerRuntime;
+use orchestrator::runtime::folder::Owner;
+use orchestrator::runtime::probe::wait_until_ready;
+use orchestrator::runtime::process::ProcessRuntime;
 use orchestrator::runtime::{Endpoint, Runtime, Spec};
 use protocol::{Limits, TenantId, TierName};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
+const OWNER: Owner = Owner { uid: 10001, gid: 10001 };
 const PATIENCE: Duration = Duration::from_secs(30);
 
 #[tokio::main]
@@ -29,14 +33,15 @@ async fn main() {
     std::fs::create_dir(root.join("process")).unwrap();
     // Two networks: a slot must not take the address of the container that is started again.
     let network = |kind| format!("sq-measure-{}-{kind}", std::process::id());
-    let plain = docker(root.join("plain"), &network("plain"), 0).await;
-    let slots = docker(root.join("slot"), &network("slot"), 2).await;
-    let process = ProcessRuntime::new(ProcessConfig {
-        data_root: root.join("process"),
-        state_dir: root.join("state"),
-        sq: concat!(env!("CARGO_MANIFEST_DIR"), "/../.tools/sq-{version}/bin/sq").to_owned(),
-        owner: Owner { uid: 10001, gid: 10001 },
-    })
+    let plain = docker(&root.join("plain"), &network("plain"), 0).await;
+    let slots = docker(&root.join("slot"), &network("slot"), 2).await;
+    let sq = concat!(env!("CARGO_MANIFEST_DIR"), "/../.tools/sq-{version}/bin/sq").to_owned();
+    let process = ProcessRuntime::new(
+        &root.join("process"),
+        &root.join("state"),
+        OWNER,
+        &ProcessConfig { sq },
+    )
     .unwrap();
 
     let mut times: [(&str, Vec<Duration>); 6] = [
@@ -77,18 +82,10 @@ async fn main() {
     clear(&network("slot")).await;
 }
 
-async fn docker(data_root: std::path::PathBuf, network: &str, slots: usize) -> DockerRuntime {
-    DockerRuntime::connect(DockerConfig {
-        data_root,
-        image: "wbic16/sq:{version}".to_owned(),
-        network: network.to_owned(),
-        subnet: None,
-        owner: Owner { uid: 10001, gid: 10001 },
-        slots,
-        pause_image: "sq-gateway/pause:1".to_owned(),
-    })
-    .await
-    .unwrap()
+async fn docker(data_root: &Path, network: &str, network_pool: usize) -> DockerRuntime {
+    let network = network.to_owned();
+    let config = DockerConfig { network, network_pool, ..Config::default().docker };
+    DockerRuntime::connect(data_root, OWNER, config).await.unwrap()
 }
 
 fn tenant() -> TenantId {
@@ -113,7 +110,7 @@ async fn restart(endpoint: &Endpoint) -> Duration {
     daemon("POST", &format!("/containers/{id}/stop?t=0")).await;
     let began = Instant::now();
     daemon("POST", &format!("/containers/{id}/start")).await;
-    answers(endpoint.address, PATIENCE).await.unwrap();
+    wait_until_ready(endpoint.address, PATIENCE).await.unwrap();
     began.elapsed()
 }
 

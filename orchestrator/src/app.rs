@@ -242,7 +242,8 @@ async fn choose(config: &Config) -> anyhow::Result<(Arc<dyn Runtime>, u64)> {
     let state_dir = &config.state_dir;
     let unusable = || format!("{} can't be used", Life::path(state_dir).display());
     let last = Life::last(state_dir).with_context(unusable)?;
-    let runtime = select::choose(config, last.as_ref().map(|life| life.runtime.as_str())).await?;
+    let previous = last.as_ref().map(|life| life.runtime.as_str());
+    let runtime = select::choose(config, previous, &Life::path(state_dir)).await?;
     let life = Life::new(config.lifecycle.lease_ms, runtime.describe().kind);
     let leases_ms = life.leases_ms(last.as_ref());
     life.write(state_dir).with_context(unusable)?;

@@ -70,9 +70,9 @@ pub struct DockerConfig {
     pub network: String,
     /// Its addresses; empty: the daemon chooses.
     pub subnet: String,
-    /// Prepared network slots, which make a start several times faster; 0: none.
-    pub slots: usize,
-    /// Image of the process that holds a slot.
+    /// Network namespaces prepared ahead of starts, which become several times faster; 0: none.
+    pub network_pool: usize,
+    /// Image of the process that holds a prepared network namespace.
     pub pause_image: String,
 }
 
@@ -109,7 +109,7 @@ impl Default for Config {
                 image: "wbic16/sq:{version}".to_owned(),
                 network: "sq-tenants".to_owned(),
                 subnet: String::new(),
-                slots: 4,
+                network_pool: 4,
                 pause_image: "sq-gateway/pause:1".to_owned(),
             },
             process: ProcessConfig { sq: ".tools/sq-{version}/bin/sq".to_owned() },
@@ -231,8 +231,13 @@ impl Config {
                 image: docker.text("image", &d.docker.image),
                 network: docker.text("network", &d.docker.network),
                 subnet: docker.text("subnet", &d.docker.subnet),
-                slots: usize::try_from(docker.whole("slots", d.docker.slots as u64, 0, 64))
-                    .unwrap_or(d.docker.slots),
+                network_pool: usize::try_from(docker.whole(
+                    "network_pool",
+                    d.docker.network_pool as u64,
+                    0,
+                    64,
+                ))
+                .unwrap_or(d.docker.network_pool),
                 pause_image: docker.text("pause_image", &d.docker.pause_image),
             },
             process: ProcessConfig { sq: process.text("sq", &d.process.sq) },

@@ -49,9 +49,10 @@ pub async fn watch(
             }
         }
         let instances = metrics.instances();
-        let beyond = runtime.most().map_or(0, |most| (instances + ROOM).saturating_sub(most));
+        let max = runtime.capabilities().max_instances;
+        let beyond = max.map_or(0, |max| (instances + ROOM).saturating_sub(max));
         if beyond > 0 {
-            warn!(instances, most = runtime.most(), "more than the runtime can have would run");
+            warn!(instances, max, "more than the runtime can have would run");
             handle.pressure(beyond).await?;
         }
         sleep(INTERVAL).await;

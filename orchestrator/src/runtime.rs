@@ -1,22 +1,56 @@
-//! What runs a tenant's SQ: the words and the trait. `docker` and `process` implement it.
+//! Runtimes start, pause and stop tenants' SQ instances: the [`Runtime`] trait and its types.
 //!
 //! ```text
 //!            start                 pause
 //!  (nothing) ──────► Running ◄──────────────► Paused
 //!      ▲                │        resume          │
-//!      │ stop           │ dies by itself         │
+//!      │ stop           │ crash                  │ crash
 //!      └──── Stopped ◄──┴────────────────────────┘
 //! ```
 //!
-//! One tenant has at most one instance on its data folder: `start` first clears away whatever is
-//! left of the tenant. The caller asks one thing per tenant at a time and has drained the tenant
-//! before `pause` and `stop`: SQ cuts its files when it is killed within a write.
+//! A tenant has at most one instance on its data folder, so `start` first removes whatever is left
+//! of an earlier one. The caller makes one call per tenant at a time, and has drained the tenant
+//! before `pause` and `stop`: SQ leaves a truncated file when it is killed in the middle of a write.
+//!
+//! | file | content |
+//! |---|---|
+//! | `select.rs` | chooses the runtime by configuration, by what ran before, and by what answers |
+//! | `docker.rs` | containers, hardened and limited; adopted by their labels |
+//! | `docker/engine.rs` | the Docker API: the only file that names bollard |
+//! | `docker/start.rs` | creating and starting a tenant's container |
+//! | `docker/network_pool.rs` | network namespaces prepared ahead of starts |
+//! | `docker/deaths.rs` | deaths, from the daemon's events and from reconciliation |
+//! | `docker/adoption.rs` | finding containers that an earlier orchestrator started |
+//! | `process.rs` | child processes, for hosts without Docker; adopted by their records |
+//! | `process/instance.rs` | one process: its record on disk, signals, exit |
+//! | `process/adoption.rs` | finding processes that an earlier orchestrator started |
+//! | `process/watches.rs` | the task that awaits every process's exit |
+//! | `proc.rs` | facts about processes from `/proc` |
+//! | `probe.rs` | readiness probe over HTTP |
+//! | `folder.rs` | ownership of a tenant's folder, and proof that SQ can write it |
+//! | `reclaim.rs` | returning a paused tenant's memory to the host |
+//! | `instance_key.rs` | the key that each instance is started with |
+//!
+//! A start, as both runtimes do it:
+//!
+//! ```text
+//!  driver        runtime             SQ           folder
+//!    │  start       │                 │              │
+//!    ├─────────────►│ remove the old instance, if any│
+//!    │              ├── create, give to SQ's uid ───►│
+//!    │              ├── write a file as SQ's uid ───►│
+//!    │              ├── start, new key ─►│           │
+//!    │              ├── GET, no key ────►│           │
+//!    │              │◄───── 401 ─────────┤           │
+//!    │◄─ Started ───┤                    │           │
+//! ```
 
 pub mod docker;
+pub mod folder;
 pub mod instance_key;
+pub mod probe;
 pub mod process;
-pub mod readiness;
-pub mod reclaim;
+mod reclaim;
 pub mod select;
 
 use std::net::SocketAddr;
@@ -26,201 +60,206 @@ use protocol::{Limits, TenantId, TierName, WakeKind};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
-use crate::runtime::instance_key::MintedKey;
+use crate::runtime::instance_key::InstanceKey;
 
-/// What a runtime answers with; boxed so that the trait is object-safe.
-pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, RuntimeError>> + Send + 'a>>;
+/// Future of a runtime call; boxed so that [`Runtime`] is object-safe.
+pub type RuntimeFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, RuntimeError>> + Send + 'a>>;
 
-/// What to start.
+/// Starts, pauses and stops tenants' SQ instances. Dropping a runtime leaves them running; the next
+/// one adopts them with `list`.
+pub trait Runtime: Send + Sync + 'static {
+    /// Describes the runtime for the log and for the operator's status.
+    fn describe(&self) -> Description;
+
+    /// Reports the abilities that not every runtime has.
+    fn capabilities(&self) -> Capabilities;
+
+    /// Lists every instance of this installation, and adopts those that an earlier orchestrator
+    /// started. Dead instances stay listed until `start` or `stop`.
+    fn list(&self) -> RuntimeFuture<'_, Vec<Found>>;
+
+    /// Starts SQ on `<data_root>/<tenant>/`. Completes once SQ answers and its folder has been proven
+    /// writable. After an error nothing is left running.
+    fn start(&self, spec: Spec) -> RuntimeFuture<'_, Started>;
+
+    /// Freezes the instance in memory. Idempotent.
+    fn pause<'a>(&'a self, tenant: &'a TenantId) -> RuntimeFuture<'a, ()>;
+
+    /// Unfreezes the instance; completes once SQ answers. Idempotent.
+    fn resume<'a>(&'a self, tenant: &'a TenantId) -> RuntimeFuture<'a, ()>;
+
+    /// Kills the instance, whether it is running, paused or dead, and removes what is left of it.
+    /// Reports the state just before. Idempotent: a second call finds no instance.
+    fn stop<'a>(&'a self, tenant: &'a TenantId) -> RuntimeFuture<'a, Stopped>;
+
+    /// Sets the memory limit of a running instance. A limit below current use may be refused.
+    fn resize<'a>(&'a self, tenant: &'a TenantId, memory_bytes: u64) -> RuntimeFuture<'a, ()>;
+
+    /// Reads how many bytes of memory the instance uses; `None` when that is unknown.
+    fn memory_bytes<'a>(&'a self, tenant: &'a TenantId) -> RuntimeFuture<'a, Option<u64>>;
+
+    /// Reads the instance's process id from the runtime itself, as the host's `/proc` has it; `None`
+    /// or an error when there is no live process.
+    fn pid<'a>(&'a self, tenant: &'a TenantId) -> RuntimeFuture<'a, Option<i32>>;
+
+    /// Returns the memory of a paused instance to the host and reports how many bytes that was;
+    /// `None` when it could not be tried. The instance may be resumed while this runs. Only called
+    /// if [`Capabilities::can_reclaim`].
+    fn reclaim<'a>(&'a self, tenant: &'a TenantId) -> RuntimeFuture<'a, Option<u64>>;
+
+    /// Deaths that no call of `stop` or `start` caused, from the creation of the runtime on. `Some`
+    /// on the first call only: there is one receiver.
+    fn events(&self) -> Option<mpsc::Receiver<Died>>;
+}
+
+/// A runtime's description of itself, logged at the start and shown in the status.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Description {
+    /// Either `docker` or `process`.
+    pub kind: &'static str,
+    /// Facts for the operator, one line each: versions, and limits that are not enforced.
+    pub notes: Vec<String>,
+}
+
+/// Abilities that not every runtime has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Capabilities {
+    /// Memory of a paused instance can be returned to the host.
+    pub can_reclaim: bool,
+    /// Bound on simultaneous instances, paused ones included; `None` if only memory bounds them.
+    pub max_instances: Option<usize>,
+}
+
+/// Parameters of a start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Spec {
-    /// Whose SQ.
+    /// The tenant whose folder SQ serves.
     pub tenant: TenantId,
-    /// Kept with the instance, so that it is known after a restart of the orchestrator.
+    /// Recorded with the instance, for an orchestrator that adopts it.
     pub tier: TierName,
-    /// Kept with the instance as well; `memory_bytes` is enforced.
+    /// Recorded with the instance as well; `memory_bytes` is enforced.
     pub limits: Limits,
-    /// Such as `0.6.0`.
+    /// Version of SQ, such as `0.6.0`.
     pub sq_version: String,
 }
 
-/// One life of a tenant's SQ: a container id, or process id and start time.
+/// Identifies one instance: a container id, or a process id with its start time. Never reused.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Instance(pub String);
+pub struct InstanceId(pub String);
 
-/// Where an instance answers and with which key.
+/// Address and key of a live instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
-    /// Which life.
-    pub instance: Instance,
-    /// Reachable from this host.
+    /// The instance that listens there.
+    pub instance: InstanceId,
+    /// Reachable from this host only.
     pub address: SocketAddr,
-    /// What SQ was started with.
-    pub key: MintedKey,
+    /// The only key that this instance accepts.
+    pub key: InstanceKey,
 }
 
 /// A started instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Started {
-    /// It answers there.
+    /// Address and key; SQ answers there.
     pub endpoint: Endpoint,
-    /// What it took: [`WakeKind::Create`] or [`WakeKind::Start`].
+    /// Either [`WakeKind::Create`] or [`WakeKind::Start`].
     pub kind: WakeKind,
 }
 
-/// An instance that was there before the orchestrator.
+/// An instance that was there before this orchestrator process.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Found {
-    /// Whose.
+    /// The tenant it was started for.
     pub tenant: TenantId,
-    /// As it was at the start.
+    /// The tenant's tier when it was started.
     pub tier: TierName,
-    /// As they were at the start.
+    /// The tenant's limits when it was started.
     pub limits: Limits,
-    /// As it was started.
+    /// The SQ version that it runs.
     pub sq_version: String,
-    /// How it is.
+    /// Its present state.
     pub state: FoundState,
-    /// `Some` unless it is stopped.
+    /// Address and key; `None` if it is dead.
     pub endpoint: Option<Endpoint>,
 }
 
-/// How a found instance is.
+/// State of an instance that was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FoundState {
-    /// It answers.
+    /// It serves requests.
     Running,
-    /// It is frozen.
+    /// It is frozen in memory.
     Paused,
-    /// It died while nobody watched: its data want a check.
+    /// It died while no orchestrator ran: its data must be examined.
     Stopped(ExitKind),
-    /// It ended with an earlier boot of the host, and with it all who had leases on it.
-    Left,
+    /// It ended with an earlier boot of the host, and so did every gateway with a lease on it.
+    FromEarlierBoot,
 }
 
-/// An instance died and nobody had asked for it.
+/// The death of an instance that nothing in this process asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Died {
-    /// Whose.
+    /// The tenant that lost its instance.
     pub tenant: TenantId,
-    /// Which life: news of another one than the current is old news.
-    pub instance: Instance,
-    /// How.
+    /// The dead instance; if it is not the current one, the event is stale.
+    pub instance: InstanceId,
+    /// Exit code or reason.
     pub exit: ExitKind,
 }
 
-/// How an instance died.
+/// Reason for the end of an instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExitKind {
     /// Exit code 0.
     Clean,
-    /// Another exit code, 101 for a panic, 128 + n for signal n.
+    /// Another exit code: 101 for a panic, 128 + n for signal n.
     Crashed(i64),
-    /// The kernel killed it for its memory.
+    /// Killed by the kernel for lack of memory.
     OutOfMemory,
-    /// It is gone without a trace.
+    /// The process or container is gone, and no exit code is known.
     Gone,
 }
 
-/// How an instance was when it was stopped.
+/// State of an instance just before it was stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stopped {
-    /// It ran or was frozen until then.
+    /// It was running or paused until the stop killed it.
     Alive,
-    /// It had died before, or there was none: nobody knows what it was doing when it ended.
+    /// It was dead already, perhaps killed in the middle of a write, or there was none.
     Dead,
 }
 
-/// Why a runtime can't do what it was asked for. The text is the operator's, never a client's.
+/// Failure of a runtime call. The text is for the operator, never for a client.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RuntimeError {
-    /// The daemon does not answer; trying again later makes sense.
+    /// The daemon does not answer; a retry may succeed.
     #[error("the container runtime does not answer: {0}")]
     Unavailable(String),
-    /// There is nothing to run.
+    /// The image or binary does not exist.
     #[error("{0}")]
     Missing(String),
-    /// The tenant's data folder can't be written by its uid.
+    /// SQ's uid can't write the tenant's data folder.
     #[error("{path} can't be written by the tenant: {reason}")]
     Unwritable {
-        /// The folder.
+        /// The folder, or the file in it.
         path: String,
-        /// What is wrong with it.
+        /// The failed check or system call.
         reason: String,
     },
-    /// It started and did not answer in time.
+    /// SQ was started and did not answer in time.
     #[error("SQ did not answer within {waited_ms} ms")]
     NotReady {
-        /// How long was waited.
+        /// Length of the wait, in milliseconds.
         waited_ms: u64,
     },
-    /// It started and died at once.
+    /// SQ exited before it answered.
     #[error("SQ died while starting: {0:?}")]
     DiedAtStart(ExitKind),
-    /// There is no such instance (any more).
+    /// The tenant has no live instance.
     #[error("{0} has no instance")]
     NoInstance(TenantId),
-    /// Anything else.
+    /// Any other failure.
     #[error("{0}")]
     Failed(String),
-}
-
-/// What a runtime says of itself: shown at the start and in the status.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Description {
-    /// `docker` or `process`.
-    pub kind: &'static str,
-    /// What the operator should know, a line each: versions, limits that are not enforced.
-    pub notes: Vec<String>,
-}
-
-/// Runs tenants' SQs. Dropping it leaves them running: they are found again by `list`.
-pub trait Runtime: Send + Sync + 'static {
-    /// What it is.
-    fn describe(&self) -> Description;
-
-    /// Everything of this installation, found or not before. `Stopped` ones stay until `start` or
-    /// `stop`.
-    fn list(&self) -> Answer<'_, Vec<Found>>;
-
-    /// Starts SQ in `<data_root>/<tenant>/`. Returns when it answers and its folder is proven to
-    /// be writable; on an error nothing is left running.
-    fn start(&self, spec: Spec) -> Answer<'_, Started>;
-
-    /// Freezes it. Idempotent.
-    fn pause<'a>(&'a self, tenant: &'a TenantId) -> Answer<'a, ()>;
-
-    /// Thaws it; returns when it answers. Idempotent.
-    fn resume<'a>(&'a self, tenant: &'a TenantId) -> Answer<'a, ()>;
-
-    /// Kills it, running, paused or dead, and removes what is left; answers with how it was just
-    /// before. Idempotent: a second one finds none.
-    fn stop<'a>(&'a self, tenant: &'a TenantId) -> Answer<'a, Stopped>;
-
-    /// Lets a running instance have so much memory. Less than it uses may be refused.
-    fn resize<'a>(&'a self, tenant: &'a TenantId, memory_bytes: u64) -> Answer<'a, ()>;
-
-    /// What it uses now; `None` when that can't be told.
-    fn memory_bytes<'a>(&'a self, tenant: &'a TenantId) -> Answer<'a, Option<u64>>;
-
-    /// Its process, as this host's `/proc` knows it; `None` when that can't be told.
-    fn pid<'a>(&'a self, tenant: &'a TenantId) -> Answer<'a, Option<i32>> {
-        let _ = tenant;
-        Box::pin(async { Ok(None) })
-    }
-
-    /// Hands the memory of a frozen tenant back to the host, where the kernel can; answers with how
-    /// much. It may be thawed meanwhile.
-    fn reclaim<'a>(&'a self, tenant: &'a TenantId) -> Answer<'a, Option<u64>> {
-        let _ = tenant;
-        Box::pin(async { Ok(None) })
-    }
-
-    /// How many instances it can have at once, frozen ones included; `None`: as many as memory holds.
-    fn most(&self) -> Option<usize> {
-        None
-    }
-
-    /// Deaths, from the creation of the runtime on. `Some` once: there is one listener.
-    fn events(&self) -> Option<mpsc::Receiver<Died>>;
 }

@@ -18,7 +18,7 @@ mod network_pool;
 mod start;
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -29,14 +29,18 @@ use tokio::task::JoinHandle;
 
 use self::engine::{Engine, EngineError, Seen, SeenState};
 use self::network_pool::{Keeper, SLOTS_MAX, Slot, Slots};
+use crate::config::DockerConfig;
 use crate::host;
+use crate::runtime::folder::Owner;
 use crate::runtime::process::{self, MALLOC_ENV};
-use crate::runtime::readiness::Owner;
 use crate::runtime::reclaim::Reclaim;
 use crate::runtime::{
-    Answer, Description, Died, Endpoint, ExitKind, Found, Runtime, RuntimeError, Spec, Started,
-    Stopped,
+    Capabilities, Description, Died, Endpoint, ExitKind, Found, Runtime, RuntimeError,
+    RuntimeFuture, Spec, Started, Stopped,
 };
+
+/// Kind of this runtime, in its description and in the record of a run.
+pub(super) const KIND: &str = "docker";
 
 const PORT: u16 = 1337;
 
@@ -61,25 +65,6 @@ const LIMITS: &str = "sq-gateway.limits";
 const VERSION: &str = "sq-gateway.sq-version";
 const BOOT: &str = "sq-gateway.boot";
 
-/// How to run containers.
-#[derive(Debug, Clone)]
-pub struct DockerConfig {
-    /// Tenants' folders; also what tells this installation from others on the daemon.
-    pub data_root: PathBuf,
-    /// Image of SQ; `{version}` in it is replaced. Default `wbic16/sq:{version}`.
-    pub image: String,
-    /// The tenants' bridge, made when it is not there.
-    pub network: String,
-    /// Its addresses, such as `10.213.0.0/16`; `None`: Docker chooses.
-    pub subnet: Option<String>,
-    /// Who SQ runs as when we are root; else it runs as we do.
-    pub owner: Owner,
-    /// Prepared network slots; 0: none.
-    pub slots: usize,
-    /// Image of the process that holds a slot; without it there are none.
-    pub pause_image: String,
-}
-
 /// The runtime. Dropping it leaves the containers running.
 #[derive(Debug)]
 pub struct DockerRuntime {
@@ -92,6 +77,7 @@ pub struct DockerRuntime {
 struct Inner {
     engine: Engine,
     config: DockerConfig,
+    data_root: PathBuf,
     installation: String,
     /// The host's present boot; empty where that can't be told.
     boot: String,
@@ -125,25 +111,29 @@ impl Drop for DockerRuntime {
 
 impl DockerRuntime {
     /// Connects, makes the network, clears away unused slots and watches for deaths.
-    pub async fn connect(config: DockerConfig) -> Result<Self, RuntimeError> {
+    pub async fn connect(
+        data_root: &Path,
+        owner: Owner,
+        config: DockerConfig,
+    ) -> Result<Self, RuntimeError> {
         let engine = Engine::connect().await?;
-        let root = config
-            .data_root
+        let data_root = data_root
             .canonicalize()
-            .map_err(|e| RuntimeError::Failed(format!("{}: {e}", config.data_root.display())))?;
-        let config = DockerConfig { data_root: root, ..config };
+            .map_err(|e| RuntimeError::Failed(format!("{}: {e}", data_root.display())))?;
         let installation =
-            hex::encode(&Sha256::digest(config.data_root.as_os_str().as_encoded_bytes())[..6]);
+            hex::encode(&Sha256::digest(data_root.as_os_str().as_encoded_bytes())[..6]);
         let may_chown = rustix::process::geteuid().is_root();
-        let owner = if may_chown { config.owner } else { own_ids() };
+        let owner = if may_chown { owner } else { own_ids() };
         let labels = HashMap::from([(INSTALLATION.to_owned(), installation.clone())]);
-        engine.ensure_network(&config.network, config.subnet.as_deref(), labels).await?;
-        let slots_on = config.slots > 0 && engine.has_image(&config.pause_image).await?;
+        let subnet = Some(config.subnet.as_str()).filter(|subnet| !subnet.is_empty());
+        engine.ensure_network(&config.network, subnet, labels).await?;
+        let slots_on = config.network_pool > 0 && engine.has_image(&config.pause_image).await?;
         let (slots, used) = Slots::new();
         let (died, deaths) = mpsc::channel(DEATHS);
         let inner = Arc::new(Inner {
             engine,
             config,
+            data_root,
             installation,
             boot: host::boot().unwrap_or_default(),
             owner,
@@ -186,7 +176,7 @@ impl Runtime for DockerRuntime {
         if !inner.may_chown {
             notes.push("we are not root: SQ runs as our own uid".to_owned());
         }
-        notes.push(match (inner.config.slots, inner.slots_on) {
+        notes.push(match (inner.config.network_pool, inner.slots_on) {
             (0, _) => "no network slots".to_owned(),
             (wanted, true) => format!("{wanted} network slots"),
             (_, false) => format!(
@@ -195,25 +185,32 @@ impl Runtime for DockerRuntime {
             ),
         });
         notes.push(Reclaim::note(inner.reclaim.as_ref()).to_owned());
-        Description { kind: "docker", notes }
+        Description { kind: KIND, notes }
     }
 
-    fn list(&self) -> Answer<'_, Vec<Found>> {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            can_reclaim: self.inner.reclaim.is_some(),
+            max_instances: Some(BRIDGE_PORTS - self.inner.config.network_pool.min(SLOTS_MAX)),
+        }
+    }
+
+    fn list(&self) -> RuntimeFuture<'_, Vec<Found>> {
         Box::pin(self.inner.list())
     }
 
-    fn start(&self, spec: Spec) -> Answer<'_, Started> {
+    fn start(&self, spec: Spec) -> RuntimeFuture<'_, Started> {
         Box::pin(async move { self.inner.start(&spec).await })
     }
 
-    fn pause<'a>(&'a self, tenant: &'a TenantId) -> Answer<'a, ()> {
+    fn pause<'a>(&'a self, tenant: &'a TenantId) -> RuntimeFuture<'a, ()> {
         Box::pin(async move {
             let live = self.inner.alive(tenant)?;
             self.inner.engine.pause(&live.id).await.map_err(|e| about(tenant, e))
         })
     }
 
-    fn resume<'a>(&'a self, tenant: &'a TenantId) -> Answer<'a, ()> {
+    fn resume<'a>(&'a self, tenant: &'a TenantId) -> RuntimeFuture<'a, ()> {
         Box::pin(async move {
             let live = self.inner.alive(tenant)?;
             self.inner.engine.unpause(&live.id).await.map_err(|e| about(tenant, e))?;
@@ -221,7 +218,7 @@ impl Runtime for DockerRuntime {
         })
     }
 
-    fn stop<'a>(&'a self, tenant: &'a TenantId) -> Answer<'a, Stopped> {
+    fn stop<'a>(&'a self, tenant: &'a TenantId) -> RuntimeFuture<'a, Stopped> {
         Box::pin(async move {
             // Asked of the daemon: a death of which no event has told must not pass for our doing.
             let seen = self.inner.engine.inspect(&self.inner.name(tenant)).await?;
@@ -233,7 +230,7 @@ impl Runtime for DockerRuntime {
         })
     }
 
-    fn resize<'a>(&'a self, tenant: &'a TenantId, memory_bytes: u64) -> Answer<'a, ()> {
+    fn resize<'a>(&'a self, tenant: &'a TenantId, memory_bytes: u64) -> RuntimeFuture<'a, ()> {
         Box::pin(async move {
             let live = self.inner.alive(tenant)?;
             let resized = self.inner.engine.resize(&live.id, memory_bytes).await;
@@ -241,7 +238,7 @@ impl Runtime for DockerRuntime {
         })
     }
 
-    fn memory_bytes<'a>(&'a self, tenant: &'a TenantId) -> Answer<'a, Option<u64>> {
+    fn memory_bytes<'a>(&'a self, tenant: &'a TenantId) -> RuntimeFuture<'a, Option<u64>> {
         Box::pin(async move {
             let Ok(live) = self.inner.alive(tenant) else { return Ok(None) };
             // A daemon may take a second for an answer that the kernel has in a file.
@@ -253,14 +250,14 @@ impl Runtime for DockerRuntime {
         })
     }
 
-    fn pid<'a>(&'a self, tenant: &'a TenantId) -> Answer<'a, Option<i32>> {
+    fn pid<'a>(&'a self, tenant: &'a TenantId) -> RuntimeFuture<'a, Option<i32>> {
         Box::pin(async move {
             let live = self.inner.alive(tenant)?;
             Ok(self.inner.engine.pid(&live.id).await?.and_then(|pid| pid.try_into().ok()))
         })
     }
 
-    fn reclaim<'a>(&'a self, tenant: &'a TenantId) -> Answer<'a, Option<u64>> {
+    fn reclaim<'a>(&'a self, tenant: &'a TenantId) -> RuntimeFuture<'a, Option<u64>> {
         Box::pin(async move {
             let Some(reclaim) = self.inner.reclaim.clone() else { return Ok(None) };
             let live = self.inner.alive(tenant)?;
@@ -269,10 +266,6 @@ impl Runtime for DockerRuntime {
             let failed = |e: &dyn std::fmt::Display| RuntimeError::Failed(e.to_string());
             taken.map_err(|e| failed(&e))?.map(Some).map_err(|e| failed(&e))
         })
-    }
-
-    fn most(&self) -> Option<usize> {
-        Some(BRIDGE_PORTS - self.inner.config.slots.min(SLOTS_MAX))
     }
 
     fn events(&self) -> Option<mpsc::Receiver<Died>> {
@@ -340,7 +333,7 @@ impl Inner {
     fn keeper(&self) -> Keeper {
         Keeper {
             engine: self.engine.clone(),
-            wanted: self.config.slots.min(SLOTS_MAX),
+            wanted: self.config.network_pool.min(SLOTS_MAX),
             image: self.config.pause_image.clone(),
             network: self.config.network.clone(),
             owner: self.owner,

@@ -1,42 +1,45 @@
-//! The key of one SQ instance: minted here at each start, known to the instance and to Envoy's
-//! cluster of it, and to nobody else. No customer's key ever reaches this host.
+//! The key of one SQ instance, generated at each start. Only the instance and Envoy's cluster for it
+//! know this key. Clients' keys never reach SQ.
 
 use std::fmt;
 
-/// Random bytes in a key: 128 bits can't be guessed through a network.
+/// Random bytes in a key: 128 bits can't be guessed over a network.
 const KEY_BYTES: usize = 16;
 
-/// A minted key as SQ takes it: lower-case hexadecimal digits. `Debug` prints `***`.
+/// An instance's key as SQ takes it: 32 lower-case hexadecimal digits. `Debug` prints `***`.
 #[derive(Clone, PartialEq, Eq)]
-pub struct MintedKey(String);
+pub struct InstanceKey(String);
 
-/// Why a text is not a minted key. Never carries the text.
+/// The text is not an instance key. The error never carries the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a minted key is {} lower-case hexadecimal digits", KEY_BYTES * 2)]
-pub struct NotMinted;
+#[error("an instance key is {} lower-case hexadecimal digits", KEY_BYTES * 2)]
+pub struct InvalidInstanceKey;
 
-/// The system gave no randomness.
+/// The operating system provides no random bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the system gives no randomness")]
+#[error("the operating system provides no random bytes")]
 pub struct NoRandomness;
 
-impl MintedKey {
-    /// A new key from the system's randomness.
-    pub fn mint() -> Result<Self, NoRandomness> {
+impl InstanceKey {
+    /// Generates a new key from the operating system's random bytes.
+    pub fn generate() -> Result<Self, NoRandomness> {
         let mut bits = [0; KEY_BYTES];
         getrandom::fill(&mut bits).map_err(|_| NoRandomness)?;
         Ok(Self(hex::encode(bits)))
     }
 
-    /// Reads back a key that an instance was started with.
-    pub fn parse(text: &str) -> Result<Self, NotMinted> {
-        let digit = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
-        let good = text.len() == KEY_BYTES * 2 && text.bytes().all(digit);
-        if good { Ok(Self(text.to_owned())) } else { Err(NotMinted) }
+    /// Parses the key that an instance was started with.
+    pub fn parse(text: &str) -> Result<Self, InvalidInstanceKey> {
+        let is_digit = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+        if text.len() == KEY_BYTES * 2 && text.bytes().all(is_digit) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(InvalidInstanceKey)
+        }
     }
 
-    /// One that opens nothing: no instance is ever started with it.
-    pub fn nobodys() -> Self {
+    /// A constant that stands where a key is required and no instance exists: all zeros.
+    pub fn placeholder() -> Self {
         Self("0".repeat(KEY_BYTES * 2))
     }
 
@@ -46,9 +49,9 @@ impl MintedKey {
     }
 }
 
-impl fmt::Debug for MintedKey {
+impl fmt::Debug for InstanceKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("MintedKey(***)")
+        f.write_str("InstanceKey(***)")
     }
 }
 
@@ -57,21 +60,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_key_is_new_and_is_read_back() {
-        let (a, b) = (MintedKey::mint().unwrap(), MintedKey::mint().unwrap());
-        assert_ne!(a, b);
-        assert_eq!(MintedKey::parse(a.expose()), Ok(a));
+    fn generated_keys_differ_and_parse() {
+        let first = InstanceKey::generate().unwrap();
+        let second = InstanceKey::generate().unwrap();
+        assert_ne!(first, second);
+        assert_eq!(InstanceKey::parse(first.expose()), Ok(first));
     }
 
     #[test]
-    fn a_key_never_prints_itself() {
-        assert_eq!(format!("{:?}", MintedKey::mint().unwrap()), "MintedKey(***)");
+    fn debug_output_hides_the_key() {
+        let key = InstanceKey::generate().unwrap();
+        assert_eq!(format!("{key:?}"), "InstanceKey(***)");
     }
 
     #[test]
-    fn nothing_else_is_a_key() {
+    fn malformed_keys_are_refused() {
         for bad in ["", "ab", &"g".repeat(32), &"A".repeat(32), &"a".repeat(33)] {
-            assert_eq!(MintedKey::parse(bad), Err(NotMinted), "{bad}");
+            assert_eq!(InstanceKey::parse(bad), Err(InvalidInstanceKey), "{bad}");
         }
     }
 }

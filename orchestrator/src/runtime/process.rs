@@ -30,17 +30,23 @@ use self::instance::{Live, Record, exit_of};
 use self::proc::{ProcessState, start_ticks, state};
 pub(crate) use self::proc::{is_sq_of, rss};
 use self::watches::{Watch, follow};
+use crate::config::ProcessConfig;
 use crate::host;
-use crate::runtime::instance_key::MintedKey;
-use crate::runtime::readiness::{self, Owner};
+use crate::runtime::folder::{self, Owner};
+use crate::runtime::instance_key::InstanceKey;
+use crate::runtime::probe;
 use crate::runtime::{
-    Answer, Description, Died, ExitKind, Found, Runtime, RuntimeError, Spec, Started, Stopped,
+    Capabilities, Description, Died, ExitKind, Found, Runtime, RuntimeError, RuntimeFuture, Spec,
+    Started, Stopped,
 };
 
 mod adoption;
 mod instance;
 mod proc;
 mod watches;
+
+/// Kind of this runtime, in its description and in the record of a run.
+pub(super) const KIND: &str = "process";
 
 /// SQ answers 1 ms after exec; on a host where twenty start at once within a second or two.
 const READY_WITHIN: Duration = Duration::from_secs(10);
@@ -70,19 +76,6 @@ pub(crate) const MALLOC_ENV: [(&str, &str); 3] = [
     ("MALLOC_TRIM_THRESHOLD_", "65536"),
 ];
 
-/// How to run processes.
-#[derive(Debug, Clone)]
-pub struct ProcessConfig {
-    /// Tenants' folders.
-    pub data_root: PathBuf,
-    /// Where instances are remembered.
-    pub state_dir: PathBuf,
-    /// Path of the binary; `{version}` in it is replaced.
-    pub sq: String,
-    /// Who SQ runs as when we are root and that uid can reach binary and data.
-    pub owner: Owner,
-}
-
 /// The runtime.
 #[derive(Debug)]
 pub struct ProcessRuntime {
@@ -92,7 +85,9 @@ pub struct ProcessRuntime {
 
 #[derive(Debug)]
 struct Inner {
-    config: ProcessConfig,
+    data_root: PathBuf,
+    /// Path of the binary, with `{version}` in place of the version.
+    sq: String,
     folder: PathBuf,
     boot: String,
     owner: Option<Owner>,
@@ -102,8 +97,13 @@ struct Inner {
 
 impl ProcessRuntime {
     /// Creates the state folder. Nothing is adopted before `list`.
-    pub fn new(config: ProcessConfig) -> Result<Self, RuntimeError> {
-        let folder = config.state_dir.join("process");
+    pub fn new(
+        data_root: &Path,
+        state_dir: &Path,
+        owner: Owner,
+        config: &ProcessConfig,
+    ) -> Result<Self, RuntimeError> {
+        let folder = state_dir.join("process");
         fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
@@ -112,18 +112,26 @@ impl ProcessRuntime {
         let boot = host::boot()
             .map_err(|e| RuntimeError::Failed(format!("/proc is not readable: {e}")))?;
         let may_change = rustix::process::geteuid().is_root();
-        let reached = readiness::reachable_by_others(&config.data_root.join("x"))
-            || readiness::reachable_by_others(&config.data_root);
+        let reached = folder::reachable_by_others(&data_root.join("x"))
+            || folder::reachable_by_others(data_root);
         let binary = Path::new(&config.sq).ancestors().find(|p| p.exists());
-        let binary = binary.is_some_and(readiness::reachable_by_others);
-        let owner = (may_change && reached && binary).then_some(config.owner);
+        let binary = binary.is_some_and(folder::reachable_by_others);
+        let owner = (may_change && reached && binary).then_some(owner);
         let (died, deaths) = mpsc::channel(DEATHS);
         // One for each process at most.
         let (watches, asked) = mpsc::unbounded_channel();
         // Ends with the last process of a runtime that is gone. Should it end before, so does the
         // channel of deaths: then the orchestrator goes down.
         tokio::spawn(follow(asked, died));
-        let inner = Inner { config, folder, boot, owner, live: Mutex::default(), watches };
+        let inner = Inner {
+            data_root: data_root.to_owned(),
+            sq: config.sq.clone(),
+            folder,
+            boot,
+            owner,
+            live: Mutex::default(),
+            watches,
+        };
         Ok(Self { inner: Arc::new(inner), deaths: Mutex::new(Some(deaths)) })
     }
 }
@@ -135,7 +143,7 @@ impl Runtime for ProcessRuntime {
             None => "SQ runs as our own uid: it can read what we can read".to_owned(),
         };
         Description {
-            kind: "process",
+            kind: KIND,
             notes: vec![
                 user,
                 "SQ listens on all addresses of this host: keep it behind a firewall".to_owned(),
@@ -148,15 +156,19 @@ impl Runtime for ProcessRuntime {
         }
     }
 
-    fn list(&self) -> Answer<'_, Vec<Found>> {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { can_reclaim: false, max_instances: None }
+    }
+
+    fn list(&self) -> RuntimeFuture<'_, Vec<Found>> {
         Box::pin(self.inner.list())
     }
 
-    fn start(&self, spec: Spec) -> Answer<'_, Started> {
+    fn start(&self, spec: Spec) -> RuntimeFuture<'_, Started> {
         Box::pin(self.inner.start(spec))
     }
 
-    fn pause<'a>(&'a self, tenant: &'a TenantId) -> Answer<'a, ()> {
+    fn pause<'a>(&'a self, tenant: &'a TenantId) -> RuntimeFuture<'a, ()> {
         Box::pin(async move {
             let live = self.inner.alive(tenant)?;
             live.signal(Signal::STOP)?;
@@ -164,23 +176,23 @@ impl Runtime for ProcessRuntime {
         })
     }
 
-    fn resume<'a>(&'a self, tenant: &'a TenantId) -> Answer<'a, ()> {
+    fn resume<'a>(&'a self, tenant: &'a TenantId) -> RuntimeFuture<'a, ()> {
         Box::pin(async move {
             let live = self.inner.alive(tenant)?;
             live.signal(Signal::CONT)?;
             let address = SocketAddr::from((Ipv4Addr::LOCALHOST, live.record.port));
             tokio::select! {
-                ready = readiness::answers(address, READY_WITHIN) => ready,
+                ready = probe::wait_until_ready(address, READY_WITHIN) => ready,
                 _ = exit_of(live.exit.clone()) => Err(RuntimeError::NoInstance(tenant.clone())),
             }
         })
     }
 
-    fn stop<'a>(&'a self, tenant: &'a TenantId) -> Answer<'a, Stopped> {
+    fn stop<'a>(&'a self, tenant: &'a TenantId) -> RuntimeFuture<'a, Stopped> {
         Box::pin(self.inner.stop(tenant))
     }
 
-    fn resize<'a>(&'a self, tenant: &'a TenantId, memory_bytes: u64) -> Answer<'a, ()> {
+    fn resize<'a>(&'a self, tenant: &'a TenantId, memory_bytes: u64) -> RuntimeFuture<'a, ()> {
         Box::pin(async move {
             let live = self.inner.alive(tenant)?;
             let bytes = memory_bytes.saturating_add(RESERVED_BYTES);
@@ -193,12 +205,16 @@ impl Runtime for ProcessRuntime {
         })
     }
 
-    fn memory_bytes<'a>(&'a self, tenant: &'a TenantId) -> Answer<'a, Option<u64>> {
+    fn memory_bytes<'a>(&'a self, tenant: &'a TenantId) -> RuntimeFuture<'a, Option<u64>> {
         Box::pin(async move { Ok(self.inner.alive(tenant).ok().and_then(|l| rss(l.record.pid))) })
     }
 
-    fn pid<'a>(&'a self, tenant: &'a TenantId) -> Answer<'a, Option<i32>> {
+    fn pid<'a>(&'a self, tenant: &'a TenantId) -> RuntimeFuture<'a, Option<i32>> {
         Box::pin(async move { Ok(self.inner.alive(tenant).ok().map(|live| live.record.pid)) })
+    }
+
+    fn reclaim<'a>(&'a self, _: &'a TenantId) -> RuntimeFuture<'a, Option<u64>> {
+        Box::pin(async { Ok(None) })
     }
 
     fn events(&self) -> Option<mpsc::Receiver<Died>> {
@@ -223,22 +239,22 @@ impl Inner {
 
     async fn start(self: &Arc<Self>, spec: Spec) -> Result<Started, RuntimeError> {
         self.stop(&spec.tenant).await?;
-        let binary = PathBuf::from(self.config.sq.replace("{version}", &spec.sq_version));
+        let binary = PathBuf::from(self.sq.replace("{version}", &spec.sq_version));
         if !binary.exists() {
             return Err(RuntimeError::Missing(format!(
                 "there is no {}: run `make setup`",
                 binary.display()
             )));
         }
-        let folder = self.config.data_root.join(spec.tenant.as_str());
+        let data_folder = self.data_root.join(spec.tenant.as_str());
         let owner = self.owner;
-        let data = folder.clone();
-        tokio::task::spawn_blocking(move || readiness::prepare_folder(&data, owner))
+        let data = data_folder.clone();
+        tokio::task::spawn_blocking(move || folder::prepare(&data, owner))
             .await
             .map_err(failed)??;
         let mut outcome = Err(RuntimeError::DiedAtStart(ExitKind::Gone));
         for _ in 0..PORT_TRIES {
-            outcome = self.start_once(&spec, &binary, &folder).await;
+            outcome = self.start_once(&spec, &binary, &data_folder).await;
             match outcome {
                 Err(RuntimeError::DiedAtStart(ExitKind::Crashed(_))) => {}
                 _ => break,
@@ -253,7 +269,7 @@ impl Inner {
         binary: &Path,
         folder: &Path,
     ) -> Result<Started, RuntimeError> {
-        let key = MintedKey::mint().map_err(failed)?;
+        let key = InstanceKey::generate().map_err(failed)?;
         let port = self.free_port()?;
         let mut child = self.spawn(spec, binary, folder, port, &key)?;
         let record = self.record(spec, &child, port, &key)?;
@@ -272,7 +288,7 @@ impl Inner {
         let written = self.write(&record);
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let ready = tokio::select! {
-            ready = readiness::answers(address, READY_WITHIN) => ready,
+            ready = probe::wait_until_ready(address, READY_WITHIN) => ready,
             exit = exit_of(exit.clone()) => Err(RuntimeError::DiedAtStart(exit)),
         };
         if let Some(live) = self.live().get_mut(&spec.tenant) {
@@ -298,7 +314,7 @@ impl Inner {
         binary: &Path,
         folder: &Path,
         port: u16,
-        key: &MintedKey,
+        key: &InstanceKey,
     ) -> Result<Child, RuntimeError> {
         let memory_kib = spec.limits.memory_bytes.saturating_add(RESERVED_BYTES) / 1024;
         let mut command = Command::new("/bin/sh");
@@ -334,7 +350,7 @@ impl Inner {
         spec: &Spec,
         child: &Child,
         port: u16,
-        key: &MintedKey,
+        key: &InstanceKey,
     ) -> Result<Record, RuntimeError> {
         let died = || RuntimeError::DiedAtStart(ExitKind::Gone);
         let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).ok_or_else(died)?;

@@ -13,14 +13,14 @@ const ROOT: &str = "/sys/fs/cgroup";
 
 /// A way to hand memory back, where the kernel has one.
 #[derive(Debug, Clone)]
-pub struct Reclaim {
+pub(super) struct Reclaim {
     root: PathBuf,
     proc: PathBuf,
 }
 
 impl Reclaim {
     /// `None`: this kernel has cgroup v1 only.
-    pub fn found() -> Option<Self> {
+    pub(super) fn found() -> Option<Self> {
         Self::below(Path::new(ROOT), Path::new("/proc"))
     }
 
@@ -30,7 +30,7 @@ impl Reclaim {
     }
 
     /// What the operator is told.
-    pub fn note(found: Option<&Self>) -> &'static str {
+    pub(super) fn note(found: Option<&Self>) -> &'static str {
         match found {
             Some(_) => "memory of dozing tenants is handed back by memory.reclaim",
             None => "memory of dozing tenants is not handed back: not available on cgroup v1",
@@ -39,7 +39,7 @@ impl Reclaim {
 
     /// Has the kernel take back what the cgroup of `pid` holds; answers with how much that was.
     /// Blocks while pages are written to swap.
-    pub fn reclaim(&self, pid: i64) -> io::Result<u64> {
+    pub(super) fn reclaim(&self, pid: i64) -> io::Result<u64> {
         let group = self.group(pid)?;
         let held = || -> io::Result<u64> {
             let text = std::fs::read_to_string(group.join("memory.current"))?;

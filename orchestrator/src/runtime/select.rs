@@ -1,4 +1,8 @@
-//! Which runtime runs the tenants, as configured and as the host allows.
+//! Chooses the runtime: by configuration, by what ran the tenants before, and by whether Docker's
+//! daemon answers.
+//!
+//! Two runtimes must never run on one data root. Containers may keep running while their daemon does
+//! not answer, so a daemon that does not answer proves nothing about them.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -9,131 +13,134 @@ use tokio::time::sleep;
 use tracing::{error, info, warn};
 
 use crate::config::{Config, RuntimeKind};
-use crate::runtime::docker::{DockerConfig, DockerRuntime};
-use crate::runtime::process::{ProcessConfig, ProcessRuntime};
-use crate::runtime::readiness::Owner;
+use crate::runtime::docker::{self, DockerRuntime};
+use crate::runtime::folder::Owner;
+use crate::runtime::process::{self, ProcessRuntime};
 use crate::runtime::{Runtime, RuntimeError};
-use crate::tenants::previous_run::Life;
 
-/// How long until Docker is tried again where tenants run in it.
+/// Retry interval while tenants may run in Docker and its daemon does not answer.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// What is to be done.
+/// Decision of [`plan`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Plan {
-    Docker,
-    Process,
-    /// For Docker's daemon: its containers may run without it, on the folders of our tenants.
-    Wait,
+    UseDocker,
+    UseProcesses,
+    /// Wait for Docker's daemon: its containers may be running on the tenants' folders.
+    WaitForDocker,
+    /// Refuse to start for the same reason, because Docker was ruled out by the configuration.
     Refuse,
 }
 
-/// Two runtimes must never run on one data root. `last`: what ran the tenants before; `docker`:
-/// whether its daemon answers.
-fn plan(asked: RuntimeKind, last: Option<&str>, docker: bool) -> Plan {
-    match (asked, last) {
-        (RuntimeKind::Docker, _) => Plan::Docker,
-        (RuntimeKind::Process, Some("docker")) if !docker => Plan::Refuse,
-        (RuntimeKind::Process, _) | (RuntimeKind::Auto, Some("process")) => Plan::Process,
-        (RuntimeKind::Auto, _) if docker => Plan::Docker,
-        (RuntimeKind::Auto, Some("docker")) => Plan::Wait,
-        (RuntimeKind::Auto, _) => Plan::Process,
+/// Decides without side effects. `previous` is the kind of runtime that ran the tenants last.
+fn plan(configured: RuntimeKind, previous: Option<&str>, docker_answers: bool) -> Plan {
+    let was_docker = previous == Some(docker::KIND);
+    let was_process = previous == Some(process::KIND);
+    match configured {
+        RuntimeKind::Docker => Plan::UseDocker,
+        RuntimeKind::Process if was_docker && !docker_answers => Plan::Refuse,
+        RuntimeKind::Process => Plan::UseProcesses,
+        RuntimeKind::Auto if was_process => Plan::UseProcesses,
+        RuntimeKind::Auto if docker_answers => Plan::UseDocker,
+        RuntimeKind::Auto if was_docker => Plan::WaitForDocker,
+        RuntimeKind::Auto => Plan::UseProcesses,
     }
 }
 
-/// The runtime; says which it found. `last`: what ran the tenants in the last life. Where that is
-/// another one, everything of it is stopped first. Waits for a Docker daemon that does not answer
-/// where containers may run.
-pub async fn choose(config: &Config, last: Option<&str>) -> anyhow::Result<Arc<dyn Runtime>> {
-    let of_interest = config.runtime != RuntimeKind::Process || last == Some("docker");
+/// Chooses and connects the runtime. `previous` is the kind of runtime that the file `run_record`
+/// names as the last one; if another is chosen now, all of its instances are stopped first. Waits
+/// for Docker's daemon where containers may be running without it.
+pub async fn choose(
+    config: &Config,
+    previous: Option<&str>,
+    run_record: &Path,
+) -> anyhow::Result<Arc<dyn Runtime>> {
+    let docker_matters = config.runtime != RuntimeKind::Process || previous == Some(docker::KIND);
     loop {
-        let docker = if of_interest { docker(config).await } else { Err(anyhow!("not asked")) };
-        let (runtime, other): (Arc<dyn Runtime>, Option<Arc<dyn Runtime>>) =
-            match (plan(config.runtime, last, docker.is_ok()), docker) {
-                (Plan::Docker, docker) => {
-                    let other = last == Some("process");
-                    (
-                        Arc::new(docker?),
-                        if other { Some(Arc::new(processes(config)?)) } else { None },
-                    )
+        let docker = if docker_matters {
+            connect_docker(config).await
+        } else {
+            Err(anyhow!("Docker is not needed"))
+        };
+        let runtime: Arc<dyn Runtime> = match plan(config.runtime, previous, docker.is_ok()) {
+            Plan::UseDocker => {
+                let docker = docker?;
+                if previous == Some(process::KIND) {
+                    stop_all(&process_runtime(config)?).await?;
                 }
-                (Plan::Process, Err(error)) => {
-                    if config.runtime == RuntimeKind::Auto {
+                Arc::new(docker)
+            }
+            Plan::UseProcesses => {
+                let processes = checked_process_runtime(config)?;
+                match docker {
+                    Ok(docker) if previous == Some(docker::KIND) => stop_all(&docker).await?,
+                    Err(error) if config.runtime == RuntimeKind::Auto => {
                         let error = format!("{error:#}");
-                        warn!(error, "no Docker: tenants run as processes");
+                        warn!(error, "Docker is not available: tenants run as processes");
                     }
-                    (Arc::new(process(config)?), None)
+                    _ => {}
                 }
-                (Plan::Process, Ok(docker)) => {
-                    let other = last == Some("docker");
-                    (Arc::new(process(config)?), other.then(|| Arc::new(docker) as _))
-                }
-                (Plan::Wait, docker) => {
-                    let error = docker.err().map(|error| format!("{error:#}"));
-                    error!(error, "tenants ran in Docker before: waiting for its daemon");
-                    sleep(RETRY).await;
-                    continue;
-                }
-                (Plan::Refuse, _) => return Err(refusal(config)),
-            };
-        if let Some(other) = other {
-            stop_all(other.as_ref()).await.context("what ran the tenants before")?;
-        }
+                Arc::new(processes)
+            }
+            Plan::WaitForDocker => {
+                let error = docker.err().map(|error| format!("{error:#}"));
+                error!(error, "tenants ran in Docker before: waiting for its daemon");
+                sleep(RETRY).await;
+                continue;
+            }
+            Plan::Refuse => return Err(refusal(run_record)),
+        };
         let description = runtime.describe();
-        info!(kind = description.kind, notes = ?description.notes, "runtime");
+        info!(kind = description.kind, notes = ?description.notes, "runtime chosen");
         return Ok(runtime);
     }
 }
 
-fn refusal(config: &Config) -> anyhow::Error {
+fn refusal(run_record: &Path) -> anyhow::Error {
     anyhow!(
-        "runtime.kind: tenants ran in Docker before and its daemon does not answer, so nobody knows \
-         whether their containers still run: start it, or remove {} when none does",
-        Life::path(&config.state_dir).display()
+        "runtime.kind: tenants ran in Docker before and its daemon does not answer, so their \
+         containers may still be running: start the daemon, or remove {} if there are none",
+        run_record.display()
     )
 }
 
-/// Their next start examines their files, as after any death.
-async fn stop_all(other: &dyn Runtime) -> Result<(), RuntimeError> {
-    let found = other.list().await?;
-    warn!(kind = other.describe().kind, tenants = found.len(), "another runtime now: stopping");
-    for one in found {
-        other.stop(&one.tenant).await?;
-    }
-    Ok(())
+/// Stops every instance of a runtime that is no longer used. The next start of each tenant examines
+/// its files, as after a crash.
+async fn stop_all(runtime: &dyn Runtime) -> anyhow::Result<()> {
+    let stopped = async {
+        let found = runtime.list().await?;
+        let kind = runtime.describe().kind;
+        warn!(
+            kind,
+            tenants = found.len(),
+            "runtime changed: stopping the instances of the old one"
+        );
+        for instance in found {
+            runtime.stop(&instance.tenant).await?;
+        }
+        Ok::<_, RuntimeError>(())
+    };
+    stopped.await.context("instances of the previous runtime can't be stopped")
 }
 
-async fn docker(config: &Config) -> anyhow::Result<DockerRuntime> {
-    let subnet = &config.docker.subnet;
-    let docker = DockerRuntime::connect(DockerConfig {
-        data_root: config.data_root.clone(),
-        image: config.docker.image.clone(),
-        network: config.docker.network.clone(),
-        subnet: (!subnet.is_empty()).then(|| subnet.clone()),
-        owner: owner(config),
-        slots: config.docker.slots,
-        pause_image: config.docker.pause_image.clone(),
-    });
-    docker.await.context("runtime.kind: Docker can't be used; is its daemon running?")
+async fn connect_docker(config: &Config) -> anyhow::Result<DockerRuntime> {
+    DockerRuntime::connect(&config.data_root, owner(config), config.docker.clone())
+        .await
+        .context("runtime.kind: Docker can't be used; is its daemon running?")
 }
 
-fn process(config: &Config) -> anyhow::Result<ProcessRuntime> {
+fn checked_process_runtime(config: &Config) -> anyhow::Result<ProcessRuntime> {
     let sq = config.process.sq.replace("{version}", &config.sq_version);
     if !Path::new(&sq).exists() {
         return Err(anyhow!(
-            "process.sq: there is no {sq}; `scripts/setup.sh` installs it, or name another one"
+            "process.sq: {sq} does not exist; `scripts/setup.sh` installs it, or name another file"
         ));
     }
-    Ok(processes(config)?)
+    Ok(process_runtime(config)?)
 }
 
-fn processes(config: &Config) -> Result<ProcessRuntime, RuntimeError> {
-    ProcessRuntime::new(ProcessConfig {
-        data_root: config.data_root.clone(),
-        state_dir: config.state_dir.clone(),
-        sq: config.process.sq.clone(),
-        owner: owner(config),
-    })
+fn process_runtime(config: &Config) -> Result<ProcessRuntime, RuntimeError> {
+    ProcessRuntime::new(&config.data_root, &config.state_dir, owner(config), &config.process)
 }
 
 fn owner(config: &Config) -> Owner {
@@ -145,21 +152,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tenants_stay_where_they_ran_until_another_runtime_is_named() {
+    fn tenants_stay_until_another_runtime_is_configured() {
         use RuntimeKind::{Auto, Docker, Process};
-        for (asked, last, docker, wanted) in [
-            (Auto, None, true, Plan::Docker),
-            (Auto, None, false, Plan::Process),
-            (Auto, Some("docker"), true, Plan::Docker),
-            (Auto, Some("docker"), false, Plan::Wait),
-            (Auto, Some("process"), true, Plan::Process),
-            (Auto, Some("process"), false, Plan::Process),
-            (Docker, Some("process"), true, Plan::Docker),
-            (Process, Some("docker"), true, Plan::Process),
+        for (configured, previous, docker_answers, expected) in [
+            (Auto, None, true, Plan::UseDocker),
+            (Auto, None, false, Plan::UseProcesses),
+            (Auto, Some("docker"), true, Plan::UseDocker),
+            (Auto, Some("docker"), false, Plan::WaitForDocker),
+            (Auto, Some("process"), true, Plan::UseProcesses),
+            (Auto, Some("process"), false, Plan::UseProcesses),
+            (Docker, Some("process"), true, Plan::UseDocker),
+            (Process, Some("docker"), true, Plan::UseProcesses),
             (Process, Some("docker"), false, Plan::Refuse),
-            (Process, Some("process"), false, Plan::Process),
+            (Process, Some("process"), false, Plan::UseProcesses),
         ] {
-            assert_eq!(plan(asked, last, docker), wanted, "{asked:?} after {last:?}, {docker}");
+            let planned = plan(configured, previous, docker_answers);
+            assert_eq!(planned, expected, "{configured:?} after {previous:?}, {docker_answers}");
         }
     }
 }

@@ -17,7 +17,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tracing::warn;
 
 use crate::metrics::Metrics;
-use crate::runtime::{Runtime, RuntimeError, readiness};
+use crate::runtime::{Runtime, RuntimeError, probe};
 use crate::storage::vault::{Awake, Round, Vault};
 use crate::tenants::driver::{Closed, Handle, Running};
 use crate::tenants::lifecycle::Drain;
@@ -230,7 +230,7 @@ async fn is_alive(
     address: SocketAddr,
     pid: impl AsyncFnOnce() -> Result<Option<i32>, RuntimeError>,
 ) -> bool {
-    if readiness::answers(address, ALIVE).await.is_err() {
+    if probe::wait_until_ready(address, ALIVE).await.is_err() {
         return false;
     }
     matches!(pid().await, Ok(Some(_)))

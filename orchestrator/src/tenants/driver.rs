@@ -30,11 +30,11 @@ use tracing::{info, warn};
 
 use crate::host;
 use crate::metrics::Metrics;
-use crate::runtime::instance_key::MintedKey;
-use crate::runtime::{Died, Endpoint, Found, Instance, Runtime, Spec};
+use crate::runtime::instance_key::InstanceKey;
+use crate::runtime::{Died, Endpoint, Found, Runtime, Spec};
 use crate::storage::vault::Vault;
 use crate::tenants::lifecycle::{Answer, Effect, Event, Lifecycle, Ms, Settings, State};
-use crate::xds::cluster::ClusterSpec;
+use crate::xds::cluster::{BearerToken, ClusterSpec};
 use crate::xds::{Publisher, StreamId, XdsEvent};
 use handle::Command;
 pub use handle::{Closed, Handle, LeaseOutcome, Running, SleepAnswer};
@@ -285,7 +285,7 @@ impl Driver {
             Event::Resumed(_, true) => {
                 self.parts.metrics.observe_wake(protocol::WakeKind::Doze, done.took);
             }
-            Event::Paused(tenant, true) => {
+            Event::Paused(tenant, true) if self.parts.runtime.capabilities().can_reclaim => {
                 self.jobs.spawn(jobs::reclaim(self.parts.clone(), tenant.clone()));
             }
             _ => (),
@@ -319,17 +319,14 @@ impl Driver {
     }
 
     fn publish(&self, tenant: &TenantId, instead: Option<SocketAddr>) -> Option<u64> {
-        // One that was found dead has no endpoint any more, and its cluster none to reach.
-        let nobody = || Endpoint {
-            instance: Instance(String::new()),
-            address: NOWHERE,
-            key: MintedKey::nobodys(),
+        let (address, key) = match self.endpoints.get(tenant) {
+            Some(endpoint) => (instead.unwrap_or(endpoint.address), endpoint.key.clone()),
+            // A tenant that was found dead has no endpoint, so no key either.
+            None => (instead?, InstanceKey::placeholder()),
         };
-        let endpoint = self.endpoints.get(tenant).cloned();
-        let endpoint = endpoint.or_else(|| instead.map(|_| nobody()))?;
+        let token = BearerToken::new(key.expose());
         let limits = self.lifecycle.limits(tenant).cloned().unwrap_or_default();
-        let mut spec = ClusterSpec::new(&endpoint, &limits, self.version(tenant));
-        spec.address = instead.unwrap_or(spec.address);
+        let spec = ClusterSpec::new(address, token, &limits, self.version(tenant));
         Some(self.parts.publisher.publish(tenant, &spec))
     }
 

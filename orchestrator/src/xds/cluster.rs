@@ -6,6 +6,7 @@
 //! Envoy; it shows in `/config_dump`, which is why Envoy's admin port is private.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::net::SocketAddr;
 
 use envoy_types::pb::envoy::config::cluster::v3::cluster::{ClusterDiscoveryType, DiscoveryType};
@@ -24,9 +25,6 @@ use envoy_types::pb::envoy::extensions::upstreams::http::v3 as upstream;
 use envoy_types::pb::google::protobuf::{Any, Duration, UInt32Value};
 use prost::{Message, Name};
 use protocol::{Limits, TenantId};
-
-use crate::runtime::Endpoint;
-use crate::runtime::instance_key::MintedKey;
 
 /// Type of the resource, as Envoy asks for it.
 pub const CLUSTER_TYPE: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
@@ -60,13 +58,30 @@ const BUFFER_PER_PHEXT: u64 = 2;
 /// The buffer's bounds: Envoy's own default, and what one answer may hold of Envoy's memory.
 const BUFFER_BYTES: (u64, u64) = (1 << 20, 64 << 20);
 
+/// A bearer token (RFC 6750). `Debug` prints `***`.
+#[derive(Clone, PartialEq, Eq)]
+pub struct BearerToken(String);
+
+impl BearerToken {
+    /// Wraps the plaintext of a token.
+    pub fn new(token: &str) -> Self {
+        Self(token.to_owned())
+    }
+}
+
+impl fmt::Debug for BearerToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("BearerToken(***)")
+    }
+}
+
 /// What Envoy must know of a tenant's SQ.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClusterSpec {
     /// Where it answers.
     pub address: SocketAddr,
-    /// What opens it.
-    pub key: MintedKey,
+    /// Token that Envoy presents to SQ instead of the client's.
+    pub token: BearerToken,
     /// Requests inside SQ at the same time. Envoy allows one connection per worker in any case.
     pub concurrency: u32,
     /// What Envoy takes from SQ before the client has read it.
@@ -75,14 +90,14 @@ pub struct ClusterSpec {
 
 impl ClusterSpec {
     /// For an instance of `sq_version` under `limits`.
-    pub fn new(endpoint: &Endpoint, limits: &Limits, sq_version: &str) -> Self {
+    pub fn new(address: SocketAddr, token: BearerToken, limits: &Limits, sq_version: &str) -> Self {
         // SQ before 0.6 is safe with one request at a time only.
         let concurrency = if sq_version.starts_with("0.5.") { 1 } else { limits.concurrency };
         let buffer = limits.phext_max_bytes().saturating_mul(BUFFER_PER_PHEXT);
         let buffer = buffer.clamp(BUFFER_BYTES.0, BUFFER_BYTES.1);
         Self {
-            address: endpoint.address,
-            key: endpoint.key.clone(),
+            address,
+            token,
             concurrency: concurrency.max(1),
             buffer_bytes: u32::try_from(buffer).unwrap_or(u32::MAX),
         }
@@ -102,7 +117,7 @@ impl ClusterSpec {
             load_assignment: Some(one_endpoint(&name, self.address)),
             upstream_connection_options: Some(probed()),
             circuit_breakers: Some(breakers(self.concurrency)),
-            typed_extension_protocol_options: HashMap::from([http_options(&self.key)]),
+            typed_extension_protocol_options: HashMap::from([http_options(&self.token)]),
             name,
             ..Cluster::default()
         }
@@ -157,7 +172,7 @@ fn breakers(concurrency: u32) -> CircuitBreakers {
 }
 
 /// HTTP/1.1, one request per connection, and the key put in place of whatever was there.
-fn http_options(key: &MintedKey) -> (String, Any) {
+fn http_options(token: &BearerToken) -> (String, Any) {
     use upstream::http_protocol_options as options;
     let one_request = core::HttpProtocolOptions {
         idle_timeout: Some(Duration { seconds: IDLE_TIMEOUT_S, nanos: 0 }),
@@ -175,7 +190,7 @@ fn http_options(key: &MintedKey) -> (String, Any) {
             http1,
         )),
         http_filters: vec![
-            filter("envoy.filters.http.header_mutation", &authorize(key)),
+            filter("envoy.filters.http.header_mutation", &authorize(token)),
             filter("envoy.filters.http.upstream_codec", &UpstreamCodec::default()),
         ],
         ..upstream::HttpProtocolOptions::default()
@@ -183,11 +198,11 @@ fn http_options(key: &MintedKey) -> (String, Any) {
     ("envoy.extensions.upstreams.http.v3.HttpProtocolOptions".to_owned(), any(&value))
 }
 
-fn authorize(key: &MintedKey) -> header_mutation::HeaderMutation {
+fn authorize(token: &BearerToken) -> header_mutation::HeaderMutation {
     use core::header_value_option::HeaderAppendAction;
     let header = core::HeaderValue {
         key: "authorization".to_owned(),
-        value: format!("Bearer {}", key.expose()),
+        value: format!("Bearer {}", token.0),
         ..core::HeaderValue::default()
     };
     let option = core::HeaderValueOption {
@@ -227,26 +242,22 @@ fn number(value: u32) -> Option<UInt32Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::runtime::Instance;
 
-    fn endpoint() -> Endpoint {
-        Endpoint {
-            instance: Instance("i".to_owned()),
-            address: "10.0.0.2:1337".parse().unwrap(),
-            key: MintedKey::parse(&"ab".repeat(16)).unwrap(),
-        }
+    fn spec(limits: &Limits, sq_version: &str) -> ClusterSpec {
+        let address = "10.0.0.2:1337".parse().unwrap();
+        ClusterSpec::new(address, BearerToken::new("secret"), limits, sq_version)
     }
 
     #[test]
     fn one_request_per_connection_and_as_many_connections_as_the_tenant_may() {
         let limits = Limits { concurrency: 4, ..Limits::default() };
-        let of = |version| ClusterSpec::new(&endpoint(), &limits, version).concurrency;
+        let of = |version| spec(&limits, version).concurrency;
         assert_eq!((of("0.6.0"), of("0.5.0")), (4, 1));
     }
 
     #[test]
     fn the_same_instance_is_the_same_resource() {
-        let spec = ClusterSpec::new(&endpoint(), &Limits::default(), "0.6.0");
+        let spec = spec(&Limits::default(), "0.6.0");
         let tenant = TenantId::parse("alice").unwrap();
         assert_eq!(spec.encode(&tenant), spec.encode(&tenant));
         let cluster = Cluster::decode(spec.encode(&tenant).as_slice()).unwrap();

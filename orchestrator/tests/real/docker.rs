@@ -2,11 +2,12 @@
 
 use std::fs;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::process::Command;
 
-use orchestrator::config::{Config, RuntimeKind};
-use orchestrator::runtime::docker::{DockerConfig, DockerRuntime};
-use orchestrator::runtime::readiness::Owner;
+use orchestrator::config::{Config, DockerConfig, RuntimeKind};
+use orchestrator::runtime::docker::DockerRuntime;
+use orchestrator::runtime::folder::Owner;
 use orchestrator::runtime::select;
 use orchestrator::runtime::{Runtime, RuntimeError};
 use tempfile::TempDir;
@@ -31,15 +32,14 @@ fn home(slots: usize) -> Home {
 impl Home {
     async fn runtime(&self) -> DockerRuntime {
         let config = DockerConfig {
-            data_root: self.dir.path().to_owned(),
-            image: "wbic16/sq:{version}".to_owned(),
             network: self.network.clone(),
-            subnet: None,
-            owner: Owner { uid: 10001, gid: 10001 },
-            slots: self.slots,
-            pause_image: "sq-gateway/pause:1".to_owned(),
+            network_pool: self.slots,
+            ..Config::default().docker
         };
-        DockerRuntime::connect(config).await.expect("these tests need a Docker daemon")
+        let owner = Owner { uid: 10001, gid: 10001 };
+        DockerRuntime::connect(self.dir.path(), owner, config)
+            .await
+            .expect("these tests need a Docker daemon")
     }
 
     /// Containers on the network of this installation, slots included.
@@ -230,19 +230,25 @@ async fn another_runtime_begins_when_the_first_has_ended() {
         ..Config::default()
     };
     config.docker.network.clone_from(&home.network);
-    config.docker.slots = 0;
+    config.docker.network_pool = 0;
     config.process.sq = crate::tools::sq_pattern();
     fs::create_dir_all(&config.data_root).unwrap();
-    select::choose(&config, None).await.unwrap().start(spec("alice", "0.6.0")).await.unwrap();
+    let record = Path::new("run-record");
+    select::choose(&config, None, record)
+        .await
+        .unwrap()
+        .start(spec("alice", "0.6.0"))
+        .await
+        .unwrap();
     config.runtime = RuntimeKind::Process;
-    let runtime = select::choose(&config, Some("docker")).await.unwrap();
+    let runtime = select::choose(&config, Some("docker"), record).await.unwrap();
     assert_eq!(home.containers("name=sq-"), [""; 0]);
     runtime.start(spec("alice", "0.6.0")).await.unwrap();
     config.runtime = RuntimeKind::Auto;
-    let runtime = select::choose(&config, Some("process")).await.unwrap();
+    let runtime = select::choose(&config, Some("process"), record).await.unwrap();
     assert_eq!(runtime.describe().kind, "process", "as before, though Docker answers");
     config.runtime = RuntimeKind::Docker;
-    select::choose(&config, Some("process")).await.unwrap();
+    select::choose(&config, Some("process"), record).await.unwrap();
     assert_eq!(fs::read_dir(config.state_dir.join("process")).unwrap().count(), 0);
 }
 
@@ -282,7 +288,7 @@ async fn what_an_earlier_boot_left_is_told_from_what_died_in_this_one() {
     again.extend([image, "/exo/sq".to_owned()]);
     docker(&again.iter().map(String::as_str).collect::<Vec<_>>());
     let found = home.runtime().await.list().await.unwrap().remove(0);
-    assert_eq!(found.state, orchestrator::runtime::FoundState::Left);
+    assert_eq!(found.state, orchestrator::runtime::FoundState::FromEarlierBoot);
 }
 
 #[tokio::test]

@@ -4,8 +4,9 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-use orchestrator::runtime::process::{ProcessConfig, ProcessRuntime};
-use orchestrator::runtime::readiness::Owner;
+use orchestrator::config::ProcessConfig;
+use orchestrator::runtime::folder::Owner;
+use orchestrator::runtime::process::ProcessRuntime;
 use orchestrator::runtime::{ExitKind, FoundState, Runtime, RuntimeError};
 use tempfile::TempDir;
 
@@ -26,13 +27,11 @@ impl Home {
     }
 
     pub(crate) fn runtime(&self) -> ProcessRuntime {
-        ProcessRuntime::new(ProcessConfig {
-            data_root: self.dir.path().join("data"),
-            state_dir: self.dir.path().join("state"),
-            sq: sq_pattern(),
-            owner: Owner { uid: 10001, gid: 10001 },
-        })
-        .unwrap()
+        let data_root = self.dir.path().join("data");
+        let state_dir = self.dir.path().join("state");
+        let owner = Owner { uid: 10001, gid: 10001 };
+        let config = ProcessConfig { sq: sq_pattern() };
+        ProcessRuntime::new(&data_root, &state_dir, owner, &config).unwrap()
     }
 
     fn pids(&self) -> Vec<String> {
@@ -121,7 +120,7 @@ async fn what_an_earlier_boot_left_is_told_from_what_died_in_this_one() {
     let mut record: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
     record["boot"] = "another".into();
     fs::write(&path, serde_json::to_vec(&record).unwrap()).unwrap();
-    assert_eq!(state().await, FoundState::Left);
+    assert_eq!(state().await, FoundState::FromEarlierBoot);
 }
 
 /// As an orchestrator leaves it that is killed before it has written the record.

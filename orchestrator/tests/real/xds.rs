@@ -6,7 +6,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use orchestrator::runtime::{Endpoint, Runtime};
-use orchestrator::xds::cluster::ClusterSpec;
+use orchestrator::xds::cluster::{BearerToken, ClusterSpec};
 use orchestrator::xds::resources::Seq;
 use orchestrator::xds::{self, Publisher, XdsEvent};
 use protocol::Limits;
@@ -191,7 +191,8 @@ async fn http(address: SocketAddr, path: &str, cluster: &str) -> (u16, String) {
 const SELECT: &str = "/api/v2/select?p=notes&c=1.1.1/1.1.1/1.1.1";
 
 fn cluster_of(endpoint: &Endpoint, version: &str) -> ClusterSpec {
-    ClusterSpec::new(endpoint, &Limits::default(), version)
+    let token = BearerToken::new(endpoint.key.expose());
+    ClusterSpec::new(endpoint.address, token, &Limits::default(), version)
 }
 
 #[tokio::test(flavor = "multi_thread")]

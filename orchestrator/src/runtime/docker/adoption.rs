@@ -8,8 +8,8 @@ use protocol::{Limits, TenantId, TierName};
 use super::engine::{Seen, SeenState};
 use super::network_pool::Slot;
 use super::{BOOT, Inner, LIMITS, Live, PORT, ROLE, TENANT, TIER, VERSION};
-use crate::runtime::instance_key::MintedKey;
-use crate::runtime::{Endpoint, Found, FoundState, Instance, RuntimeError};
+use crate::runtime::instance_key::InstanceKey;
+use crate::runtime::{Endpoint, Found, FoundState, InstanceId, RuntimeError};
 
 impl Inner {
     pub(super) async fn list(&self) -> Result<Vec<Found>, RuntimeError> {
@@ -52,13 +52,13 @@ impl Inner {
         });
         let address = slot.as_ref().map(|slot| slot.address).or(seen.address);
         let endpoint = address.zip(key_in(&seen.command)).map(|(address, key)| Endpoint {
-            instance: Instance(seen.id.clone()),
+            instance: InstanceId(seen.id.clone()),
             address: SocketAddr::new(address, PORT),
             key,
         });
         let left = seen.labels.get(BOOT).is_some_and(|boot| *boot != self.boot);
         let state = match (exit, seen.state) {
-            (Some(_), _) if left => FoundState::Left,
+            (Some(_), _) if left => FoundState::FromEarlierBoot,
             (Some(exit), _) => FoundState::Stopped(exit),
             (None, SeenState::Paused) => FoundState::Paused,
             (None, _) => FoundState::Running,
@@ -84,10 +84,10 @@ fn described(labels: &HashMap<String, String>) -> Option<(TenantId, TierName, Li
 }
 
 /// The key that a container was started with.
-fn key_in(command: &str) -> Option<MintedKey> {
+fn key_in(command: &str) -> Option<InstanceKey> {
     let mut words = command.split_whitespace();
     words.find(|word| *word == "--key")?;
-    MintedKey::parse(words.next()?).ok()
+    InstanceKey::parse(words.next()?).ok()
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use super::engine::{EngineError, Event, Seen, SeenState};
 use super::{Inner, LOOK_EVERY};
 use crate::host;
-use crate::runtime::{Died, ExitKind, Instance};
+use crate::runtime::{Died, ExitKind, InstanceId};
 
 /// What a process exits with that died of SIGKILL.
 const KILLED: i64 = 137;
@@ -118,7 +118,7 @@ impl Inner {
         };
         if let Some(tenant) = news {
             // Nobody listens when the orchestrator shuts down.
-            let _ = died.send(Died { tenant, instance: Instance(id.to_owned()), exit }).await;
+            let _ = died.send(Died { tenant, instance: InstanceId(id.to_owned()), exit }).await;
         }
     }
 }

@@ -19,7 +19,7 @@ use bollard::query_parameters::{
 };
 use futures_util::{Stream, StreamExt};
 
-use crate::runtime::readiness::Owner;
+use crate::runtime::folder::Owner;
 use crate::runtime::{ExitKind, RuntimeError};
 
 /// The daemon answers in milliseconds; twenty starts at once take it 3.5 s.

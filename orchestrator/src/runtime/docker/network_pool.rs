@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc};
 
 use super::engine::{Blueprint, Engine, Seen};
-use crate::runtime::readiness::Owner;
+use crate::runtime::folder::Owner;
 
 /// Prepared slots at most: each costs the host an idle process and its shim, 3 MB.
 pub(super) const SLOTS_MAX: usize = 64;

@@ -9,9 +9,9 @@ use tokio::task::spawn_blocking;
 
 use super::engine::{Blueprint, EngineError, Seen, SeenState};
 use super::{BOOT, Inner, LIMITS, LOOK_EVERY, Live, MALLOC_ENV, PIDS, PORT, TENANT, TIER, VERSION};
-use crate::runtime::instance_key::MintedKey;
-use crate::runtime::readiness;
-use crate::runtime::{Endpoint, ExitKind, Instance, RuntimeError, Spec, Started};
+use crate::runtime::instance_key::InstanceKey;
+use crate::runtime::{Endpoint, ExitKind, InstanceId, RuntimeError, Spec, Started};
+use crate::runtime::{folder, probe};
 
 /// After the container has started SQ answers within milliseconds; a busy host takes longer.
 const READY_WITHIN: Duration = Duration::from_secs(10);
@@ -32,14 +32,14 @@ impl Inner {
         if self.live().contains_key(&spec.tenant) {
             self.clear(&spec.tenant).await?;
         }
-        let folder = self.config.data_root.join(spec.tenant.as_str());
+        let data_folder = self.data_root.join(spec.tenant.as_str());
         let owner = self.may_chown.then_some(self.owner);
-        readiness::make_folder(&folder)?;
-        let data = folder.clone();
-        let proof = spawn_blocking(move || readiness::prepare_folder(&data, owner));
+        folder::create(&data_folder)?;
+        let data = data_folder.clone();
+        let proof = spawn_blocking(move || folder::prepare(&data, owner));
         let image = self.config.image.replace("{version}", &spec.sq_version);
-        let key = MintedKey::mint().map_err(|e| RuntimeError::Failed(e.to_string()))?;
-        let blueprint = self.blueprint(spec, image, folder, &key);
+        let key = InstanceKey::generate().map_err(|e| RuntimeError::Failed(e.to_string()))?;
+        let blueprint = self.blueprint(spec, image, data_folder, &key);
         // Made meanwhile: that takes long, and the folder need only be there.
         let (made, proof) = tokio::join!(self.make(&spec.tenant, &blueprint), proof);
         let proof = proof.map_err(|e| RuntimeError::Failed(e.to_string())).flatten();
@@ -55,7 +55,13 @@ impl Inner {
         outcome
     }
 
-    fn blueprint(&self, spec: &Spec, image: String, folder: PathBuf, key: &MintedKey) -> Blueprint {
+    fn blueprint(
+        &self,
+        spec: &Spec,
+        image: String,
+        folder: PathBuf,
+        key: &InstanceKey,
+    ) -> Blueprint {
         let inside = format!("/data/{}", spec.tenant);
         let mut labels = self.labels("sq");
         labels.insert(TENANT.to_owned(), spec.tenant.to_string());
@@ -159,7 +165,7 @@ impl Inner {
         &self,
         tenant: &TenantId,
         id: &str,
-        key: MintedKey,
+        key: InstanceKey,
     ) -> Result<Started, RuntimeError> {
         let seat = self.seats().get(tenant).map(|slot| slot.address);
         let address = match seat {
@@ -170,7 +176,7 @@ impl Inner {
             return Err(RuntimeError::DiedAtStart(self.exit_of(id).await?));
         };
         let address = SocketAddr::new(address, PORT);
-        let endpoint = Endpoint { instance: Instance(id.to_owned()), address, key };
+        let endpoint = Endpoint { instance: InstanceId(id.to_owned()), address, key };
         let (id, started) = (id.to_owned(), endpoint.clone());
         let live = Live { id: id.clone(), endpoint, announced: false, dead: None };
         self.live().insert(tenant.clone(), live);
@@ -195,7 +201,7 @@ impl Inner {
             }
         };
         tokio::select! {
-            ready = readiness::answers(address, READY_WITHIN) => ready,
+            ready = probe::wait_until_ready(address, READY_WITHIN) => ready,
             exit = death => Err(RuntimeError::DiedAtStart(exit)),
         }
     }

@@ -38,7 +38,7 @@ impl Inner {
     /// An orchestrator that was killed between a start and its record left an SQ that nobody knows.
     /// Nobody was routed to it, and it must not be the second on its folder.
     async fn end_strays(&self) -> Result<(), RuntimeError> {
-        let root = &self.config.data_root;
+        let root = &self.data_root;
         let known: Vec<i32> = self.live().values().map(|live| live.record.pid).collect();
         for (pid, folder) in started_below(root) {
             if known.contains(&pid) {

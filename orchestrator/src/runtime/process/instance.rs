@@ -12,8 +12,8 @@ use tokio::sync::watch;
 
 use super::proc::{ProcessState, state};
 use super::{SIGNAL_WITHIN, failed};
-use crate::runtime::instance_key::MintedKey;
-use crate::runtime::{Endpoint, ExitKind, Found, FoundState, Instance, RuntimeError};
+use crate::runtime::instance_key::InstanceKey;
+use crate::runtime::{Endpoint, ExitKind, Found, FoundState, InstanceId, RuntimeError};
 
 /// A process that is known, dead or alive.
 #[derive(Debug, Clone)]
@@ -46,15 +46,15 @@ impl std::fmt::Debug for Record {
 }
 
 impl Record {
-    pub(super) fn instance(&self) -> Instance {
-        Instance(format!("{}:{}", self.pid, self.start_ticks))
+    pub(super) fn instance(&self) -> InstanceId {
+        InstanceId(format!("{}:{}", self.pid, self.start_ticks))
     }
 
     pub(super) fn endpoint(&self) -> Option<Endpoint> {
         Some(Endpoint {
             instance: self.instance(),
             address: SocketAddr::from((Ipv4Addr::LOCALHOST, self.port)),
-            key: MintedKey::parse(&self.key).ok()?,
+            key: InstanceKey::parse(&self.key).ok()?,
         })
     }
 }
@@ -64,7 +64,7 @@ impl Live {
     pub(super) fn found(&self, boot: &str) -> Found {
         let exit = *self.exit.borrow();
         let state = match (exit, state(self.record.pid)) {
-            (Some(_), _) if self.record.boot != boot => FoundState::Left,
+            (Some(_), _) if self.record.boot != boot => FoundState::FromEarlierBoot,
             (Some(exit), _) => FoundState::Stopped(exit),
             (None, ProcessState::Frozen) => FoundState::Paused,
             (None, _) => FoundState::Running,

@@ -10,7 +10,7 @@ use protocol::TenantId;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use crate::runtime::instance_key::MintedKey;
+use crate::runtime::instance_key::InstanceKey;
 
 /// How often a process is looked at when its pidfd can't be waited for.
 const POLL: Duration = Duration::from_millis(200);
@@ -66,7 +66,7 @@ pub(super) fn folder_of(pid: i32, root: &Path) -> Option<String> {
     let words: Vec<&str> = line.split('\0').collect();
     let after = |name| Some(words[words.iter().position(|word| *word == name)? + 1]);
     // Not one that somebody runs by hand.
-    MintedKey::parse(after("--key")?).ok()?;
+    InstanceKey::parse(after("--key")?).ok()?;
     let folder = Path::new(after("--data-dir")?);
     (folder.parent() == Some(root)).then(|| folder.file_name()?.to_str().map(str::to_owned))?
 }

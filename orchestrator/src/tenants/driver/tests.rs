@@ -8,8 +8,10 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::*;
-use crate::runtime::instance_key::MintedKey;
-use crate::runtime::{self, Description, Instance, RuntimeError, Started, Stopped};
+use crate::runtime::instance_key::InstanceKey;
+use crate::runtime::{
+    Capabilities, Description, InstanceId, RuntimeError, RuntimeFuture, Started, Stopped,
+};
 use crate::tenants::lifecycle::Seq;
 
 /// Writes down what it is asked.
@@ -23,7 +25,7 @@ struct Words {
 }
 
 impl Words {
-    fn note(&self, call: &str, tenant: &TenantId) -> runtime::Answer<'_, ()> {
+    fn note(&self, call: &str, tenant: &TenantId) -> RuntimeFuture<'_, ()> {
         self.calls.lock().unwrap().push(format!("{call} {tenant}"));
         Box::pin(async { Ok(()) })
     }
@@ -37,10 +39,13 @@ impl Runtime for Words {
     fn describe(&self) -> Description {
         Description { kind: "words", notes: Vec::new() }
     }
-    fn list(&self) -> runtime::Answer<'_, Vec<Found>> {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities { can_reclaim: false, max_instances: None }
+    }
+    fn list(&self) -> RuntimeFuture<'_, Vec<Found>> {
         Box::pin(async { Ok(Vec::new()) })
     }
-    fn start(&self, spec: Spec) -> runtime::Answer<'_, Started> {
+    fn start(&self, spec: Spec) -> RuntimeFuture<'_, Started> {
         let noted = self.note("start", &spec.tenant);
         Box::pin(async move {
             noted.await?;
@@ -49,20 +54,20 @@ impl Runtime for Words {
                 return Err(RuntimeError::Missing("no image".to_owned()));
             }
             let endpoint = Endpoint {
-                instance: Instance("1".to_owned()),
+                instance: InstanceId("1".to_owned()),
                 address: ([127, 0, 0, 1], 1).into(),
-                key: MintedKey::mint().unwrap(),
+                key: InstanceKey::generate().unwrap(),
             };
             Ok(Started { endpoint, kind: WakeKind::Create })
         })
     }
-    fn pause<'a>(&'a self, tenant: &'a TenantId) -> runtime::Answer<'a, ()> {
+    fn pause<'a>(&'a self, tenant: &'a TenantId) -> RuntimeFuture<'a, ()> {
         self.note("pause", tenant)
     }
-    fn resume<'a>(&'a self, tenant: &'a TenantId) -> runtime::Answer<'a, ()> {
+    fn resume<'a>(&'a self, tenant: &'a TenantId) -> RuntimeFuture<'a, ()> {
         self.note("resume", tenant)
     }
-    fn stop<'a>(&'a self, tenant: &'a TenantId) -> runtime::Answer<'a, Stopped> {
+    fn stop<'a>(&'a self, tenant: &'a TenantId) -> RuntimeFuture<'a, Stopped> {
         let noted = self.note("stop", tenant);
         let dead = self.dead.load(Ordering::Relaxed);
         Box::pin(async move {
@@ -70,10 +75,16 @@ impl Runtime for Words {
             Ok(if dead { Stopped::Dead } else { Stopped::Alive })
         })
     }
-    fn resize<'a>(&'a self, tenant: &'a TenantId, _: u64) -> runtime::Answer<'a, ()> {
+    fn resize<'a>(&'a self, tenant: &'a TenantId, _: u64) -> RuntimeFuture<'a, ()> {
         self.note("resize", tenant)
     }
-    fn memory_bytes<'a>(&'a self, _: &'a TenantId) -> runtime::Answer<'a, Option<u64>> {
+    fn memory_bytes<'a>(&'a self, _: &'a TenantId) -> RuntimeFuture<'a, Option<u64>> {
+        Box::pin(async { Ok(None) })
+    }
+    fn pid<'a>(&'a self, _: &'a TenantId) -> RuntimeFuture<'a, Option<i32>> {
+        Box::pin(async { Ok(None) })
+    }
+    fn reclaim<'a>(&'a self, _: &'a TenantId) -> RuntimeFuture<'a, Option<u64>> {
         Box::pin(async { Ok(None) })
     }
     fn events(&self) -> Option<mpsc::Receiver<Died>> {

@@ -55,7 +55,7 @@ impl Lifecycle {
                 self.shared.go(&found.tenant, &mut t, State::Awake, now);
             }
             FoundState::Paused => self.shared.go(&found.tenant, &mut t, State::Dozing, now),
-            FoundState::Left => t.history.last_death = Some(describe(ExitKind::Gone)),
+            FoundState::FromEarlierBoot => t.history.last_death = Some(describe(ExitKind::Gone)),
             FoundState::Stopped(exit) => {
                 t.history.last_death = Some(describe(exit));
                 if leased.is_some() {

@@ -3,7 +3,7 @@
 use protocol::{GatewayId, LeaseRequest, Limits, TenantId, TierName, WakeKind};
 
 use super::state::{Answer, Drain, Ms, Seq, State};
-use crate::runtime::{Died, Instance};
+use crate::runtime::{Died, InstanceId};
 
 /// The durations and bounds of the machine, from the configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,7 +45,7 @@ pub enum Event {
         request: Box<LeaseRequest>,
     },
     /// The runtime started the tenant.
-    Started(TenantId, Instance, WakeKind),
+    Started(TenantId, InstanceId, WakeKind),
     /// The runtime could not start it and left nothing running; `damaged`: its data are broken.
     StartFailed {
         /// Whom.

@@ -3,7 +3,7 @@
 use protocol::lease::LeaseRefusalKind;
 use protocol::{GatewayId, Limits, TierName, WakeKind};
 
-use crate::runtime::{ExitKind, Instance};
+use crate::runtime::{ExitKind, InstanceId};
 
 /// Milliseconds on the driver's monotonic clock.
 pub type Ms = u64;
@@ -124,11 +124,11 @@ pub(super) struct Tenant {
     pub(super) since: Ms,
     pub(super) cluster: Cluster,
     /// The current life, while one is known.
-    pub(super) instance: Option<Instance>,
+    pub(super) instance: Option<InstanceId>,
     /// With how much memory it runs.
     pub(super) memory_bytes: u64,
     /// A death heard of while the runtime was at work on the tenant.
-    pub(super) death: Option<(Instance, ExitKind)>,
+    pub(super) death: Option<(InstanceId, ExitKind)>,
     /// No lease outlives this; counted from after the answer.
     pub(super) lease_until: Option<Ms>,
     /// When a lease was last given.

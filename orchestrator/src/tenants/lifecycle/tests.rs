@@ -11,7 +11,7 @@ mod world;
 use protocol::{GatewayId, LeaseRequest, Limits, TenantId, TierName, WakeKind};
 
 use super::*;
-use crate::runtime::{Died, ExitKind, Instance};
+use crate::runtime::{Died, ExitKind, InstanceId};
 
 struct Bench {
     machine: Lifecycle,
@@ -98,7 +98,7 @@ impl Bench {
     }
 
     fn started(&mut self, tenant: &str) {
-        let instance = Instance(format!("{tenant}{}", self.now));
+        let instance = InstanceId(format!("{tenant}{}", self.now));
         self.on(Event::Started(id(tenant), instance, WakeKind::Start));
     }
 

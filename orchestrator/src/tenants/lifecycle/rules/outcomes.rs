@@ -2,7 +2,7 @@
 
 use protocol::{TenantId, WakeKind};
 
-use crate::runtime::{ExitKind, Instance};
+use crate::runtime::{ExitKind, InstanceId};
 use crate::tenants::lifecycle::state::{Cluster, Goal, Ms, State, Tenant};
 use crate::tenants::lifecycle::{Shared, describe};
 
@@ -14,7 +14,7 @@ impl Shared {
         &mut self,
         id: &TenantId,
         t: &mut Tenant,
-        instance: Instance,
+        instance: InstanceId,
         kind: WakeKind,
         now: Ms,
     ) {
@@ -133,7 +133,7 @@ impl Shared {
         &mut self,
         id: &TenantId,
         t: &mut Tenant,
-        instance: Instance,
+        instance: InstanceId,
         exit: ExitKind,
         now: Ms,
     ) {

@@ -6,9 +6,9 @@ use crate::runtime::{Found, FoundState};
 #[test]
 fn adopted_tenants_are_published_and_count_as_leased() {
     let endpoint = crate::runtime::Endpoint {
-        instance: Instance("old".to_owned()),
+        instance: InstanceId("old".to_owned()),
         address: ([127, 0, 0, 1], 1).into(),
-        key: crate::runtime::instance_key::MintedKey::mint().unwrap(),
+        key: crate::runtime::instance_key::InstanceKey::generate().unwrap(),
     };
     let found = |state| Found {
         tenant: id("a"),
@@ -44,7 +44,7 @@ fn one_that_died_while_nobody_watched_is_started_for_those_who_may_hold_leases()
     let (machine, effects) = adopt(died, 30_000);
     assert_eq!(machine.state(&id("a")), Some(State::Starting));
     assert!(effects.contains(&Effect::PointNowhere(id("a"))));
-    for (state, leases_ms) in [(died, 0), (FoundState::Left, 30_000)] {
+    for (state, leases_ms) in [(died, 0), (FoundState::FromEarlierBoot, 30_000)] {
         let (machine, effects) = adopt(state, leases_ms);
         assert_eq!((machine.state(&id("a")), effects), (Some(State::Asleep), Vec::new()));
     }

@@ -77,7 +77,7 @@ fn a_restart_that_comes_too_late_for_its_leases_is_not_made() {
 fn old_news_of_a_death_change_nothing() {
     let mut bench = Bench::new();
     bench.wake("a");
-    let instance = Instance("an older life".to_owned());
+    let instance = InstanceId("an older life".to_owned());
     bench.on(Event::Died(Died { tenant: id("a"), instance, exit: ExitKind::Gone }));
     assert_eq!(bench.state("a"), "awake");
 }

@@ -10,8 +10,8 @@ use std::collections::VecDeque;
 use protocol::{GatewayId, LeaseRequest, Limits, TenantId, TierName, WakeKind};
 
 use super::*;
-use crate::runtime::instance_key::MintedKey;
-use crate::runtime::{Endpoint, Found, FoundState, Instance};
+use crate::runtime::instance_key::InstanceKey;
+use crate::runtime::{Endpoint, Found, FoundState, InstanceId};
 
 /// The life of nobody: lives begin at 1.
 const NOWHERE: u32 = 0;
@@ -182,8 +182,8 @@ fn number(id: &TenantId) -> usize {
     usize::from(id.as_str().as_bytes()[0] - b'a')
 }
 
-fn instance(t: usize, life: u32) -> Instance {
-    Instance(format!("{t}.{life}"))
+fn instance(t: usize, life: u32) -> InstanceId {
+    InstanceId(format!("{t}.{life}"))
 }
 
 impl World {

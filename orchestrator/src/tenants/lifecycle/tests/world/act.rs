@@ -366,7 +366,7 @@ impl World {
                 endpoint: sq.alive.map(|life| Endpoint {
                     instance: instance(t, life),
                     address: ([127, 0, 0, 1], 1).into(),
-                    key: MintedKey::nobodys(),
+                    key: InstanceKey::placeholder(),
                 }),
             });
         }

@@ -121,7 +121,7 @@ impl World {
         h.finish()
     }
 
-    fn hash_tenant(&self, t: &Tenant, h: &mut DefaultHasher, life: &dyn Fn(&Instance) -> u32) {
+    fn hash_tenant(&self, t: &Tenant, h: &mut DefaultHasher, life: &dyn Fn(&InstanceId) -> u32) {
         let s = &self.settings;
         let left = |at: Ms| at.saturating_sub(self.now);
         let ago = |at: Ms, most: Ms| self.now.saturating_sub(at).min(most);
