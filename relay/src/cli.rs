@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use protocol::{KeyHash, TenantId, TierName};
 
-use crate::registry::field::parse_seconds;
+use crate::registry::limit_field::parse_seconds;
+
+pub mod commands;
+pub mod render;
 
 /// Exit code: a fault in the registry, or something went wrong.
 pub const FAULT: u8 = 1;

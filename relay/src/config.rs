@@ -9,9 +9,10 @@ use std::time::Duration;
 use rustls_pki_types::ServerName;
 use toml::{Table, Value};
 
-use crate::connection::Limits;
+use crate::serve::connection::ConnectionLimits;
+use crate::serve::tls::TlsFiles;
+use crate::source::last_good;
 use crate::source::sq::SqAddress;
-use crate::tls::TlsFiles;
 
 /// The relay's configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,7 +25,7 @@ pub struct Config {
     /// is everybody with a certificate.
     pub clients: Vec<ServerName<'static>>,
     /// How many connections, for how long. Default: 1024, 75 s idle, 1 h.
-    pub connections: Limits,
+    pub connections: ConnectionLimits,
     /// Where the registry is.
     pub source: SourceConfig,
     /// How long a text that looks cut must stay unchanged until it is believed; 0: no time.
@@ -76,8 +77,6 @@ const HOLD_FILE_S: i64 = 5;
 const HOLD_SQ_S: i64 = 600;
 /// A day: time for any operator.
 const HOLD_RANGE_S: RangeInclusive<i64> = 0..=86_400;
-/// After the name of a registry: where the last good one is kept.
-pub const LAST_GOOD: &str = ".last-good";
 /// What SQ stores safely as a file's name.
 const PHEXT_NAME_MAX: usize = 200;
 
@@ -110,7 +109,7 @@ impl Config {
         let idle_s = section.number("idle_s", IDLE_S, 1..=3_600, &mut faults);
         let age_s = section.number("age_s", AGE_S, 1..=86_400, &mut faults);
         section.end(&mut faults);
-        let connections = Limits {
+        let connections = ConnectionLimits {
             max: usize::try_from(max).unwrap_or(usize::MAX),
             idle: Duration::from_secs(idle_s),
             age: Duration::from_secs(age_s),
@@ -251,8 +250,8 @@ impl Section<'_> {
             return self.path("last_good", faults);
         }
         Some(match source? {
-            SourceConfig::File(path) => last_good(path),
-            SourceConfig::Sq(address) => last_good(&self.base.join(&address.phext)),
+            SourceConfig::File(path) => last_good::default_path(path),
+            SourceConfig::Sq(address) => last_good::default_path(&self.base.join(&address.phext)),
         })
     }
 
@@ -281,13 +280,6 @@ impl Section<'_> {
             faults.0.push(format!("{}: is not known", self.named(name)));
         }
     }
-}
-
-/// Where the last good registry is kept when nothing is said: beside it.
-pub fn last_good(registry: &Path) -> PathBuf {
-    let mut name = registry.as_os_str().to_owned();
-    name.push(LAST_GOOD);
-    name.into()
 }
 
 /// Host and port of an `http://` URL without a path. SQ speaks no TLS.

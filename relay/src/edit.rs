@@ -14,6 +14,8 @@ use crate::registry::line::{self, Line};
 use crate::registry::scroll::{COORDINATE_MAX, lines};
 use crate::registry::{Faults, Registry, date};
 
+pub mod registry_file;
+
 /// A registry's text that has been read without a fault.
 #[derive(Debug, Clone)]
 pub struct Document {

@@ -1,44 +1,47 @@
-//! The ranch side of the gateway: answers which key is good, and tells when that changes.
+//! The ranch side of the gateway: verifies API keys against the registry and announces changes.
 //!
 //! ```text
-//! source ──bytes──► registry ──Registry──► state::Book ──View──► api ◄──HTTP/1.1── connection ◄── TLS
-//! (file, SQ)        (pure)                 (pure)        swapped whole
-//!    ▲
-//!    └── store ◄── edit (pure) ◄── commands ◄── cli
+//!  operator ──► cli ──► edit ───writes───► registry file, or a phext in an SQ server
+//!                                                │
+//!                                             source   polls until a text is complete
+//!                                                │ bytes
+//!                                            registry  parses; reports every fault at once
+//!                                                │ Registry
+//!  gateway ◄── HTTP/1.1 over mutual TLS ── serve ◄┘    publishes verdicts and their revision
 //! ```
 //!
-//! | module | does |
+//! | room | contents |
 //! |---|---|
-//! | [`registry`] | the registry's text, read (pure) |
-//! | [`edit`], [`store`] | edits that keep everything else (pure); the file, changed atomically |
-//! | [`source`], [`feed`] | file or SQ server, polled; the one task that publishes views |
-//! | [`guard`] | whether a text looks cut and must prove itself (pure) |
-//! | [`kept`] | the last good registry, for the next start |
-//! | [`state`], [`lookup`] | revision, changes, verdicts (pure) |
-//! | [`api`], [`server`], [`connection`], [`tls`] | HTTP, connections, mutual TLS |
-//! | [`cli`], [`commands`], [`config`] | what an operator writes |
-//! | [`metrics`] | what an operator watches |
+//! | [`registry`] | the format: parsing, limits, redaction, signs of truncation (pure) |
+//! | [`edit`] | edits that keep every other byte (pure), and the file that they replace atomically |
+//! | [`source`] | where the registry comes from: a file or an SQ server; the last good copy |
+//! | [`serve`] | reload, verdicts and revision, HTTP interface, connections, TLS, metrics |
+//! | [`cli`] | the command line, the `relay registry` commands and their output |
+//! | [`config`] | the settings in `relay.toml` |
+//!
+//! # Invariants
+//!
+//! - A registry with a fault, or one that looks truncated, never replaces a good one. The relay
+//!   keeps answering from the last good registry, also after a restart.
+//! - Readers see one whole registry: a [`View`](serve::state::View) is immutable and is swapped in
+//!   one step together with its revision.
+//! - The revision grows exactly when at least one key's verdict changes; within one epoch, a gateway
+//!   that drops the digests that the changes feed names is never out of date.
+//! - No response is given without a client certificate from a trusted CA.
+//! - A key's plain text is printed once, by the command that generated it. It is never logged and
+//!   never written to the last good copy.
+//! - An edit starts from a valid registry, results in a valid one, and replaces the file atomically
+//!   or not at all.
 
-pub mod api;
 pub mod cli;
-pub mod commands;
 pub mod config;
-pub mod connection;
 pub mod edit;
-pub mod feed;
-pub mod guard;
-pub mod kept;
-pub mod lookup;
-pub mod metrics;
 pub mod registry;
-pub mod server;
+pub mod serve;
 pub mod source;
-pub mod state;
-pub mod store;
-pub mod tls;
 
 pub use config::Config;
-pub use server::run;
+pub use serve::run;
 
-/// A registry with documented tiers and no tenants: where an operator starts.
+/// The registry that `relay registry init` writes: documented tiers and no tenants.
 pub const TEMPLATE: &str = include_str!("template.phext");

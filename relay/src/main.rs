@@ -1,12 +1,13 @@
 //! `relay`: serve gateways, or look at and change the registry.
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
-use relay::cli::{CONFIG, Cli, Command, FAULT};
-use relay::server::{RunError, raise_open_files};
-use relay::{Config, commands};
+use relay::Config;
+use relay::cli::{CONFIG, Cli, Command, FAULT, commands};
+use relay::serve::{RunError, raise_open_files};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::{error, info};
@@ -30,7 +31,12 @@ fn main() -> ExitCode {
 #[tokio::main]
 async fn serve(config: Config) -> ! {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let colours = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(colours)
+        .with_writer(std::io::stderr)
+        .init();
     raise_open_files();
     let served = async {
         let mut term = signal(SignalKind::terminate())?;

@@ -14,13 +14,14 @@ use protocol::{ApiKey, KeyHash, Limits, TenantId, TenantStatus, TierName, Verdic
 
 pub mod date;
 pub mod fault;
-pub mod field;
+pub mod limit_field;
 pub mod line;
 pub mod redact;
 pub mod scroll;
+pub mod truncation;
 
 pub use fault::{Fault, Faults};
-use field::Field;
+use limit_field::Field;
 use scroll::{Entry, Scroll};
 
 /// A registry without a fault.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::task::JoinError;
 
 pub mod file;
+pub mod last_good;
 pub mod sq;
 
 pub use file::FileSource;

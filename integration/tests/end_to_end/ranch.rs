@@ -141,7 +141,7 @@ async fn a_bad_edit_of_the_registry_changes_nothing(stack: Arc<Stack>) -> Result
     };
     says("refused").await?;
     let metrics = relay.get("/metrics").await?.text();
-    ensure!(metrics.contains("\nrelay_registry_source_good 0\n"), "{metrics}");
+    ensure!(metrics.contains("\nsq_relay_registry_source_good 0\n"), "{metrics}");
     // Bob has never been asked for: his verdict comes from the registry that was good.
     let bob = stack.tenant("bob")?;
     holds(BITES_WITHIN * 2, || async {

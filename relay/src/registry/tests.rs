@@ -228,7 +228,7 @@ fn the_documentation_is_right() {
     assert_eq!((bob.keys.len(), bob.status), (2, TenantStatus::Suspended));
     assert_eq!((bob.limits.storage_bytes, bob.limits.price_cents_month), (750 * MB, 2000));
     // The table has every limit with its default.
-    for field in field::FIELDS {
+    for field in limit_field::FIELDS {
         let row = words.lines().find(|l| l.starts_with(&format!("| `{}` |", field.name)));
         let otherwise =
             row.unwrap_or(field.name).trim_end_matches(" |").rsplit("| ").next().unwrap();

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! A file is taken only when two looks in a row found the same: a writer that goes on is not read
-//! half. One that stalls is (`crate::guard` is for that).
+//! half. One that stalls is (`crate::registry::truncation` is for that).
 //!
 //! Looks are made apart from the runtime's threads: on a network folder whose server is gone, one may
 //! take for ever. Then the source is gone, and the look is waited for instead of making another.

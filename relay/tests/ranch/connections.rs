@@ -41,7 +41,7 @@ async fn other_certificates_end_open_connections_after_the_answer_under_way() {
         (answer, polling)
     });
     until("the poll waits", || async {
-        client.get("/metrics").await.unwrap().body.contains("relay_long_polls 1")
+        client.get("/metrics").await.unwrap().body.contains("sq_relay_long_polls 1")
     })
     .await;
     world.trust(&Ca::new());
@@ -96,9 +96,9 @@ async fn a_connection_beyond_the_most_is_closed_and_counted() {
     .await;
     assert!(client.get("/healthz").await.is_err());
     let metrics = open[0].get("/metrics").await.unwrap().body;
-    assert!(metrics.contains("relay_connections 2\n"), "{metrics}");
-    let refused = metrics.lines().find(|l| l.starts_with("relay_connections_refused_total "));
-    assert_ne!(refused, Some("relay_connections_refused_total 0"));
+    assert!(metrics.contains("sq_relay_connections 2\n"), "{metrics}");
+    let refused = metrics.lines().find(|l| l.starts_with("sq_relay_connections_refused_total "));
+    assert_ne!(refused, Some("sq_relay_connections_refused_total 0"));
     drop(open.pop());
     until("there is room again", async || client.get("/healthz").await.is_ok()).await;
     relay.stop().await;

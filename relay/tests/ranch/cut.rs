@@ -59,7 +59,7 @@ async fn a_copy_in_place_that_stalls_revokes_nobody() {
     file.write_all(&text.as_bytes()[text.len() - 3..]).unwrap();
     until("it is whole", || says(&client, "good")).await;
     let metrics = client.get("/metrics").await.unwrap().body;
-    assert!(metrics.contains("relay_registry_loads_total{outcome=\"held\"} 1"), "{metrics}");
+    assert!(metrics.contains("sq_relay_registry_loads_total{outcome=\"held\"} 1"), "{metrics}");
     assert_eq!(client.changes(&at, 0).await.revision, at.revision, "nobody was told anything");
     relay.stop().await;
 }
@@ -135,7 +135,7 @@ async fn the_last_good_registry_is_answered_after_a_restart() {
     world.save(&text.replace(&digest, &format!("key: {}", key(1).expose())));
     let (relay, client) = world.serve().await;
     until("it is kept", || async {
-        client.get("/metrics").await.unwrap().body.contains("\nrelay_registry_kept 1\n")
+        client.get("/metrics").await.unwrap().body.contains("\nsq_relay_registry_kept 1\n")
     })
     .await;
     relay.stop().await;

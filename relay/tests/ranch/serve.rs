@@ -29,7 +29,7 @@ async fn a_saved_file_answers_the_long_poll_within_300_ms() {
         let (poller, from) = (client.clone(), at.clone());
         let poll = tokio::spawn(async move { poller.changes(&from, 20_000).await });
         until("the poll waits", || async {
-            client.get("/metrics").await.unwrap().body.contains("relay_long_polls 1")
+            client.get("/metrics").await.unwrap().body.contains("sq_relay_long_polls 1")
         })
         .await;
         let text = world.text().replace(words[turn % 2], words[(turn + 1) % 2]);
@@ -62,7 +62,7 @@ async fn a_poll_without_news_ends_in_time_and_a_stop_ends_it_at_once() {
     let poller = client.clone();
     let poll = tokio::spawn(async move { poller.changes(&at, 60_000).await });
     until("the poll waits", || async {
-        client.get("/metrics").await.unwrap().body.contains("relay_long_polls 1")
+        client.get("/metrics").await.unwrap().body.contains("sq_relay_long_polls 1")
     })
     .await;
     let start = Instant::now();
@@ -85,7 +85,7 @@ async fn a_bad_edit_or_a_lost_file_keeps_the_last_good_registry() {
             && ready.body.contains("1.1.1/1.1.1/1.1.3 line 4")
     })
     .await;
-    assert!(client.get("/metrics").await.unwrap().body.contains("relay_registry_source_good 0"));
+    assert!(client.get("/metrics").await.unwrap().body.contains("sq_relay_registry_source_good 0"));
     assert!(client.verdict(&key(2)).await.is_some());
     assert_eq!(client.changes(&at, 0).await.revision, at.revision);
 
@@ -136,7 +136,7 @@ async fn without_any_good_registry_there_is_no_verdict() {
 #[tokio::test]
 async fn a_key_that_ends_is_pushed_without_an_edit() {
     let world = World::new();
-    let end = relay::registry::date::format(relay::feed::now_s() + 2);
+    let end = relay::registry::date::format(relay::serve::reload::now_s() + 2);
     let digest = key(1).hash().to_string();
     world.save(&world.text().replace(&digest, &format!("{digest}; expires={end}")));
     let (relay, client) = world.serve().await;
@@ -216,7 +216,7 @@ async fn what_is_no_question_is_told_so() {
     let unknown = client.verdict(&key(9)).await;
     assert_eq!(unknown, None);
     let metrics = client.get("/metrics").await.unwrap().body;
-    assert!(metrics.contains("relay_verifies_total{outcome=\"unknown\"} 1"), "{metrics}");
-    assert!(metrics.contains("relay_registry_tenants 2"), "{metrics}");
+    assert!(metrics.contains("sq_relay_verifies_total{outcome=\"unknown\"} 1"), "{metrics}");
+    assert!(metrics.contains("sq_relay_registry_tenants 2"), "{metrics}");
     relay.stop().await;
 }

@@ -55,7 +55,7 @@ async fn followed(version: &str) {
 async fn a_key_ends_in_time_however_often_the_source_is_asked() {
     let world = World::new();
     let sq = Sq::new(&world, "0.6.0").await;
-    let end_s = relay::feed::now_s() + 3;
+    let end_s = relay::serve::reload::now_s() + 3;
     let digest = key(1).hash().to_string();
     let ending = format!("{digest}; expires={}", relay::registry::date::format(end_s));
     sq.write(&registry(&[("alice", 1, "free"), ("bob", 2, "pro")]).replace(&digest, &ending)).await;

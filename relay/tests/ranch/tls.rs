@@ -15,7 +15,7 @@ async fn without_a_certificate_of_the_right_ca_there_is_no_answer() {
         assert!(client.get(path).await.is_ok(), "{path}");
     }
     let metrics = client.get("/metrics").await.unwrap().body;
-    assert!(metrics.contains("relay_tls_handshakes_failed_total 8"), "{metrics}");
+    assert!(metrics.contains("sq_relay_tls_handshakes_failed_total 8"), "{metrics}");
     relay.stop().await;
 }
 
@@ -49,7 +49,7 @@ async fn renewed_certificates_hold_for_new_connections() {
     std::fs::write(world.path("relay.crt"), "no certificate").unwrap();
     until("the fault is counted", || async {
         let metrics = both.get("/metrics").await.unwrap().body;
-        metrics.contains("relay_certificate_loads_total{outcome=\"refused\"} 1")
+        metrics.contains("sq_relay_certificate_loads_total{outcome=\"refused\"} 1")
     })
     .await;
     assert!(both.verdict(&key(1)).await.is_some(), "the last good one stays");

@@ -8,9 +8,9 @@ use protocol::{ApiKey, TenantId, TierName};
 use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use relay::Config;
 use relay::config::SourceConfig;
-use relay::connection::Limits;
 use relay::edit::{Document, NewTenant};
-use relay::tls::TlsFiles;
+use relay::serve::connection::ConnectionLimits;
+use relay::serve::tls::TlsFiles;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -59,7 +59,7 @@ pub(crate) struct World {
 pub(crate) struct Running {
     pub(crate) address: SocketAddr,
     stop: Option<oneshot::Sender<()>>,
-    task: JoinHandle<Result<(), relay::server::RunError>>,
+    task: JoinHandle<Result<(), relay::serve::RunError>>,
 }
 
 pub(crate) fn key(n: u8) -> ApiKey {
@@ -116,7 +116,7 @@ impl World {
                 client_ca: self.path("ca.crt"),
             },
             clients: Vec::new(),
-            connections: Limits {
+            connections: ConnectionLimits {
                 max: 1024,
                 idle: Duration::from_secs(75),
                 age: Duration::from_hours(1),

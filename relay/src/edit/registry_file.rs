@@ -22,13 +22,12 @@ use std::time::{Duration, Instant};
 use rustix::fs::{FlockOperation, Gid, Uid, fchown, flock};
 use tempfile::NamedTempFile;
 
-use crate::config::last_good;
 use crate::edit::{Document, EditError};
-use crate::feed::now_s;
-use crate::guard::Suspicion;
-use crate::kept;
 use crate::registry::Registry;
+use crate::registry::truncation::Suspicion;
+use crate::serve::reload::now_s;
 use crate::source::file::{Signature, read};
+use crate::source::last_good;
 
 /// Why the file was not changed.
 #[derive(Debug, thiserror::Error)]
@@ -115,10 +114,10 @@ pub fn change(
 /// Compares the registry with what a relay keeps beside it under one of its names, if one does.
 fn whole(names: &[&Path], registry: &Registry) -> Result<(), StoreError> {
     for name in names {
-        let last_good = last_good(name);
-        let kept = kept::load(&last_good).ok().flatten();
+        let kept_at = last_good::default_path(name);
+        let kept = last_good::load(&kept_at).ok().flatten();
         if let Some(suspicion) = kept.and_then(|kept| Suspicion::of(&kept, registry, now_s())) {
-            return Err(StoreError::Cut(name.to_path_buf(), suspicion, last_good));
+            return Err(StoreError::Cut(name.to_path_buf(), suspicion, kept_at));
         }
     }
     Ok(())

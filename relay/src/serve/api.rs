@@ -25,8 +25,8 @@ use serde::Serialize;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use crate::metrics::{Gauged, Metrics, Outcome, count};
-use crate::state::{SourceStatus, View};
+use crate::serve::metrics::{Gauged, Metrics, Outcome, count};
+use crate::serve::state::{SourceStatus, View};
 
 /// A verify has 82 bytes; the rest is room for fields to come.
 const BODY_MAX_BYTES: usize = 4096;

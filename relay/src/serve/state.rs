@@ -8,12 +8,11 @@
 //! [`Book`] is the one writer, without clock or lock. What it publishes is a [`View`]: whole,
 //! immutable, swapped at once, so that no reader sees half of a registry.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use protocol::{ChangesResponse, Epoch, KeyHash, VerifyResponse};
+use protocol::{ChangesResponse, Epoch, KeyHash, Verdict, VerifyResponse};
 
-use crate::lookup::Lookup;
 use crate::registry::Registry;
 
 /// Changed digests remembered. A gateway that missed more is told to ask everything anew, which
@@ -28,7 +27,7 @@ pub struct View {
     /// 0 until the first registry has been read.
     pub revision: u64,
     /// Digest → verdict.
-    pub verdicts: Arc<Lookup>,
+    pub verdicts: Arc<HashMap<KeyHash, Verdict>>,
     /// Tenants in the registry.
     pub tenants: usize,
     /// How the source does.
@@ -171,7 +170,7 @@ impl Book {
     fn judge(&mut self, now_s: u64) -> usize {
         self.judged_s = now_s;
         self.next_expiry_s = self.registry.next_expiry_s(now_s);
-        let new = Lookup::new(self.registry.verdicts(now_s));
+        let new = self.registry.verdicts(now_s);
         let old = std::mem::replace(&mut self.view.verdicts, Arc::new(new));
         let new = &self.view.verdicts;
         let altered = new.iter().filter(|(hash, verdict)| old.get(hash) != Some(verdict));

@@ -8,6 +8,9 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
+/// Prefix of every metric name; the registry joins it to the rest with an underscore.
+const PREFIX: &str = "sq_relay";
+
 /// Everything that is counted.
 #[derive(Debug)]
 pub struct Metrics {
@@ -79,7 +82,7 @@ pub enum Outcome {
 impl Default for Metrics {
     fn default() -> Self {
         let mut metrics = Self {
-            registry: Registry::with_prefix("relay"),
+            registry: Registry::with_prefix(PREFIX),
             verifies: Family::default(),
             changes: Family::default(),
             loads: Family::default(),
@@ -96,7 +99,7 @@ impl Default for Metrics {
             certificates: Family::default(),
         };
         let m = &metrics;
-        let r = &mut Registry::with_prefix("relay");
+        let r = &mut Registry::with_prefix(PREFIX);
         r.register("verifies", "Answers to /v1/verify", m.verifies.clone());
         r.register("changes", "Answers to /v1/changes", m.changes.clone());
         r.register("registry_loads", "Looks at the source that brought news", m.loads.clone());

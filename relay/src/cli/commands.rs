@@ -9,13 +9,12 @@ use std::process::ExitCode;
 
 use protocol::{KeyHash, TenantId, TenantStatus};
 
+use crate::cli::render;
 use crate::cli::{Action, FAULT, Registry as Arguments};
+use crate::edit::registry_file::{self as store, StoreError};
 use crate::edit::{Document, EditError, NewTenant, new_key};
-use crate::feed::now_s;
 use crate::registry::Faults;
-use crate::store::{self, StoreError};
-
-pub mod show;
+use crate::serve::reload::now_s;
 
 /// What a command says.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -93,15 +92,15 @@ fn act(file: &Path, allow_loss: bool, action: &Action) -> Result<Said, CommandEr
         Action::Check => Ok(checked(file, &store::load(file)?)),
         Action::List { format, target } => {
             let document = store::load(file)?;
-            let out = show::list(document.registry(), now_s(), *format)?;
-            let err = show::revenue(document.registry(), *target);
+            let out = render::list(document.registry(), now_s(), *format)?;
+            let err = render::revenue(document.registry(), *target);
             Ok(Said { out, err, ..Said::default() })
         }
         Action::Show { tenant, format } => {
             let document = store::load(file)?;
             let found = document.registry().tenants.get(tenant);
             let found = found.ok_or_else(|| EditError::NoTenant(tenant.clone()));
-            let out = show::one(tenant, found.map_err(StoreError::from)?, now_s(), *format)?;
+            let out = render::one(tenant, found.map_err(StoreError::from)?, now_s(), *format)?;
             Ok(Said { out, ..Said::default() })
         }
         Action::Add { tenant, tier, lines, key_sha256 } => {

@@ -25,8 +25,8 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tracing::{debug, warn};
 
-use crate::api;
-use crate::metrics::{Gauged, Metrics};
+use crate::serve::api;
+use crate::serve::metrics::{Gauged, Metrics};
 
 /// Time for a TLS handshake; Envoy itself waits for 1 s.
 const HANDSHAKE: Duration = Duration::from_secs(3);
@@ -35,7 +35,7 @@ const LAST_ANSWER: Duration = api::WAIT_MAX.saturating_add(Duration::from_secs(5
 
 /// How many connections there may be, and how long they live.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Limits {
+pub struct ConnectionLimits {
     /// At once. HTTP/1.1 has one request in flight per connection, so this bounds long polls too.
     pub max: usize,
     /// Time for a request's headers, idle time before them included. Longer than Envoy's
@@ -55,7 +55,7 @@ pub struct Terms {
     /// Names of the gateways that may ask; none: everybody with a certificate.
     pub clients: Arc<[ServerName<'static>]>,
     /// Their limits.
-    pub limits: Limits,
+    pub limits: ConnectionLimits,
     /// Room left.
     pub room: Arc<Semaphore>,
     /// There was none the last time.

@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use tokio::task::{JoinError, spawn_blocking};
 use tracing::{error, info};
 
-use crate::metrics::{Metrics, Outcome, count};
+use crate::serve::metrics::{Metrics, Outcome, count};
 use crate::source::file::{Settling, Signature};
 
 /// Where the PEM files are.
@@ -176,15 +176,15 @@ mod tests {
         }
         assert!(renewal.trouble.is_some());
         let counted = |renewal: &Renewal, line: &str| renewal.metrics.encode().contains(line);
-        let refused = "certificate_loads_total{outcome=\"refused\"} 1\n";
+        let refused = "sq_relay_certificate_loads_total{outcome=\"refused\"} 1\n";
         assert!(counted(&renewal, refused), "once, however often it is tried");
         // What was in the way has gone, and the files are those that were looked at.
         std::fs::write(&files.cert, &good).unwrap();
         renewal.settling.take(files.signatures());
         renewal.look().await.unwrap();
         assert_eq!(renewal.trouble, None);
-        assert!(counted(&renewal, "certificate_loads_total{outcome=\"good\"} 1\n"));
+        assert!(counted(&renewal, "sq_relay_certificate_loads_total{outcome=\"good\"} 1\n"));
         renewal.look().await.unwrap();
-        assert!(counted(&renewal, "certificate_loads_total{outcome=\"good\"} 1\n"));
+        assert!(counted(&renewal, "sq_relay_certificate_loads_total{outcome=\"good\"} 1\n"));
     }
 }

@@ -16,14 +16,21 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tracing::{error, info, warn};
 
-use crate::api::{self, Api};
 use crate::config::{Config, SourceConfig};
-use crate::connection::{self, Terms};
-use crate::feed::Feed;
-use crate::kept::Keeper;
-use crate::metrics::Metrics;
+use crate::source::last_good::Keeper;
 use crate::source::{FileSource, Source, SqSource};
-use crate::tls::{Renewal, TlsError};
+use api::Api;
+use connection::Terms;
+use metrics::Metrics;
+use reload::Feed;
+use tls::{Renewal, TlsError};
+
+pub mod api;
+pub mod connection;
+pub mod metrics;
+pub mod reload;
+pub mod state;
+pub mod tls;
 
 /// Handshakes at once: who has shown no certificate takes no room from those who have, and this much
 /// from each other. More wait in the listener's backlog.

@@ -15,9 +15,9 @@ use tokio::sync::watch;
 use tokio::task::{JoinError, spawn_blocking};
 use tracing::warn;
 
-use crate::metrics::Metrics;
 use crate::registry::Registry;
 use crate::registry::redact::redact;
+use crate::serve::metrics::Metrics;
 use crate::source::file::read;
 
 /// The text to keep, as it was read; `None`: nothing yet.
@@ -34,6 +34,13 @@ pub fn load(path: &Path) -> Result<Option<Registry>, String> {
         Ok(registry) => Ok(Some(registry)),
         Err(faults) => Err(format!("{}: {faults}", path.display())),
     }
+}
+
+/// Default place of the last good copy: beside `registry`, with `.last-good` appended to its name.
+pub fn default_path(registry: &Path) -> PathBuf {
+    let mut name = registry.as_os_str().to_owned();
+    name.push(".last-good");
+    name.into()
 }
 
 /// Keeps each registry that is taken over, apart from what answers and follows: the disk may be slow.

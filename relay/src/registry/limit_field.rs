@@ -282,11 +282,6 @@ pub fn parse_seconds(text: &str) -> Option<u64> {
     Unit::Seconds.parse(text)
 }
 
-/// Writes a size in the largest unit that shows it whole.
-pub fn format_bytes(bytes: u64) -> String {
-    Unit::Bytes.format(bytes)
-}
-
 impl Unit {
     fn parse(self, text: &str) -> Option<u64> {
         match self {

@@ -6,7 +6,7 @@ use protocol::{Limits, TenantId, TenantStatus};
 use serde_json::{Value, json};
 
 use crate::cli::Format;
-use crate::registry::field::{FIELDS, Field};
+use crate::registry::limit_field::{FIELDS, Field};
 use crate::registry::{Key, Registry, Tenant, date};
 
 /// All tenants.

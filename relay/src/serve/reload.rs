@@ -13,12 +13,12 @@ use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::{sleep, timeout};
 use tracing::{error, info, warn};
 
-use crate::guard::{Guard, Suspicion, Text};
-use crate::kept::{self, Kept};
-use crate::metrics::{Metrics, Outcome, count};
+use crate::registry::truncation::{Guard, Suspicion, Text};
 use crate::registry::{Faults, Registry};
+use crate::serve::metrics::{Metrics, Outcome, count};
+use crate::serve::state::{Book, SourceStatus, View};
+use crate::source::last_good::{self, Kept};
 use crate::source::{Reading, Source};
-use crate::state::{Book, SourceStatus, View};
 
 /// Seconds since 1970 UTC.
 pub fn now_s() -> u64 {
@@ -104,8 +104,8 @@ impl Desk {
     }
 
     /// Answers what was kept. It may be on a network folder that does not answer.
-    async fn restore(&mut self, last_good: PathBuf) -> Result<(), JoinError> {
-        let kept = spawn_blocking(move || kept::load(&last_good));
+    async fn restore(&mut self, path: PathBuf) -> Result<(), JoinError> {
+        let kept = spawn_blocking(move || last_good::load(&path));
         match timeout(KEPT_PATIENCE, kept).await.map_or(Ok(Ok(None)), |kept| kept)? {
             Ok(Some(registry)) => {
                 self.book.restore(registry, now_s());
