@@ -79,7 +79,9 @@ impl Gate {
         shared: &mut dyn Shared,
     ) -> Lookup {
         match self.verdicts.lookup(key, &self.feed, now_ns, shared) {
-            Lookup::Stranger if self.unknown_keys.may_ask(&client(), self.wall_ns, shared) => {
+            Lookup::AskWithinBudget
+                if self.unknown_keys.may_ask(&client(), self.wall_ns, shared) =>
+            {
                 Lookup::Ask
             }
             lookup => lookup,
@@ -169,7 +171,7 @@ impl Gate {
         let lookup =
             lookup.unwrap_or_else(|| self.verdicts.lookup(&key, &self.feed, now_ns, shared));
         match lookup {
-            Lookup::Known(verdict) if !has_expired(&verdict, wall_ns) => {
+            Lookup::Cached(verdict) if !has_expired(&verdict, wall_ns) => {
                 let metric =
                     if stream.auth_hit { Metric::VerdictHits } else { Metric::VerdictMisses };
                 stream.verdict = Some(verdict.clone());
@@ -179,9 +181,9 @@ impl Gate {
                     TenantStatus::Suspended => Err(suspended()),
                 }
             }
-            Lookup::Known(_) | Lookup::Unknown => Err(unknown_key()),
-            Lookup::Stranger => Err(try_again(RefusalKind::TooManyUnknownKeys, 1)),
-            Lookup::Down => Err(try_again(RefusalKind::RelayUnavailable, 1)),
+            Lookup::Cached(_) | Lookup::Unknown => Err(unknown_key()),
+            Lookup::AskWithinBudget => Err(try_again(RefusalKind::TooManyUnknownKeys, 1)),
+            Lookup::RelayDown => Err(try_again(RefusalKind::RelayUnavailable, 1)),
             Lookup::Ask | Lookup::Wait if self.waiting >= WAITING_MAX => {
                 Err(try_again(RefusalKind::RelayUnavailable, 1))
             }

@@ -1,11 +1,12 @@
-//! A bounded map that forgets what has not been used lately, in two generations.
+//! A bounded map that evicts the least recently used entries, in two generations.
 //!
-//! A use moves an entry to the young generation; when that is half of the bound, the old one is
-//! dropped and the young one ages. Nothing is ever scanned, and no time is needed.
+//! An access moves an entry to the young generation. When that holds half of the bound, the old
+//! generation is dropped and the young one takes its place. Eviction needs neither a scan nor a
+//! clock, which is why no LRU crate is used here.
 
 use std::collections::BTreeMap;
 
-/// The map. Holds at most `bound` entries.
+/// A map of at most `bound` entries.
 #[derive(Debug)]
 pub(crate) struct Cache<K, V> {
     young: BTreeMap<K, V>,
@@ -14,14 +15,14 @@ pub(crate) struct Cache<K, V> {
 }
 
 impl<K: Ord + Clone, V> Cache<K, V> {
-    /// An empty cache of at most `bound` (at least 2) entries.
+    /// Creates an empty cache of at most `bound` (at least 2) entries.
     pub(crate) fn new(bound: usize) -> Self {
         Self { young: BTreeMap::new(), old: BTreeMap::new(), half: (bound / 2).max(1) }
     }
 
-    /// The entry, which is in use from now on.
+    /// Returns the entry and marks it as recently used.
     pub(crate) fn get_mut(&mut self, key: &K) -> Option<&mut V> {
-        // Looked up twice where borrows could say it in one: the common case is a hit here.
+        // Two look-ups, because the borrow checker rejects an early return of `get_mut`.
         if self.young.contains_key(key) {
             return self.young.get_mut(key);
         }
@@ -30,7 +31,7 @@ impl<K: Ord + Clone, V> Cache<K, V> {
         self.young.get_mut(key)
     }
 
-    /// Adds or replaces.
+    /// Adds the entry or replaces its value.
     pub(crate) fn insert(&mut self, key: K, value: V) {
         self.old.remove(&key);
         if self.young.len() >= self.half && !self.young.contains_key(&key) {
@@ -39,17 +40,17 @@ impl<K: Ord + Clone, V> Cache<K, V> {
         self.young.insert(key, value);
     }
 
-    /// Drops the entry.
+    /// Removes the entry from both generations.
     pub(crate) fn remove(&mut self, key: &K) -> Option<V> {
         self.young.remove(key).or_else(|| self.old.remove(key))
     }
 
-    /// Every entry, used or not.
+    /// Iterates over all entries without marking them as used.
     pub(crate) fn values_mut(&mut self) -> impl Iterator<Item = &mut V> {
         self.young.values_mut().chain(self.old.values_mut())
     }
 
-    /// Number of entries.
+    /// Number of entries in both generations.
     pub(crate) fn len(&self) -> usize {
         self.young.len() + self.old.len()
     }
@@ -62,7 +63,7 @@ mod tests {
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
     #[test]
-    fn the_bound_holds_and_what_is_used_stays() {
+    fn bound_holds_and_used_entries_stay() {
         let mut cache = Cache::new(10);
         cache.insert(0, "used");
         for key in 1..1000 {
@@ -73,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_removed_is_gone_from_both_generations() {
+    fn removed_entry_is_gone_from_both_generations() {
         let mut cache = Cache::new(4);
         for key in 0..3 {
             cache.insert(key, key);

@@ -1,15 +1,15 @@
-//! Follows the registry: one long poll per VM, and how far it has come.
+//! Follows the registry's changes by one long poll per VM.
 //!
 //! ```text
-//!           tick                answer: names what changed, or "reset"
-//!  Resting ──────► Polling ──────────────────────────────► Polling (asked again at once)
+//!           tick                response: changed digests, or "reset"
+//!  Resting ──────► Polling ──────────────────────────────► Polling (sent again at once)
 //!     ▲               │ failure
 //!     └───────────────┘ back-off
 //! ```
 //!
-//! The position is kept in shared data, so that a VM which was reloaded goes on where its
-//! predecessor stopped. It promises: of all verdicts in shared data with this epoch, those that
-//! changed after `floor` and up to `revision` are marked as gone or are newer.
+//! The position is kept in shared data, so that a reloaded VM continues where its predecessor
+//! stopped. It guarantees that of all verdicts in shared data with this epoch, those that changed
+//! after `floor` and up to `revision` are tombstones or newer.
 
 use std::fmt::Write as _;
 
@@ -19,38 +19,39 @@ use serde::{Deserialize, Serialize};
 
 use crate::shared::{Shared, update};
 
-/// Where the position stands in shared data.
+/// Key of the position in shared data.
 const POSITION_KEY: &str = "v1/feed";
-/// First pause after a failure; doubles up to [`BACK_OFF_MAX_NS`].
+/// First back-off after a failure; doubles up to [`BACK_OFF_MAX_NS`].
 const BACK_OFF_NS: u64 = 50_000_000;
-/// A relay that is back is heard of within this, so that revocations still bite within a second.
+/// Longest back-off: short enough that revocations still take effect within a second when the
+/// relay returns.
 const BACK_OFF_MAX_NS: u64 = 500_000_000;
 
-/// How far the registry has been followed.
+/// The part of the registry's history that this Envoy has processed.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Position {
-    /// The relay's life.
+    /// Run of the relay process.
     #[serde(rename = "e")]
     pub(crate) epoch: Epoch,
-    /// Everything up to here is dealt with.
+    /// Newest revision that is processed.
     #[serde(rename = "r")]
     pub(crate) revision: u64,
-    /// From here on nothing was missed.
+    /// Oldest revision since which no change was missed.
     #[serde(rename = "f")]
     pub(crate) floor: u64,
-    /// When the relay was last heard, nanoseconds since 1970.
+    /// Time of the relay's last response, nanoseconds since 1970.
     #[serde(rename = "c")]
     pub(crate) contact_ns: u64,
 }
 
 impl Position {
-    /// Whether a verdict of this epoch and revision is still right as far as is known here.
+    /// Returns whether a verdict of this epoch and revision is still current.
     pub(crate) fn covers(&self, epoch: &Epoch, revision: u64) -> bool {
         self.epoch == *epoch && revision >= self.floor
     }
 
-    /// What two VMs know together. A gap between them can't be bridged: then the later counts alone,
-    /// and of two lives of the relay `self`.
+    /// Combines the positions of two VMs. If there is a gap between them, the later one counts
+    /// alone; of two epochs, that of `self`.
     fn merge(&self, other: &Self) -> Self {
         let contact_ns = self.contact_ns.max(other.contact_ns);
         if self.epoch != other.epoch || self.floor > other.revision {
@@ -68,20 +69,21 @@ impl Position {
     }
 }
 
-/// What an answer of the long poll means for the verdicts.
+/// The meaning of a poll's response for cached verdicts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum News {
-    /// What the answer names has changed.
+    /// The digests that the response names have changed.
     Changed,
-    /// Anything may have changed.
+    /// Any verdict may have changed.
     Reset,
 }
 
-/// The follower of one VM.
+/// The changes feed of one VM.
 #[derive(Debug, Default)]
 pub(crate) struct ChangesFeed {
     position: Option<Position>,
-    /// A poll was answered in this life: what another life has left says nothing of now.
+    /// This VM has had a response. A position left by a predecessor does not show that the relay
+    /// can be reached now.
     answered: bool,
     polling: bool,
     failures: u32,
@@ -90,55 +92,57 @@ pub(crate) struct ChangesFeed {
 }
 
 impl ChangesFeed {
-    /// Takes up the position that another VM, or this one's predecessor, has left.
+    /// Resumes from the position that another VM, or this one's predecessor, has published.
     pub(crate) fn start(shared: &dyn Shared) -> Self {
         let position = read(shared);
         let contact_ns = position.as_ref().map_or(0, |p| p.contact_ns);
         Self { position, contact_ns, ..Self::default() }
     }
 
-    /// The position, once there is one.
+    /// The position, after the first response.
     pub(crate) fn position(&self) -> Option<&Position> {
         self.position.as_ref()
     }
 
-    /// Whether verdicts may be used: the feed is open, or was within `grace_ns`. Not before the first
-    /// poll of this life has ended: until then nobody here knows what has changed.
+    /// Returns whether cached verdicts may be used: the feed is open, or was open within
+    /// `grace_ns`. Not before this VM's first poll has ended, because changes may have been missed
+    /// until then.
     pub(crate) fn in_touch(&self, now_ns: u64, grace_ns: u64) -> bool {
         let is_open = self.answered && self.polling && self.failures == 0;
         let has_ended = self.answered || self.failures > 0;
         is_open || (has_ended && now_ns < self.contact_ns.saturating_add(grace_ns))
     }
 
-    /// The next poll when it is time for one: its path, and for how long the relay may keep it. It
-    /// counts as sent.
+    /// Returns the next poll if one is due, and marks it as sent: its path, and how long the relay
+    /// may hold it.
     pub(crate) fn poll(&mut self, wait_ms: u32, now_ns: u64) -> Option<(String, u32)> {
         if self.polling || now_ns < self.rest_until_ns {
             return None;
         }
         self.polling = true;
-        // The first answer, and the first after a failure, shall come at once: it ends the doubt.
+        // The first response, and the first one after a failure, must come at once: until then
+        // cached verdicts are in doubt.
         let wait_ms = if self.answered && self.failures == 0 { wait_ms } else { 0 };
         let path = headers::CHANGES_PATH;
         let path = match &self.position {
             None => format!("{path}?since=0&wait_ms={wait_ms}"),
             Some(p) => {
-                let (epoch, since) = (&p.epoch.0, p.revision);
-                format!("{path}?epoch={}&since={since}&wait_ms={wait_ms}", percent(epoch))
+                let epoch = percent_encode(&p.epoch.0);
+                format!("{path}?epoch={epoch}&since={}&wait_ms={wait_ms}", p.revision)
             }
         };
         Some((path, wait_ms))
     }
 
-    /// The poll failed.
+    /// Records that the poll failed, and backs off.
     pub(crate) fn failed(&mut self, now_ns: u64) {
         self.polling = false;
         self.failures = self.failures.saturating_add(1);
-        let pause = BACK_OFF_NS.saturating_mul(1 << self.failures.min(10));
-        self.rest_until_ns = now_ns + pause.min(BACK_OFF_MAX_NS);
+        let back_off_ns = BACK_OFF_NS.saturating_mul(1 << self.failures.min(10));
+        self.rest_until_ns = now_ns + back_off_ns.min(BACK_OFF_MAX_NS);
     }
 
-    /// The poll was answered. The caller applies the news before it calls [`ChangesFeed::publish`].
+    /// Records a response. The caller applies the news before it calls [`ChangesFeed::publish`].
     pub(crate) fn answered(&mut self, answer: &ChangesResponse, now_ns: u64) -> News {
         self.polling = false;
         self.failures = 0;
@@ -159,7 +163,7 @@ impl ChangesFeed {
         news
     }
 
-    /// Tells the other VMs, and those to come, how far the shared verdicts can be trusted.
+    /// Publishes to other VMs, present and future, up to where shared verdicts can be trusted.
     pub(crate) fn publish(&self, shared: &mut dyn Shared) {
         let Some(mine) = &self.position else { return };
         update(shared, POSITION_KEY, |bytes| {
@@ -170,14 +174,15 @@ impl ChangesFeed {
     }
 }
 
-/// The position that VMs have in common.
+/// Reads the position that all VMs share.
 pub(crate) fn read(shared: &dyn Shared) -> Option<Position> {
     let (bytes, _) = shared.get(POSITION_KEY)?;
     serde_json::from_slice(&bytes).ok()
 }
 
-/// An epoch is the relay's own text; in a query it must not become anything else.
-fn percent(text: &str) -> String {
+/// Percent-encodes everything but unreserved characters. An epoch is the relay's text and must not
+/// change the query's structure.
+fn percent_encode(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte) {
@@ -201,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_answer_resets_and_the_next_ones_follow() {
+    fn first_response_resets_and_later_ones_follow() {
         let mut feed = ChangesFeed::default();
         assert_eq!(feed.poll(9, 0), Some(("/v1/changes?since=0&wait_ms=0".to_owned(), 0)));
         assert_eq!(feed.answered(&answer("a", 5, false), 1), News::Reset);
@@ -214,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn one_poll_is_open_at_a_time_and_failures_back_off_within_a_bound() {
+    fn one_poll_is_open_and_failures_back_off() {
         let mut feed = ChangesFeed::default();
         let mut now = 0;
         for _ in 0..20 {
@@ -227,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reloaded_vm_goes_on_where_the_last_one_stopped() {
+    fn reloaded_vm_continues_where_its_predecessor_stopped() {
         let mut shared = Local::default();
         let mut feed = ChangesFeed::start(&shared);
         feed.answered(&answer("a", 5, false), 1);
@@ -238,7 +243,7 @@ mod tests {
         assert_eq!(reloaded.position(), feed.position());
         let first = reloaded.poll(9, 2).map(|(path, _)| path);
         assert_eq!(first.as_deref(), Some("/v1/changes?epoch=a&since=8&wait_ms=0"));
-        assert!(!reloaded.in_touch(3, 10), "in touch by what another life has heard");
+        assert!(!reloaded.in_touch(3, 10), "in touch by a predecessor's contact");
         reloaded.failed(3);
         assert!(reloaded.in_touch(3, 10) && !reloaded.in_touch(12, 10));
         reloaded.answered(&answer("a", 8, false), 20);
@@ -246,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gap_between_two_vms_is_never_papered_over() {
+    fn gap_between_two_vms_stays_a_gap() {
         let at = |revision, floor| Position { revision, floor, ..Position::default() };
         let merged = at(20, 15).merge(&at(10, 1));
         assert_eq!((merged.revision, merged.floor), (20, 15));

@@ -1,24 +1,24 @@
-//! Finds the key in a request's headers, and nothing but its digest leaves this file.
+//! Extracts the API key from a request's headers. Only its digest leaves this file.
 //!
 //! SQ's own clients put the key in one of three places: `Authorization: Bearer K`,
-//! `Authorization: K`, `X-SQ-API-Key: K`. Sending the same key in two of them is fine; two
-//! different ones are refused, because whose request it is would depend on who reads it (RFC 6750,
-//! section 2: one method only).
+//! `Authorization: K`, `X-SQ-API-Key: K`. The same key in two places is accepted. Two different
+//! keys are refused, because the owner of the request would depend on the header that is read
+//! (RFC 6750, section 2, allows one method per request).
 
 use protocol::{ApiKey, KeyHash, headers};
 
-/// Why a request has no usable key.
+/// The reason a request has no usable key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CredentialFault {
-    /// No header that carries a key.
+    /// No header carries a key.
     Absent,
-    /// Something was sent that is not a key.
+    /// A header that should carry a key carries something else.
     Malformed,
-    /// Two different keys.
+    /// Two headers carry different keys.
     Conflicting,
 }
 
-/// What the headers seen so far say. Holds a borrowed key for the time of one callback only.
+/// Collects credentials header by header. Borrows the key for one callback only.
 #[derive(Default)]
 pub(crate) struct Credentials<'a> {
     key: Option<&'a [u8]>,
@@ -26,7 +26,7 @@ pub(crate) struct Credentials<'a> {
 }
 
 impl<'a> Credentials<'a> {
-    /// Looks at one header; names are lower case, as the host has them.
+    /// Examines one header. The host delivers names in lower case.
     pub(crate) fn see(&mut self, name: &str, value: &'a [u8]) {
         let key = match name {
             "authorization" => strip_scheme(value.trim_ascii()),
@@ -42,7 +42,7 @@ impl<'a> Credentials<'a> {
         }
     }
 
-    /// The digest of the one key.
+    /// Returns the digest of the key, if exactly one key was found.
     pub(crate) fn digest(&self) -> Result<KeyHash, CredentialFault> {
         match (self.fault, self.key) {
             (Some(fault), _) => Err(fault),
@@ -52,7 +52,7 @@ impl<'a> Credentials<'a> {
     }
 }
 
-/// The rest after `Bearer` (any case) and spaces; the value itself where no scheme is.
+/// Strips `Bearer` (in any case) and the spaces after it. Returns other values unchanged.
 fn strip_scheme(value: &[u8]) -> &[u8] {
     const SCHEME: &[u8] = b"bearer";
     match value.split_at_checked(SCHEME.len()) {
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_found_in_each_of_its_three_places() {
+    fn key_is_found_in_all_three_places() {
         let good = Ok(KeyHash::of(KEY.as_bytes()));
         for (name, value) in [
             ("authorization", format!("Bearer {KEY}")),
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_key_twice_is_one_key_and_two_keys_are_none() {
+    fn repeated_key_is_accepted_and_different_keys_conflict() {
         let bearer = format!("Bearer {KEY}");
         let both = [("authorization", bearer.as_str()), ("x-sq-api-key", KEY)];
         assert_eq!(digest(&both), Ok(KeyHash::of(KEY.as_bytes())));
@@ -105,13 +105,13 @@ mod tests {
     }
 
     #[test]
-    fn only_these_headers_count_and_whole_names_only() {
+    fn similar_header_names_carry_no_key() {
         let near = [("authorization-foo", KEY), ("x-sq-api-key-2", KEY), ("cookie", KEY)];
         assert_eq!(digest(&near), Err(CredentialFault::Absent));
     }
 
     #[test]
-    fn what_is_not_a_key_is_malformed() {
+    fn other_values_are_malformed() {
         let joined = format!("{KEY},{KEY}");
         let basic = format!("Basic {KEY}");
         let glued = format!("Bearer{KEY}");

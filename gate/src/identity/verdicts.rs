@@ -1,19 +1,19 @@
-//! What is known of keys: this VM's cache, the shared data behind it, and who waits for an answer.
+//! Verdicts on keys: this VM's cache, the shared data behind it, and pending verifications.
 //!
 //! ```text
-//!            ┌── known ──► served, while the feed is open or was within the grace
-//!            ├── stale ──► asked; served for the grace while the relay does not answer that
+//!            ┌── cached ──► served, while the feed is open or was within the grace
+//!            ├── stale ──► verified; served for the grace while the relay does not respond
 //!  lookup ───┼── unknown (a few seconds, this VM only) ──► 401
-//!            └── neither ──► asked (one question per key at a time) ──► known | unknown | down
-//!                               ▲ a change that names the key meanwhile: asked again
+//!            └── none ──► verified (one call per key at a time) ──► cached | unknown | relay down
+//!                               ▲ a change that names the key in the meantime: verified again
 //! ```
 //!
-//! A key that nobody in this process has heard of is a *stranger*: only those are asked about within
-//! a budget, for only those can be made up (see `unknown_keys.rs`).
+//! Any client can invent a key that this Envoy has never seen. Only such keys are verified within a
+//! budget (see `unknown_keys.rs`).
 //!
-//! A verdict in shared data carries the epoch and revision it was right at. A key that the feed
-//! names becomes a *tombstone* there, with the revision of the news, so that an older answer that
-//! is still on its way to some VM can't bring the old verdict back.
+//! A verdict in shared data carries the epoch and revision at which it was current. A key that the
+//! changes feed names becomes a *tombstone* there, with the revision of the change, so that an older
+//! response on its way to another VM cannot bring the old verdict back.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -26,77 +26,81 @@ use crate::identity::cache::Cache;
 use crate::identity::changes_feed::{self, ChangesFeed};
 use crate::shared::{Shared, update};
 
-/// Pause after a question that failed: so often is a relay tried that can't be reached.
+/// Interval between attempts while the relay cannot be reached.
 const BACK_OFF_NS: u64 = 500_000_000;
 const SECOND_NS: u64 = 1_000_000_000;
 const MS_NS: u64 = 1_000_000;
 
-/// What stands in shared data under `v1/k/<digest>`. `v: null` is a tombstone.
+/// A verdict in shared data, under `v1/k/<digest>`. Without a verdict it is a tombstone.
 #[derive(Debug, Serialize, Deserialize)]
-struct Record {
-    e: Epoch,
-    r: u64,
-    v: Option<Verdict>,
+struct SharedVerdict {
+    #[serde(rename = "e")]
+    epoch: Epoch,
+    #[serde(rename = "r")]
+    revision: u64,
+    #[serde(rename = "v")]
+    verdict: Option<Verdict>,
 }
 
-/// A verdict and when it was right.
+/// A verdict and the revision at which it was current.
 #[derive(Debug)]
-struct Known {
+struct CachedVerdict {
     verdict: Rc<Verdict>,
     epoch: Epoch,
     revision: u64,
-    /// Since when it must be asked about before it is used: the feed can't tell whether it is right.
+    /// Time since which the feed cannot vouch for this verdict. It must be verified before use.
     stale_since_ns: Option<u64>,
 }
 
-/// A question on its way.
+/// A verification call on its way, and the streams that wait for it.
 #[derive(Debug, Default)]
-struct Asking {
+struct PendingVerification {
     waiters: Vec<StreamId>,
-    /// An answer as of before this can't be used.
+    /// A response from before this revision is outdated and cannot be used.
     outdated: Option<(Epoch, u64)>,
-    /// The call was lost with the stream that made it: somebody must ask again.
+    /// The call was lost with the stream that made it; another stream must repeat it.
     orphaned: bool,
 }
 
-/// What is known of a key.
+/// The state of a key in this VM.
 #[derive(Debug, Clone)]
 pub(crate) enum Lookup {
-    /// This.
-    Known(Rc<Verdict>),
-    /// That it does not exist.
+    /// The verdict may be used.
+    Cached(Rc<Verdict>),
+    /// The relay has recently said that the key does not exist.
     Unknown,
-    /// Nothing for certain: somebody must ask, and say so with [`Verdicts::ask`].
+    /// The key must be verified. The caller reports the call with [`Verdicts::ask`].
     Ask,
-    /// Nothing, nor ever was: as [`Lookup::Ask`], if the budget for those allows it.
-    Stranger,
-    /// Nothing yet: somebody has asked.
+    /// As [`Lookup::Ask`], but the key was never seen: only within the budget for unknown keys.
+    AskWithinBudget,
+    /// A verification is on its way.
     Wait,
-    /// Nothing, and the relay can't be reached.
-    Down,
+    /// There is no usable verdict, and the relay cannot be reached.
+    RelayDown,
 }
 
-/// The keys of one VM.
+/// The verdicts of one VM.
 #[derive(Debug)]
 pub(crate) struct Verdicts {
-    known: Cache<KeyHash, Known>,
+    cached: Cache<KeyHash, CachedVerdict>,
+    /// Keys that do not exist, with the end of their entry.
     unknown: BTreeMap<KeyHash, u64>,
-    asking: BTreeMap<KeyHash, Asking>,
+    pending: BTreeMap<KeyHash, PendingVerification>,
     grace_ns: u64,
     negative_ttl_ns: u64,
-    /// Most unknown keys remembered.
+    /// Bound on `unknown`.
     unknown_max: usize,
-    /// After a failed question: when the next may be asked.
+    /// Earliest next attempt after a failed verification; 0 while the relay responds.
     down_until_ns: u64,
 }
 
 impl Verdicts {
-    /// Nothing known yet.
+    /// Creates an empty cache.
     pub(crate) fn new(config: &FilterConfig) -> Self {
         Self {
-            known: Cache::new(config.cache_entries as usize),
+            cached: Cache::new(config.cache_entries as usize),
             unknown: BTreeMap::new(),
-            asking: BTreeMap::new(),
+            pending: BTreeMap::new(),
             grace_ns: u64::from(config.grace_s) * SECOND_NS,
             negative_ttl_ns: u64::from(config.negative_ttl_ms) * MS_NS,
             unknown_max: config.cache_entries as usize,
@@ -104,7 +108,7 @@ impl Verdicts {
         }
     }
 
-    /// What is known of `key` now.
+    /// Looks up `key`, in this VM's cache first.
     pub(crate) fn lookup(
         &mut self,
         key: &KeyHash,
@@ -113,35 +117,36 @@ impl Verdicts {
         shared: &dyn Shared,
     ) -> Lookup {
         let in_touch = feed.in_touch(now_ns, self.grace_ns);
-        let stale = match self.known.get_mut(key) {
-            Some(Known { verdict, stale_since_ns: None, .. }) if in_touch => {
-                return Lookup::Known(verdict.clone());
+        // The warm path: a verdict that the feed vouches for.
+        let stale = match self.cached.get_mut(key) {
+            Some(CachedVerdict { verdict, stale_since_ns: None, .. }) if in_touch => {
+                return Lookup::Cached(verdict.clone());
             }
-            Some(known) => Some((known.verdict.clone(), known.stale_since_ns)),
+            Some(cached) => Some((cached.verdict.clone(), cached.stale_since_ns)),
             None => None,
         };
         if self.unknown.get(key).is_some_and(|until| now_ns < *until) {
             return Lookup::Unknown;
         }
-        if let Some(asking) = self.asking.get(key)
-            && !asking.orphaned
+        if let Some(pending) = self.pending.get(key)
+            && !pending.orphaned
         {
             return Lookup::Wait;
         }
         let is_down = now_ns < self.down_until_ns;
         let Some((verdict, since_ns)) = stale else {
-            return self.recall(key, feed, in_touch, is_down, shared);
+            return self.lookup_shared(key, feed, in_touch, is_down, shared);
         };
-        let in_grace = since_ns.is_none_or(|since| now_ns < since.saturating_add(self.grace_ns));
-        match is_down {
-            false => Lookup::Ask,
-            true if in_touch && in_grace => Lookup::Known(verdict),
-            true => Lookup::Down,
+        // A stale verdict is verified. While the relay is down it is served for the grace.
+        if !is_down {
+            return Lookup::Ask;
         }
+        let in_grace = since_ns.is_none_or(|since| now_ns < since.saturating_add(self.grace_ns));
+        if in_touch && in_grace { Lookup::Cached(verdict) } else { Lookup::RelayDown }
     }
 
-    /// From shared data, if that is certain to be right.
-    fn recall(
+    /// Looks up a key that this VM does not know in shared data, and caches a current verdict.
+    fn lookup_shared(
         &mut self,
         key: &KeyHash,
         feed: &ChangesFeed,
@@ -149,102 +154,106 @@ impl Verdicts {
         is_down: bool,
         shared: &dyn Shared,
     ) -> Lookup {
-        let bytes = shared.get(&record_key(key)).map(|(bytes, _)| bytes);
-        let record = bytes.as_ref().and_then(|bytes| serde_json::from_slice::<Record>(bytes).ok());
-        if let Some(Record { e, r, v: Some(verdict) }) = record
+        let bytes = shared.get(&shared_key(key)).map(|(bytes, _)| bytes);
+        let found =
+            bytes.as_ref().and_then(|bytes| serde_json::from_slice::<SharedVerdict>(bytes).ok());
+        if let Some(SharedVerdict { epoch, revision, verdict: Some(verdict) }) = found
             && in_touch
-            && feed.position().is_some_and(|position| position.covers(&e, r))
+            && feed.position().is_some_and(|position| position.covers(&epoch, revision))
         {
             let verdict = Rc::new(verdict);
-            self.learn(*key, verdict.clone(), e, r, None);
-            return Lookup::Known(verdict);
+            self.insert(
+                *key,
+                CachedVerdict { verdict: verdict.clone(), epoch, revision, stale_since_ns: None },
+            );
+            return Lookup::Cached(verdict);
         }
-        match (is_down, bytes) {
-            (true, _) => Lookup::Down,
-            (false, Some(_)) => Lookup::Ask,
-            (false, None) => Lookup::Stranger,
+        if is_down {
+            return Lookup::RelayDown;
         }
+        // Any entry, a tombstone included, shows that the key was valid here once.
+        if bytes.is_some() { Lookup::Ask } else { Lookup::AskWithinBudget }
     }
 
-    fn learn(
-        &mut self,
-        key: KeyHash,
-        verdict: Rc<Verdict>,
-        epoch: Epoch,
-        revision: u64,
-        stale_since_ns: Option<u64>,
-    ) {
+    fn insert(&mut self, key: KeyHash, cached: CachedVerdict) {
         self.unknown.remove(&key);
-        self.known.insert(key, Known { verdict, epoch, revision, stale_since_ns });
+        self.cached.insert(key, cached);
     }
 
-    /// A question for `key` goes out; after a failure it is the only one for a while.
+    /// Records that a verification of `key` is sent. After a failure it is the only one for a while.
     pub(crate) fn ask(&mut self, key: KeyHash, now_ns: u64) {
-        let asking = self.asking.entry(key).or_default();
-        asking.orphaned = false;
+        let pending = self.pending.entry(key).or_default();
+        pending.orphaned = false;
         if self.down_until_ns > 0 {
             self.down_until_ns = now_ns + BACK_OFF_NS;
         }
     }
 
-    /// `stream` waits for the answer.
+    /// Lets `stream` wait for the verification of `key`.
     pub(crate) fn wait(&mut self, key: KeyHash, stream: StreamId) {
-        self.asking.entry(key).or_default().waiters.push(stream);
+        self.pending.entry(key).or_default().waiters.push(stream);
     }
 
-    /// The call was lost with its stream.
+    /// Records that a call was lost with its stream.
     pub(crate) fn orphan(&mut self, key: &KeyHash) {
-        if let Some(asking) = self.asking.get_mut(key) {
-            asking.orphaned = true;
+        if let Some(pending) = self.pending.get_mut(key) {
+            pending.orphaned = true;
         }
     }
 
-    /// Keys whose call was lost and whose waiters are still there. `alive` tells which are.
-    pub(crate) fn orphans(&mut self, alive: impl Fn(StreamId) -> bool) -> Vec<KeyHash> {
-        self.asking.retain(|_, asking| {
-            if asking.orphaned {
-                asking.waiters.retain(|stream| alive(*stream));
+    /// Returns the keys whose call was lost while other streams wait; `is_open` tells which streams
+    /// still do.
+    pub(crate) fn orphans(&mut self, is_open: impl Fn(StreamId) -> bool) -> Vec<KeyHash> {
+        self.pending.retain(|_, pending| {
+            if pending.orphaned {
+                pending.waiters.retain(|stream| is_open(*stream));
             }
-            !(asking.orphaned && asking.waiters.is_empty())
+            !(pending.orphaned && pending.waiters.is_empty())
         });
-        self.asking.iter().filter(|(_, a)| a.orphaned).map(|(key, _)| *key).collect()
+        self.pending.iter().filter(|(_, p)| p.orphaned).map(|(key, _)| *key).collect()
     }
 
-    /// The relay's answer, and who waited for it.
+    /// Takes the relay's response. Returns its meaning and the streams that waited for it.
     pub(crate) fn answered(
         &mut self,
         key: KeyHash,
-        answer: VerifyResponse,
+        response: VerifyResponse,
         feed: &ChangesFeed,
         now_ns: u64,
         shared: &mut dyn Shared,
     ) -> (Lookup, Vec<StreamId>) {
         self.down_until_ns = 0;
-        let asking = self.asking.remove(&key).unwrap_or_default();
-        if let Some((epoch, revision)) = &asking.outdated
-            && (answer.epoch != *epoch || answer.revision < *revision)
+        let pending = self.pending.remove(&key).unwrap_or_default();
+        // The key changed while the response was on its way: verify again, waiters stay.
+        if let Some((epoch, revision)) = &pending.outdated
+            && (response.epoch != *epoch || response.revision < *revision)
         {
-            self.asking.insert(key, Asking { outdated: None, ..asking });
+            self.pending.insert(key, PendingVerification { outdated: None, ..pending });
             return (Lookup::Ask, Vec::new());
         }
-        let lookup = match answer.verdict {
-            None => {
-                self.known.remove(&key);
-                self.remember_unknown(key, now_ns);
-                Lookup::Unknown
-            }
-            Some(verdict) => {
-                let (e, r) = (answer.epoch.clone(), answer.revision);
-                write(&key, &Record { e, r, v: Some(verdict.clone()) }, shared);
-                let verdict = Rc::new(verdict);
-                // Of a life that the feed does not follow it tells no changes: right now, never later.
-                let follows = feed.position().is_none_or(|p| p.epoch == answer.epoch);
-                let stale_since_ns = (!follows).then_some(now_ns);
-                self.learn(key, verdict.clone(), answer.epoch, r, stale_since_ns);
-                Lookup::Known(verdict)
-            }
+        let Some(verdict) = response.verdict else {
+            self.cached.remove(&key);
+            self.remember_unknown(key, now_ns);
+            return (Lookup::Unknown, pending.waiters);
         };
-        (lookup, asking.waiters)
+        let entry = SharedVerdict {
+            epoch: response.epoch.clone(),
+            revision: response.revision,
+            verdict: Some(verdict.clone()),
+        };
+        store(&key, &entry, shared);
+        let verdict = Rc::new(verdict);
+        // The feed reports no changes of an epoch that it does not follow: such a verdict is right
+        // for this request only.
+        let follows = feed.position().is_none_or(|position| position.epoch == response.epoch);
+        let cached = CachedVerdict {
+            verdict: verdict.clone(),
+            epoch: response.epoch,
+            revision: response.revision,
+            stale_since_ns: if follows { None } else { Some(now_ns) },
+        };
+        self.insert(key, cached);
+        (Lookup::Cached(verdict), pending.waiters)
     }
 
     fn remember_unknown(&mut self, key: KeyHash, now_ns: u64) {
@@ -254,13 +263,13 @@ impl Verdicts {
         self.unknown.insert(key, now_ns + self.negative_ttl_ns);
     }
 
-    /// The question failed. Returns who waited; they look again.
+    /// Records that a verification failed. Returns the streams that waited; they look up again.
     pub(crate) fn failed(&mut self, key: &KeyHash, now_ns: u64) -> Vec<StreamId> {
         self.down_until_ns = now_ns + BACK_OFF_NS;
-        self.asking.remove(key).map(|asking| asking.waiters).unwrap_or_default()
+        self.pending.remove(key).map(|pending| pending.waiters).unwrap_or_default()
     }
 
-    /// The feed names what has changed up to `revision`.
+    /// Drops the verdicts that the feed reports as changed up to `revision`.
     pub(crate) fn changed(
         &mut self,
         epoch: &Epoch,
@@ -269,56 +278,59 @@ impl Verdicts {
         shared: &mut dyn Shared,
     ) {
         for key in changed {
-            self.known.remove(key);
+            self.cached.remove(key);
             self.unknown.remove(key);
-            if let Some(asking) = self.asking.get_mut(key) {
-                asking.outdated = Some((epoch.clone(), revision));
+            if let Some(pending) = self.pending.get_mut(key) {
+                pending.outdated = Some((epoch.clone(), revision));
             }
-            write(key, &Record { e: epoch.clone(), r: revision, v: None }, shared);
+            let tombstone = SharedVerdict { epoch: epoch.clone(), revision, verdict: None };
+            store(key, &tombstone, shared);
         }
     }
 
-    /// Anything may have changed: what is not as of `revision` of `epoch` is asked about again.
+    /// Marks everything stale that is older than `revision` of `epoch`: any verdict may have changed.
     pub(crate) fn reset(&mut self, epoch: &Epoch, revision: u64, now_ns: u64) {
         self.unknown.clear();
-        for known in self.known.values_mut() {
-            let is_right = known.epoch == *epoch && known.revision >= revision;
-            known.stale_since_ns =
-                if is_right { None } else { known.stale_since_ns.or(Some(now_ns)) };
+        for cached in self.cached.values_mut() {
+            let is_current = cached.epoch == *epoch && cached.revision >= revision;
+            cached.stale_since_ns =
+                if is_current { None } else { cached.stale_since_ns.or(Some(now_ns)) };
         }
-        for asking in self.asking.values_mut() {
-            asking.outdated = Some((epoch.clone(), revision));
+        for pending in self.pending.values_mut() {
+            pending.outdated = Some((epoch.clone(), revision));
         }
     }
 
-    /// Forgets unknown keys whose time is over.
+    /// Removes expired entries of unknown keys.
     pub(crate) fn sweep(&mut self, now_ns: u64) {
         self.unknown.retain(|_, until| now_ns < *until);
     }
 
-    /// Entries: known, unknown, asked about.
+    /// Number of cached verdicts, unknown keys and pending verifications.
     pub(crate) fn sizes(&self) -> (usize, usize, usize) {
-        (self.known.len(), self.unknown.len(), self.asking.len())
+        (self.cached.len(), self.unknown.len(), self.pending.len())
     }
 }
 
-fn record_key(key: &KeyHash) -> String {
+fn shared_key(key: &KeyHash) -> String {
     format!("v1/k/{key}")
 }
 
-/// Writes what is newer than what stands there. Between epochs only the one that the feed follows
-/// may overwrite: a VM that has not heard of the relay's new life must not bring back the old one.
-fn write(key: &KeyHash, record: &Record, shared: &mut dyn Shared) {
-    let epoch_now = changes_feed::read(shared).map(|position| position.epoch);
-    update(shared, &record_key(key), |bytes| {
-        let there: Option<Record> = bytes.and_then(|b| serde_json::from_slice(b).ok());
-        let newer = match &there {
+/// Writes `entry` to shared data unless a newer one is there. Of two epochs, only the one that the
+/// feed follows may overwrite the other: a VM that has not noticed the relay's restart must not
+/// bring back a verdict from before it.
+fn store(key: &KeyHash, entry: &SharedVerdict, shared: &mut dyn Shared) {
+    let followed = changes_feed::read(shared).map(|position| position.epoch);
+    update(shared, &shared_key(key), |bytes| {
+        let existing: Option<SharedVerdict> = bytes.and_then(|b| serde_json::from_slice(b).ok());
+        let is_newer = match &existing {
             None => true,
-            Some(there) if there.e == record.e => {
-                there.r < record.r || (there.r == record.r && there.v.is_none())
+            Some(existing) if existing.epoch == entry.epoch => {
+                existing.revision < entry.revision
+                    || (existing.revision == entry.revision && existing.verdict.is_none())
             }
-            Some(_) => epoch_now.as_ref().is_none_or(|now| *now == record.e),
+            Some(_) => followed.as_ref().is_none_or(|epoch| *epoch == entry.epoch),
         };
-        if newer { serde_json::to_vec(record).ok() } else { None }
+        if is_newer { serde_json::to_vec(entry).ok() } else { None }
     });
 }
