@@ -1,15 +1,37 @@
-//! Delta xDS for Envoy: what is published goes to every connected Envoy, and each one's ack comes
-//! back as an event. The protocol itself is decided in [`crate::xds::session`]; here it meets gRPC.
+//! Delta xDS for Envoy: publishes tenants' clusters to every connected Envoy and reports each
+//! Envoy's acknowledgements as events.
 //!
 //! ```text
-//!  lifecycle ──publish/withdraw──► Publisher (catalog, one session per stream)
-//!      ▲                                  │ wakes
-//!      │ XdsEvent                         ▼
+//!  lifecycle ──publish, withdraw──► Publisher (resource set, a session per stream)
+//!      ▲                                │ wakes
+//!      │ XdsEvent                       ▼
 //!      └──────────────────────────  stream task ◄──gRPC──► Envoy
 //! ```
 //!
-//! Until [`Publisher::ready`] nobody is told anything: a restarted server must know what runs
-//! before it may say what does not exist. Envoys serve on with what they have meanwhile.
+//! No response is sent before [`Publisher::ready`]: a restarted server must know everything that is
+//! running before it may declare anything removed. Until then Envoys serve with the clusters that
+//! they have.
+//!
+//! | file | content |
+//! |---|---|
+//! | `resources.rs` | the set of resources, with numbered changes; pure |
+//! | `session.rs` | protocol state of one stream; pure |
+//! | `cluster.rs` | the Envoy cluster of one tenant |
+//! | `server.rs` | the gRPC services and the task of each stream: the only file that names tonic |
+//!
+//! A change, from its publication to its acknowledgement:
+//!
+//! ```text
+//!  driver         Publisher        stream task           Envoy
+//!    │ publish        │                 │                  │
+//!    ├───────────────►│ number the change, mark it pending │
+//!    │◄──── seq ──────┤────── wake ────►│                  │
+//!    │                │◄─ next response ┤                  │
+//!    │                │                 ├──── response ───►│
+//!    │                │                 │◄── ACK (nonce) ──┤
+//!    │                │◄──── request ───┤                  │
+//!    │◄────────── XdsEvent::Acked ──────┤                  │
+//! ```
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -17,62 +39,63 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use protocol::{GatewayId, TenantId};
 use tokio::sync::{Notify, mpsc, watch};
 
+pub use self::resources::Seq;
 pub use self::server::serve;
 use crate::xds::cluster::ClusterSpec;
-use crate::xds::resources::{Catalog, Change, Name, Seq};
+use crate::xds::resources::{Change, ResourceName, ResourceSet};
 use crate::xds::session::{Outcome, Request, Response, Session, TooManyNames};
 
 pub mod cluster;
-pub mod resources;
+mod resources;
 mod server;
-pub mod session;
+mod session;
 
-/// Streams at the same time: dozens of Envoys, doubled by hot restarts.
+/// Bound on simultaneous streams: dozens of Envoys, doubled by hot restarts.
 const STREAMS_MAX: usize = 128;
 
-/// Events not yet taken by the lifecycle: then streams wait, which slows nobody but them.
-pub const EVENTS: usize = 1024;
+/// Events queued for the lifecycle. When the queue is full, only the streams wait.
+const EVENTS_MAX: usize = 1024;
 
-/// One connection's stream; never used again within a life of the server.
+/// Identifies one stream; never reused while the process runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct StreamId(pub u64);
 
-/// What happens on streams. Of one stream: `Connected` first, `Disconnected` last.
+/// An event on a stream. `Connected` is the first and `Disconnected` the last of each stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum XdsEvent {
-    /// An Envoy asks for clusters. It may have several streams (hot restart).
+    /// An Envoy asks for clusters. During its hot restart an Envoy has two streams.
     Connected {
-        /// This stream.
+        /// The new stream.
         stream: StreamId,
-        /// Its `node.id`.
+        /// The Envoy's `node.id`.
         gateway: GatewayId,
     },
-    /// It has every change up to `seq`, but for what it refused.
+    /// The Envoy has every change up to `seq`, except those that it rejected.
     Acked {
-        /// Which stream.
+        /// The stream on which the Envoy acknowledged.
         stream: StreamId,
-        /// As `publish` and `withdraw` gave it.
+        /// A number that `publish` or `withdraw` returned.
         seq: Seq,
     },
-    /// It refuses these clusters until they change. Comes before any `Acked` that covers them.
+    /// The Envoy rejected these clusters. Precedes any `Acked` that covers them.
     Nacked {
-        /// Which stream.
+        /// The stream on which the Envoy rejected them.
         stream: StreamId,
-        /// Whose clusters.
+        /// Tenants whose clusters were rejected.
         tenants: Vec<TenantId>,
-        /// As they were then: what has changed since is not refused.
+        /// Last change when the response was made; later changes are not rejected.
         seq: Seq,
-        /// Envoy's words.
+        /// The Envoy's own text.
         reason: String,
     },
-    /// It is gone.
+    /// The stream has ended.
     Disconnected {
-        /// Which stream.
+        /// The stream that ended.
         stream: StreamId,
     },
 }
 
-/// The set of clusters, shared. Cheap to clone.
+/// Publishes clusters to all Envoys. Cheap to clone; clones share one set.
 #[derive(Debug, Clone)]
 pub struct Publisher {
     hub: Arc<Mutex<Hub>>,
@@ -82,68 +105,62 @@ pub struct Publisher {
 
 #[derive(Debug, Default)]
 struct Hub {
-    catalog: Catalog,
+    set: ResourceSet,
     ready: bool,
-    streams: HashMap<StreamId, Peer>,
-    next_stream: u64,
+    streams: HashMap<StreamId, OpenStream>,
+    /// The id that was given out last.
+    last_stream: u64,
 }
 
 #[derive(Debug)]
-struct Peer {
+struct OpenStream {
     session: Session,
     wake: Arc<Notify>,
 }
 
 impl Publisher {
-    /// An empty set, and what happens on its streams.
+    /// Creates a publisher with an empty set, and the receiver of its streams' events.
     pub fn new() -> (Self, mpsc::Receiver<XdsEvent>) {
-        let (events, listener) = mpsc::channel(EVENTS);
-        let publisher =
-            Self { hub: Arc::default(), closing: Arc::new(watch::Sender::new(false)), events };
-        (publisher, listener)
+        let (events, receiver) = mpsc::channel(EVENTS_MAX);
+        let closing = Arc::new(watch::Sender::new(false));
+        (Self { hub: Arc::default(), closing, events }, receiver)
     }
 
-    /// Everything that ran before is published: from now on Envoys are answered.
+    /// Starts sending responses. Call it once every running tenant is published.
     pub fn ready(&self) {
         let mut hub = self.hub();
         hub.ready = true;
         hub.wake_all();
     }
 
-    /// Sets a tenant's cluster. An Envoy that acked the seq has it (or has refused it).
+    /// Publishes a tenant's cluster. An Envoy that has acknowledged the returned number has the
+    /// cluster or has rejected it.
     pub fn publish(&self, tenant: &TenantId, spec: &ClusterSpec) -> Seq {
-        let name: Name = tenant.cluster().into();
+        let name = ResourceName::from(tenant.cluster());
         let body = spec.encode(tenant);
         let mut hub = self.hub();
-        let change = hub.catalog.put(&name, body);
-        hub.changed(&name, change)
+        let change = hub.set.put(&name, body);
+        hub.on_change(&name, change)
     }
 
-    /// Takes a tenant's cluster away. An Envoy that acked the seq no longer routes to it.
+    /// Removes a tenant's cluster. An Envoy that has acknowledged the returned number no longer
+    /// routes to the tenant.
     pub fn withdraw(&self, tenant: &TenantId) -> Seq {
-        let name: Name = tenant.cluster().into();
+        let name = ResourceName::from(tenant.cluster());
         let mut hub = self.hub();
-        let change = hub.catalog.remove(&name);
-        hub.changed(&name, change)
+        let change = hub.set.remove(&name);
+        hub.on_change(&name, change)
     }
 
-    /// Ends a stream that does not acknowledge; Envoy opens another one and is told afresh.
+    /// Ends a stream whose Envoy does not acknowledge. The Envoy reconnects and gets everything that
+    /// it lacks.
     pub fn disconnect(&self, stream: StreamId) {
-        if let Some(peer) = self.hub().streams.remove(&stream) {
-            peer.wake.notify_one();
+        if let Some(open) = self.hub().streams.remove(&stream) {
+            open.wake.notify_one();
         }
     }
 
-    fn is_open(&self, stream: StreamId) -> bool {
-        self.hub().streams.contains_key(&stream)
-    }
-
-    /// Clusters published now.
-    pub fn clusters(&self) -> usize {
-        self.hub().catalog.len()
-    }
-
-    /// Streams open now.
+    /// Counts the open streams.
     pub fn streams(&self) -> usize {
         self.hub().streams.len()
     }
@@ -153,30 +170,42 @@ impl Publisher {
         self.hub.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn is_open(&self, stream: StreamId) -> bool {
+        self.hub().streams.contains_key(&stream)
+    }
+
+    /// Registers a stream; `None` at the bound. The notification wakes its task.
     fn open(&self) -> Option<(StreamId, Arc<Notify>)> {
         let mut hub = self.hub();
         if hub.streams.len() >= STREAMS_MAX {
             return None;
         }
-        hub.next_stream += 1;
-        let (id, wake) = (StreamId(hub.next_stream), Arc::new(Notify::new()));
-        hub.streams.insert(id, Peer { session: Session::default(), wake: wake.clone() });
+        hub.last_stream += 1;
+        let id = StreamId(hub.last_stream);
+        let wake = Arc::new(Notify::new());
+        hub.streams.insert(id, OpenStream { session: Session::default(), wake: wake.clone() });
         Some((id, wake))
     }
 
-    fn request(&self, id: StreamId, request: &Request) -> Result<Vec<Outcome>, TooManyNames> {
-        let mut hub = self.hub();
-        let Hub { catalog, streams, .. } = &mut *hub;
-        let Some(peer) = streams.get_mut(&id) else { return Ok(Vec::new()) };
-        peer.session.on_request(request, catalog)
+    fn close(&self, stream: StreamId) {
+        self.hub().streams.remove(&stream);
     }
 
-    fn response(&self, id: StreamId) -> (Option<Response>, Vec<Outcome>) {
+    fn on_request(&self, id: StreamId, request: &Request) -> Result<Vec<Outcome>, TooManyNames> {
         let mut hub = self.hub();
-        let Hub { catalog, streams, ready, .. } = &mut *hub;
+        let Hub { set, streams, .. } = &mut *hub;
+        match streams.get_mut(&id) {
+            Some(open) => open.session.on_request(request, set),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    fn next_response(&self, id: StreamId) -> (Option<Response>, Vec<Outcome>) {
+        let mut hub = self.hub();
+        let Hub { set, streams, ready, .. } = &mut *hub;
         let mut outcomes = Vec::new();
         let response = match streams.get_mut(&id) {
-            Some(peer) if *ready => peer.session.next(catalog, &mut outcomes),
+            Some(open) if *ready => open.session.next_response(set, &mut outcomes),
             _ => None,
         };
         (response, outcomes)
@@ -184,10 +213,10 @@ impl Publisher {
 }
 
 impl Hub {
-    fn changed(&mut self, name: &Name, change: Change) -> Seq {
-        if let Change::At(seq) = change {
-            for peer in self.streams.values_mut() {
-                peer.session.on_change(name, seq);
+    fn on_change(&mut self, name: &ResourceName, change: Change) -> Seq {
+        if let Change::Changed(seq) = change {
+            for open in self.streams.values_mut() {
+                open.session.on_change(name, seq);
             }
             self.wake_all();
         }
@@ -195,8 +224,8 @@ impl Hub {
     }
 
     fn wake_all(&self) {
-        for peer in self.streams.values() {
-            peer.wake.notify_one();
+        for open in self.streams.values() {
+            open.wake.notify_one();
         }
     }
 }

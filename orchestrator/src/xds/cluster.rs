@@ -1,9 +1,9 @@
-//! The Envoy cluster of one tenant: where its SQ answers, how Envoy must talk to it, and the key
-//! that opens it.
+//! The Envoy cluster of one tenant: SQ's address, the token that SQ accepts, and the way Envoy must
+//! talk to it.
 //!
-//! SQ takes one HTTP/1.1 request per connection and stores whatever follows it, so connections are
-//! never used twice. The client's key is replaced by the instance's own on the last hop, inside
-//! Envoy; it shows in `/config_dump`, which is why Envoy's admin port is private.
+//! SQ takes one HTTP/1.1 request per connection and stores whatever follows it as text, so a
+//! connection is never reused. The client's key is replaced by the instance's token on the last hop,
+//! inside Envoy. The token shows in `/config_dump`, therefore Envoy's admin port is private.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -26,37 +26,43 @@ use envoy_types::pb::google::protobuf::{Any, Duration, UInt32Value};
 use prost::{Message, Name};
 use protocol::{Limits, TenantId};
 
-/// Type of the resource, as Envoy asks for it.
-pub const CLUSTER_TYPE: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
+/// Type URL of clusters, as Envoy asks for them.
+pub(super) const CLUSTER_TYPE: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
 
-/// SQ is on this host or one bridge away: a connection that takes longer will not come.
+/// Connect time-out. SQ is on this host or one bridge away: a connection that takes longer fails.
 const CONNECT_TIMEOUT_S: i64 = 1;
 
-/// How long a connection may lie dead before Envoy ends it and asks again: with its network gone, a
-/// dying SQ can tell nobody, and the request would wait for all of its 30 s. The kernel answers for
-/// an SQ that is busy or frozen.
+/// Time after which Envoy gives up a dead connection and retries the request. When SQ's network
+/// namespace disappears with it, no FIN or RST is sent, and the request would wait for all of its
+/// 30 s. While SQ is merely busy or paused, the kernel answers the probes.
 const DEAD_AFTER_S: u32 = 4;
+/// Interval of TCP keep-alive probes.
 const PROBE_EVERY_S: u32 = 1;
 
-/// A connection whose client left before it came about is kept by Envoy for the next request of
-/// that worker. SQ 0.5 reads from it meanwhile and serves nobody else; 0.6 gives it a thread.
+/// Idle time-out of a connection without a request. If the client leaves before the connection is
+/// established, Envoy keeps it for the worker's next request; until then SQ 0.5 reads from it and
+/// serves no other connection, and 0.6 spends a thread on it.
 const IDLE_TIMEOUT_S: i64 = 1;
 
-/// Requests of one tenant that wait for a connection: twice the largest herd that is tested (500
-/// at once). Each may hold a body in memory; above this Envoy answers 503 at once.
+/// Bound on one tenant's requests that wait for a connection: twice the largest tested herd of 500.
+/// Each may occupy memory for its body; beyond the bound Envoy answers 503 at once.
 const PENDING_MAX: u32 = 1024;
 
-/// Requests of one tenant inside Envoy, waiting or not.
+/// Bound on one tenant's requests inside Envoy, waiting or not.
 const REQUESTS_MAX: u32 = 2048;
 
-/// Retries at the same time: with Envoy's default of 3 a restart of SQ failed 78 of 400 requests.
+/// Bound on simultaneous retries. With Envoy's default of 3, a restart of SQ failed 78 of 400
+/// requests.
 const RETRIES_MAX: u32 = 100;
 
-/// An answer is taken from SQ at once up to twice the largest phext, so that a slow client does
-/// not hold SQ 0.5.0, which serves one at a time. Memory is used only as answers need it.
+/// Size of the response buffer in sizes of the largest phext. Envoy takes a whole response from SQ
+/// at once, so that a slow client does not block SQ 0.5.0, which serves one connection at a time.
+/// Memory is used only as far as responses need it.
 const BUFFER_PER_PHEXT: u64 = 2;
-/// The buffer's bounds: Envoy's own default, and what one answer may hold of Envoy's memory.
-const BUFFER_BYTES: (u64, u64) = (1 << 20, 64 << 20);
+/// Lower bound on the response buffer: Envoy's own default.
+const BUFFER_MIN_BYTES: u64 = 1 << 20;
+/// Upper bound on the response buffer: the share of Envoy's memory that one response may take.
+const BUFFER_MAX_BYTES: u64 = 64 << 20;
 
 /// A bearer token (RFC 6750). `Debug` prints `***`.
 #[derive(Clone, PartialEq, Eq)]
@@ -75,26 +81,25 @@ impl fmt::Debug for BearerToken {
     }
 }
 
-/// What Envoy must know of a tenant's SQ.
+/// The properties in which one tenant's cluster differs from another's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClusterSpec {
-    /// Where it answers.
-    pub address: SocketAddr,
-    /// Token that Envoy presents to SQ instead of the client's.
-    pub token: BearerToken,
-    /// Requests inside SQ at the same time. Envoy allows one connection per worker in any case.
-    pub concurrency: u32,
-    /// What Envoy takes from SQ before the client has read it.
-    pub buffer_bytes: u32,
+    address: SocketAddr,
+    /// Presented to SQ instead of the client's key.
+    token: BearerToken,
+    /// Bound on simultaneous requests to SQ. Envoy allows one connection per worker in any case.
+    concurrency: u32,
+    /// Bytes that Envoy takes from SQ ahead of the client's reading.
+    buffer_bytes: u32,
 }
 
 impl ClusterSpec {
-    /// For an instance of `sq_version` under `limits`.
+    /// Describes the cluster of an instance of `sq_version` under the tenant's limits.
     pub fn new(address: SocketAddr, token: BearerToken, limits: &Limits, sq_version: &str) -> Self {
-        // SQ before 0.6 is safe with one request at a time only.
+        // SQ before 0.6 is safe only with one request at a time.
         let concurrency = if sq_version.starts_with("0.5.") { 1 } else { limits.concurrency };
         let buffer = limits.phext_max_bytes().saturating_mul(BUFFER_PER_PHEXT);
-        let buffer = buffer.clamp(BUFFER_BYTES.0, BUFFER_BYTES.1);
+        let buffer = buffer.clamp(BUFFER_MIN_BYTES, BUFFER_MAX_BYTES);
         Self {
             address,
             token,
@@ -103,8 +108,8 @@ impl ClusterSpec {
         }
     }
 
-    /// The resource as it goes on the wire.
-    pub fn encode(&self, tenant: &TenantId) -> Vec<u8> {
+    /// Encodes the resource as it goes on the wire. Equal specs have equal bytes.
+    pub(super) fn encode(&self, tenant: &TenantId) -> Vec<u8> {
         self.cluster(tenant).encode_to_vec()
     }
 
@@ -115,7 +120,7 @@ impl ClusterSpec {
             connect_timeout: Some(Duration { seconds: CONNECT_TIMEOUT_S, nanos: 0 }),
             per_connection_buffer_limit_bytes: number(self.buffer_bytes),
             load_assignment: Some(one_endpoint(&name, self.address)),
-            upstream_connection_options: Some(probed()),
+            upstream_connection_options: Some(keepalive()),
             circuit_breakers: Some(breakers(self.concurrency)),
             typed_extension_protocol_options: HashMap::from([http_options(&self.token)]),
             name,
@@ -147,8 +152,8 @@ fn one_endpoint(name: &str, address: SocketAddr) -> endpoint::ClusterLoadAssignm
     }
 }
 
-/// A connection on which nothing comes is probed.
-fn probed() -> UpstreamConnectionOptions {
+/// TCP keep-alive, which finds dead connections.
+fn keepalive() -> UpstreamConnectionOptions {
     let keepalive = core::TcpKeepalive {
         keepalive_time: number(PROBE_EVERY_S),
         keepalive_interval: number(PROBE_EVERY_S),
@@ -171,7 +176,7 @@ fn breakers(concurrency: u32) -> CircuitBreakers {
     CircuitBreakers { thresholds: vec![thresholds], ..CircuitBreakers::default() }
 }
 
-/// HTTP/1.1, one request per connection, and the key put in place of whatever was there.
+/// HTTP/1.1 with one request per connection, and SQ's token in place of the client's.
 fn http_options(token: &BearerToken) -> (String, Any) {
     use upstream::http_protocol_options as options;
     let one_request = core::HttpProtocolOptions {
@@ -233,7 +238,7 @@ fn any<M: Message + Name>(message: &M) -> Any {
     Any { type_url: M::type_url(), value: message.encode_to_vec() }
 }
 
-// The wire type is an option everywhere.
+// Wrapped here because every wire field of this type is optional.
 #[allow(clippy::unnecessary_wraps)]
 fn number(value: u32) -> Option<UInt32Value> {
     Some(UInt32Value { value })
@@ -249,14 +254,14 @@ mod tests {
     }
 
     #[test]
-    fn one_request_per_connection_and_as_many_connections_as_the_tenant_may() {
+    fn sq_0_5_gets_one_request_at_a_time() {
         let limits = Limits { concurrency: 4, ..Limits::default() };
-        let of = |version| spec(&limits, version).concurrency;
-        assert_eq!((of("0.6.0"), of("0.5.0")), (4, 1));
+        assert_eq!(spec(&limits, "0.6.0").concurrency, 4);
+        assert_eq!(spec(&limits, "0.5.0").concurrency, 1);
     }
 
     #[test]
-    fn the_same_instance_is_the_same_resource() {
+    fn equal_specs_encode_to_equal_bytes() {
         let spec = spec(&Limits::default(), "0.6.0");
         let tenant = TenantId::parse("alice").unwrap();
         assert_eq!(spec.encode(&tenant), spec.encode(&tenant));
@@ -266,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn the_type_is_what_envoy_asks_for() {
+    fn type_url_matches_the_message() {
         assert_eq!(Cluster::type_url(), CLUSTER_TYPE);
     }
 }

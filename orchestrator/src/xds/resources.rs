@@ -1,113 +1,105 @@
-//! The set of clusters as it should be, each change numbered. Pure.
+//! The set of resources as every Envoy should have it, with numbered changes. Pure.
 //!
-//! Every change of the set takes the next `seq`. To publish what is there already changes nothing
-//! and gives the seq it has had.
+//! Each change of the set takes the next [`Seq`]. Publishing the content that a resource already has
+//! changes nothing and reports the number of the change that made it so.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
-/// A resource's name, `sq/<tenant>`.
-pub type Name = Arc<str>;
+/// Name of a resource, such as `sq/<tenant>`.
+pub(crate) type ResourceName = Arc<str>;
 
-/// A number of a change of the set; 0: before the first.
+/// Sequence number of a change to the set, counted from 1; 0 stands before the first change.
 pub type Seq = u64;
 
-/// Hash of a resource's bytes, so that a restarted server gives the same content the same version.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Version(pub String);
+/// Bytes of the hash that is a version. Two contents of one tenant's cluster with the same 64 bits
+/// do not occur.
+const VERSION_BYTES: usize = 8;
 
-/// One resource.
+/// Hash of a resource's content, so that a restarted server gives the same content the same version.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Version(pub(crate) String);
+
+/// One resource of the set. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
-    /// Of `body`.
-    pub version: Version,
-    /// The resource as it goes on the wire.
-    pub body: Arc<[u8]>,
-    /// When it became so.
-    pub seq: Seq,
+pub(crate) struct Resource {
+    pub(crate) name: ResourceName,
+    pub(crate) version: Version,
+    /// The encoded message, as it goes on the wire.
+    pub(crate) body: Arc<[u8]>,
+    /// The change that gave it this content.
+    pub(crate) seq: Seq,
 }
 
-/// The set.
+/// The resources by name, and the number of the last change.
 #[derive(Debug, Default)]
-pub struct Catalog {
-    entries: BTreeMap<Name, Entry>,
+pub(crate) struct ResourceSet {
+    resources: BTreeMap<ResourceName, Resource>,
     seq: Seq,
 }
 
-/// What a call changed.
+/// Result of [`ResourceSet::put`] and [`ResourceSet::remove`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Change {
-    /// The set differs since this seq.
-    At(Seq),
-    /// It was so already, since this seq.
-    Since(Seq),
+pub(crate) enum Change {
+    /// The call changed the set; this is the number of the change.
+    Changed(Seq),
+    /// The set was like that already. An Envoy that has acknowledged this number knows it.
+    Unchanged(Seq),
 }
 
 impl Version {
-    /// 64 bits of SHA-256: collisions within one tenant's few versions do not happen.
-    pub fn of(body: &[u8]) -> Self {
-        Self(hex::encode(&Sha256::digest(body)[..8]))
+    pub(crate) fn of(body: &[u8]) -> Self {
+        Self(hex::encode(&Sha256::digest(body)[..VERSION_BYTES]))
     }
 }
 
 impl Change {
-    /// The seq, either way.
-    pub fn seq(self) -> Seq {
+    pub(crate) fn seq(self) -> Seq {
         match self {
-            Self::At(seq) | Self::Since(seq) => seq,
+            Self::Changed(seq) | Self::Unchanged(seq) => seq,
         }
     }
 }
 
-impl Catalog {
-    /// Sets a resource.
-    pub fn put(&mut self, name: &Name, body: Vec<u8>) -> Change {
+impl ResourceSet {
+    /// Adds a resource or replaces its content.
+    pub(crate) fn put(&mut self, name: &ResourceName, body: Vec<u8>) -> Change {
         let version = Version::of(&body);
-        if let Some(entry) = self.entries.get(name)
-            && entry.version == version
+        if let Some(present) = self.resources.get(name)
+            && present.version == version
         {
-            return Change::Since(entry.seq);
+            return Change::Unchanged(present.seq);
         }
         self.seq += 1;
-        let entry = Entry { version, body: body.into(), seq: self.seq };
-        self.entries.insert(name.clone(), entry);
-        Change::At(self.seq)
+        let resource = Resource { name: name.clone(), version, body: body.into(), seq: self.seq };
+        self.resources.insert(name.clone(), resource);
+        Change::Changed(self.seq)
     }
 
-    /// Takes a resource away. Of one that is not there: as of now.
-    pub fn remove(&mut self, name: &str) -> Change {
-        if self.entries.remove(name).is_none() {
-            return Change::Since(self.seq);
+    /// Removes a resource.
+    pub(crate) fn remove(&mut self, name: &str) -> Change {
+        if self.resources.remove(name).is_none() {
+            // The removal, if there was one, has a number of at most the current one.
+            return Change::Unchanged(self.seq);
         }
         self.seq += 1;
-        Change::At(self.seq)
+        Change::Changed(self.seq)
     }
 
-    /// A resource.
-    pub fn get(&self, name: &str) -> Option<&Entry> {
-        self.entries.get(name)
+    pub(crate) fn get(&self, name: &str) -> Option<&Resource> {
+        self.resources.get(name)
     }
 
-    /// All resources, by name.
-    pub fn iter(&self) -> impl Iterator<Item = (&Name, &Entry)> {
-        self.entries.iter()
+    /// Iterates in the order of names.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Resource> {
+        self.resources.values()
     }
 
-    /// The last change.
-    pub fn seq(&self) -> Seq {
+    /// Number of the last change.
+    pub(crate) fn seq(&self) -> Seq {
         self.seq
-    }
-
-    /// How many resources.
-    pub fn len(&self) -> usize {
-        self.entries.len()
-    }
-
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
     }
 }
 
@@ -117,18 +109,18 @@ mod tests {
 
     #[test]
     fn only_a_change_takes_a_number() {
-        let mut catalog = Catalog::default();
-        let name: Name = "sq/a".into();
-        assert_eq!(catalog.put(&name, vec![1]), Change::At(1));
-        assert_eq!(catalog.put(&name, vec![1]), Change::Since(1));
-        assert_eq!(catalog.put(&name, vec![2]), Change::At(2));
-        assert_eq!(catalog.remove("sq/b"), Change::Since(2));
-        assert_eq!(catalog.remove("sq/a"), Change::At(3));
-        assert!(catalog.is_empty());
+        let mut set = ResourceSet::default();
+        let name: ResourceName = "sq/a".into();
+        assert_eq!(set.put(&name, vec![1]), Change::Changed(1));
+        assert_eq!(set.put(&name, vec![1]), Change::Unchanged(1));
+        assert_eq!(set.put(&name, vec![2]), Change::Changed(2));
+        assert_eq!(set.remove("sq/b"), Change::Unchanged(2));
+        assert_eq!(set.remove("sq/a"), Change::Changed(3));
+        assert_eq!(set.iter().count(), 0);
     }
 
     #[test]
-    fn the_same_bytes_have_the_same_version_in_every_life() {
+    fn version_depends_on_content_alone() {
         assert_eq!(Version::of(b"x"), Version::of(b"x"));
         assert_ne!(Version::of(b"x"), Version::of(b"y"));
     }

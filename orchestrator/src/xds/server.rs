@@ -1,4 +1,8 @@
-//! The gRPC side of [`super`]: the services, and one task per stream.
+//! The gRPC side of xDS: the discovery services, and one task per stream.
+//!
+//! Both services of Envoy's protocol that carry clusters are served: the aggregated one (ADS), which
+//! carries all types on one stream, and the one for clusters alone (CDS). Envoy ends a stream's task
+//! by leaving, the lifecycle by [`Publisher::disconnect`], and shutdown ends all of them.
 
 use std::collections::BTreeSet;
 use std::pin::Pin;
@@ -8,7 +12,8 @@ use std::time::Duration;
 use envoy_types::pb::envoy::service::cluster::v3::cluster_discovery_service_server as cds;
 use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_server as ads;
 use envoy_types::pb::envoy::service::discovery::v3::{
-    DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest, DiscoveryResponse, Resource,
+    self as proto, DeltaDiscoveryRequest, DeltaDiscoveryResponse, DiscoveryRequest,
+    DiscoveryResponse,
 };
 use envoy_types::pb::google::protobuf::Any;
 use protocol::headers::CLUSTER_PREFIX;
@@ -23,21 +28,26 @@ use super::{Publisher, STREAMS_MAX, StreamId, XdsEvent};
 use crate::xds::cluster::CLUSTER_TYPE;
 use crate::xds::session::{Outcome, Request, Response};
 
-/// Responses between a stream's task and gRPC: one is in flight at a time, and one for other types.
-const OUTBOX: usize = 4;
+/// Responses queued between a stream's task and gRPC. At most one of clusters is in flight; the rest
+/// is room for responses about other types.
+const OUTBOX_MAX: usize = 4;
 
-/// Types other than clusters that one stream may ask for; Envoy has about a dozen.
+/// Bound on the types other than clusters that one stream may ask for; Envoy has about a dozen.
 const OTHER_TYPES_MAX: usize = 32;
 
-/// The first request of an Envoy that holds 100 000 clusters: 60 bytes each, with room.
+/// Bound on a request: the first one of an Envoy with 100,000 clusters takes 60 bytes for each, and
+/// this leaves room.
 const REQUEST_MAX_BYTES: usize = 16 << 20;
 
-/// A dead peer is noticed after these two: its leases end by themselves, so this only keeps
-/// retirements from waiting for an ack that will not come.
+/// A dead peer is noticed after the sum of these two. Its leases expire anyway; the purpose is that
+/// no drain waits for an acknowledgement that will not come.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Serves Envoys until `shutdown`; open streams are then ended, Envoys keep what they have.
+/// Response to clients of the older, state-of-the-world protocol.
+const DELTA_ONLY: &str = "only delta xDS is served: set api_type to DELTA_GRPC";
+
+/// Serves Envoys until `shutdown`, then ends all streams. Envoys keep the clusters that they have.
 pub async fn serve(
     listener: TcpListener,
     publisher: Publisher,
@@ -70,10 +80,8 @@ struct Service {
 
 type Outbox = mpsc::Sender<Result<DeltaDiscoveryResponse, Status>>;
 type DeltaStream = ReceiverStream<Result<DeltaDiscoveryResponse, Status>>;
-/// The older protocol is not spoken: a stream that never is.
-type NoStream = Pin<Box<dyn Stream<Item = Result<DiscoveryResponse, Status>> + Send>>;
-
-const DELTA_ONLY: &str = "only delta xDS is spoken here: api_type must be DELTA_GRPC";
+/// Stream type of the older protocol, required by the traits and never created.
+type UnusedStream = Pin<Box<dyn Stream<Item = Result<DiscoveryResponse, Status>> + Send>>;
 
 impl Service {
     fn accept(
@@ -83,14 +91,14 @@ impl Service {
         let Some((id, wake)) = self.publisher.open() else {
             return Err(Status::resource_exhausted(format!("more than {STREAMS_MAX} streams")));
         };
-        let (outbox, responses) = mpsc::channel(OUTBOX);
+        let (outbox, responses) = mpsc::channel(OUTBOX_MAX);
         let stream = StreamTask {
             publisher: self.publisher.clone(),
             id,
             wake,
             outbox,
             connected: false,
-            other_types: BTreeSet::new(),
+            answered_types: BTreeSet::new(),
         };
         // The task ends with its stream: when Envoy leaves, `inbound` ends and `outbox` closes.
         tokio::spawn(stream.run(inbound));
@@ -100,13 +108,13 @@ impl Service {
 
 #[tonic::async_trait]
 impl ads::AggregatedDiscoveryService for Service {
-    type StreamAggregatedResourcesStream = NoStream;
+    type StreamAggregatedResourcesStream = UnusedStream;
     type DeltaAggregatedResourcesStream = DeltaStream;
 
     async fn stream_aggregated_resources(
         &self,
         _: tonic::Request<Streaming<DiscoveryRequest>>,
-    ) -> Result<tonic::Response<NoStream>, Status> {
+    ) -> Result<tonic::Response<UnusedStream>, Status> {
         Err(Status::unimplemented(DELTA_ONLY))
     }
 
@@ -120,13 +128,13 @@ impl ads::AggregatedDiscoveryService for Service {
 
 #[tonic::async_trait]
 impl cds::ClusterDiscoveryService for Service {
-    type StreamClustersStream = NoStream;
+    type StreamClustersStream = UnusedStream;
     type DeltaClustersStream = DeltaStream;
 
     async fn stream_clusters(
         &self,
         _: tonic::Request<Streaming<DiscoveryRequest>>,
-    ) -> Result<tonic::Response<NoStream>, Status> {
+    ) -> Result<tonic::Response<UnusedStream>, Status> {
         Err(Status::unimplemented(DELTA_ONLY))
     }
 
@@ -145,93 +153,100 @@ impl cds::ClusterDiscoveryService for Service {
     }
 }
 
-/// One stream. Dropping it takes its session away.
+/// The task of one stream. Dropping it removes the session.
 struct StreamTask {
     publisher: Publisher,
     id: StreamId,
     wake: Arc<Notify>,
     outbox: Outbox,
+    /// `XdsEvent::Connected` has been sent, so `Disconnected` must follow.
     connected: bool,
-    other_types: BTreeSet<String>,
+    /// Types other than clusters that were answered once.
+    answered_types: BTreeSet<String>,
 }
 
 impl Drop for StreamTask {
     fn drop(&mut self) {
-        self.publisher.hub().streams.remove(&self.id);
+        self.publisher.close(self.id);
     }
 }
 
 impl StreamTask {
     async fn run(mut self, inbound: Streaming<DeltaDiscoveryRequest>) {
-        let status = self.converse(inbound).await.err();
-        if let Some(status) = status {
-            tracing::warn!(stream = self.id.0, %status, "xDS stream ended");
+        if let Err(status) = self.serve(inbound).await {
+            tracing::warn!(stream = self.id.0, error = %status, "xDS stream ended");
             // Envoy may be gone already.
             let _ = self.outbox.send(Err(status)).await;
         }
-        let (connected, stream) = (self.connected, self.id);
         let events = self.publisher.events.clone();
-        // The session is gone before its end is told.
+        let connected = self.connected;
+        let stream = self.id;
+        // Remove the session before the event: a reader of the event finds the stream closed.
         drop(self);
         if connected {
+            // No receiver is left at shutdown.
             let _ = events.send(XdsEvent::Disconnected { stream }).await;
         }
     }
 
-    async fn converse(
-        &mut self,
-        mut inbound: Streaming<DeltaDiscoveryRequest>,
-    ) -> Result<(), Status> {
+    async fn serve(&mut self, mut inbound: Streaming<DeltaDiscoveryRequest>) -> Result<(), Status> {
         let mut closing = self.publisher.closing.subscribe();
         loop {
             tokio::select! {
                 message = inbound.message() => match message {
                     Ok(Some(request)) => self.on_request(request).await?,
                     Ok(None) => return Ok(()),
-                    // A connection that breaks is the ordinary end of a stream.
+                    // A broken connection is the usual end of a stream.
                     Err(status) if matches!(status.code(), Code::Cancelled | Code::Unknown) => {
                         return Ok(());
                     }
                     Err(status) => return Err(status),
                 },
+                // Something was published, or the lifecycle has cut this stream.
                 () = self.wake.notified() => {
                     if !self.publisher.is_open(self.id) {
                         return Err(Status::deadline_exceeded("changes were not acknowledged"));
                     }
                 }
                 () = self.outbox.closed() => return Ok(()),
-                () = closed(&mut closing) => {
-                    return Err(Status::unavailable("the xDS server shuts down"));
+                () = wait_until_closing(&mut closing) => {
+                    return Err(Status::unavailable("the xDS server is shutting down"));
                 }
             }
-            self.flush().await?;
+            self.send_next_response().await?;
         }
     }
 
     async fn on_request(&mut self, request: DeltaDiscoveryRequest) -> Result<(), Status> {
-        // On the clusters' own service the type may be left out.
+        // On the service for clusters the type may be left out.
         if !request.type_url.is_empty() && request.type_url != CLUSTER_TYPE {
             return self.on_other_type(request).await;
         }
         if !self.connected {
             let id = request.node.as_ref().map_or("", |node| node.id.as_str());
-            let gateway = GatewayId::parse(id).map_err(|e| {
-                Status::invalid_argument(format!("node.id {id:?} is not a gateway's id: {e}"))
+            let gateway = GatewayId::parse(id).map_err(|error| {
+                Status::invalid_argument(format!(
+                    "node.id {id:?} is not a valid gateway id: {error}"
+                ))
             })?;
             self.connected = true;
-            self.tell(XdsEvent::Connected { stream: self.id, gateway }).await?;
+            self.emit(XdsEvent::Connected { stream: self.id, gateway }).await?;
         }
-        let outcomes = self.publisher.request(self.id, &read(request));
-        let outcomes = outcomes.map_err(|e| Status::resource_exhausted(e.to_string()))?;
+        let request = request_from_proto(request);
+        let outcomes = self
+            .publisher
+            .on_request(self.id, &request)
+            .map_err(|error| Status::resource_exhausted(error.to_string()))?;
         self.report(outcomes).await
     }
 
-    /// Nothing but clusters is served: said once per type, so that Envoy's start does not wait.
+    /// Answers a request for another type than clusters: none of these resources exists. One empty
+    /// response per type is enough to let Envoy's start proceed.
     async fn on_other_type(&mut self, request: DeltaDiscoveryRequest) -> Result<(), Status> {
-        let news = self.other_types.len() < OTHER_TYPES_MAX
-            && self.other_types.insert(request.type_url.clone());
-        let asks = request.response_nonce.is_empty();
-        if !asks || (!news && request.resource_names_subscribe.is_empty()) {
+        let is_new = self.answered_types.len() < OTHER_TYPES_MAX
+            && self.answered_types.insert(request.type_url.clone());
+        let is_acknowledgement = !request.response_nonce.is_empty();
+        if is_acknowledgement || (!is_new && request.resource_names_subscribe.is_empty()) {
             return Ok(());
         }
         let mut removed = request.resource_names_subscribe;
@@ -245,12 +260,11 @@ impl StreamTask {
         .await
     }
 
-    /// Sends what is due, one response at a time.
-    async fn flush(&mut self) -> Result<(), Status> {
-        let (response, outcomes) = self.publisher.response(self.id);
+    async fn send_next_response(&mut self) -> Result<(), Status> {
+        let (response, outcomes) = self.publisher.next_response(self.id);
         self.report(outcomes).await?;
         match response {
-            Some(response) => self.send(write(response)).await,
+            Some(response) => self.send(response_to_proto(response)).await,
             None => Ok(()),
         }
     }
@@ -261,23 +275,28 @@ impl StreamTask {
             let event = match outcome {
                 Outcome::Acked(seq) => XdsEvent::Acked { stream, seq },
                 Outcome::Nacked { names, seq, reason } => {
-                    tracing::error!(stream = stream.0, ?names, reason, "Envoy refuses clusters");
+                    tracing::error!(
+                        stream = stream.0,
+                        ?names,
+                        error = reason,
+                        "Envoy rejected clusters"
+                    );
                     let tenants = names.iter().filter_map(|name| tenant_of(name)).collect();
                     XdsEvent::Nacked { stream, tenants, seq, reason }
                 }
                 Outcome::UnknownNonce => {
-                    tracing::debug!(stream = stream.0, "answer to an unknown nonce");
+                    tracing::debug!(stream = stream.0, "request has an unknown nonce");
                     continue;
                 }
             };
-            self.tell(event).await?;
+            self.emit(event).await?;
         }
         Ok(())
     }
 
-    async fn tell(&self, event: XdsEvent) -> Result<(), Status> {
-        let told = self.publisher.events.send(event).await;
-        told.map_err(|_| Status::unavailable("the orchestrator shuts down"))
+    async fn emit(&self, event: XdsEvent) -> Result<(), Status> {
+        let sent = self.publisher.events.send(event).await;
+        sent.map_err(|_| Status::unavailable("the orchestrator is shutting down"))
     }
 
     async fn send(&self, response: DeltaDiscoveryResponse) -> Result<(), Status> {
@@ -286,8 +305,8 @@ impl StreamTask {
     }
 }
 
-async fn closed(closing: &mut watch::Receiver<bool>) {
-    // The sender lives as long as the stream's publisher.
+async fn wait_until_closing(closing: &mut watch::Receiver<bool>) {
+    // The publisher of this stream keeps the sender, so this can't fail.
     let _ = closing.wait_for(|closing| *closing).await;
 }
 
@@ -295,7 +314,7 @@ fn tenant_of(name: &str) -> Option<TenantId> {
     TenantId::parse(name.strip_prefix(CLUSTER_PREFIX)?).ok()
 }
 
-fn read(request: DeltaDiscoveryRequest) -> Request {
+fn request_from_proto(request: DeltaDiscoveryRequest) -> Request {
     Request {
         nonce: request.response_nonce,
         error: request.error_detail.map(|status| status.message),
@@ -305,12 +324,12 @@ fn read(request: DeltaDiscoveryRequest) -> Request {
     }
 }
 
-fn write(response: Response) -> DeltaDiscoveryResponse {
-    let resources = response.resources.into_iter().map(|r| Resource {
-        name: r.name.to_string(),
-        version: r.version.0,
-        resource: Some(Any { type_url: CLUSTER_TYPE.to_owned(), value: r.body.to_vec() }),
-        ..Resource::default()
+fn response_to_proto(response: Response) -> DeltaDiscoveryResponse {
+    let resources = response.resources.into_iter().map(|resource| proto::Resource {
+        name: resource.name.to_string(),
+        version: resource.version.0,
+        resource: Some(Any { type_url: CLUSTER_TYPE.to_owned(), value: resource.body.to_vec() }),
+        ..proto::Resource::default()
     });
     DeltaDiscoveryResponse {
         resources: resources.collect(),

@@ -1,201 +1,227 @@
-//! One Envoy's delta stream of clusters, as a pure state machine: requests in, responses out.
+//! Protocol state of one Envoy's delta xDS stream: requests in, responses out. Pure.
 //!
 //! ```text
-//!  Fresh ──first request──► Idle ──next(): something differs──► InFlight
-//!                            ▲                                    │
-//!                            └── ack: held as sent ───────────────┤
-//!                            └── nack: culprits set aside, ───────┘
-//!                                the others sent again
+//!  New ──first request──► Idle ──next_response(): something differs──► InFlight
+//!                          ▲                                              │
+//!                          ├── ACK: the names are acknowledged as sent ───┤
+//!                          └── NACK: the culprits are set aside, ─────────┘
+//!                              the other names are sent again
 //! ```
 //!
-//! At most one response is in flight; what changes meanwhile is gathered into the next, so that a
-//! herd of wakes costs few round trips. Names wait in the order of the oldest change they carry;
-//! an ack therefore confirms every change up to the oldest one still waiting.
+//! At most one response is in flight. Changes that happen while it is are gathered into the next
+//! one, so that a herd of wakes costs few round trips. Names are pending in the order of the oldest
+//! change that Envoy has not seen of them; therefore, with no response in flight, Envoy has seen
+//! every change before the oldest pending one, and that number is what the session confirms.
 //!
-//! A response that Envoy refuses is cut down: the names its reason mentions (all, when it mentions
-//! none) are set aside until they change again. Each refusal sets at least one name aside, so that
-//! one bad cluster holds up nobody for ever.
+//! Envoy accepts or rejects a response as a whole. After a rejection, the names that its reason
+//! mentions (all of them, if it mentions none) are set aside until they change again, and the others
+//! are sent again. Every rejection sets at least one name aside, so that a bad cluster cannot block
+//! the others forever.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
-use crate::xds::resources::{Catalog, Name, Seq, Version};
+use crate::xds::resources::{Resource, ResourceName, ResourceSet, Seq, Version};
 
-/// Bytes of resources in one response: well under gRPC's usual 4 MB limit, and small enough that
-/// Envoy's main thread is not held up long (0.7 ms a cluster, 2 KB each).
+/// Bytes of resources in one response: well under gRPC's usual limit of 4 MB, and small enough not
+/// to hold up Envoy's main thread, which takes 0.7 ms per cluster of 2 kB.
 const BATCH_BYTES: usize = 512 * 1024;
 
 /// Names in one response, removals included.
 const BATCH_NAMES: usize = 256;
 
-/// Names one stream may subscribe to or claim to hold: ten times what a host serves. More is a
-/// client gone wrong.
+/// Names that one stream may subscribe to or claim to have: ten times as many as a host serves. A
+/// client that exceeds it is broken.
 const NAMES_MAX: usize = 100_000;
 
-/// What Envoy says.
+/// A request of Envoy: an ACK or NACK, a change of its subscriptions, or both.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Request {
-    /// The response it answers; empty: none.
-    pub nonce: String,
-    /// Why it refuses that response.
-    pub error: Option<String>,
-    /// Names it asks for from now on; `*` is all.
-    pub subscribe: Vec<String>,
-    /// Names it no longer wants.
-    pub unsubscribe: Vec<String>,
-    /// What it holds from an earlier stream; on the first request only.
-    pub initial_versions: Vec<(String, String)>,
+pub(crate) struct Request {
+    /// Nonce of the response that this request accepts or rejects; empty if it does neither.
+    pub(crate) nonce: String,
+    /// Reason for a rejection (NACK); `None` for an ACK.
+    pub(crate) error: Option<String>,
+    /// Names that Envoy subscribes to; `*` means all.
+    pub(crate) subscribe: Vec<String>,
+    /// Names that Envoy no longer wants.
+    pub(crate) unsubscribe: Vec<String>,
+    /// Names and versions that Envoy has from an earlier stream; on the first request only.
+    pub(crate) initial_versions: Vec<(String, String)>,
 }
 
-/// What Envoy is told.
+/// A response to be sent to Envoy.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Response {
-    /// Repeated by the answer.
-    pub nonce: String,
-    /// New or changed.
-    pub resources: Vec<Resource>,
-    /// No longer there.
-    pub removed: Vec<Name>,
+pub(crate) struct Response {
+    /// Repeated by the request that accepts or rejects this response.
+    pub(crate) nonce: String,
+    /// New and changed resources.
+    pub(crate) resources: Vec<Resource>,
+    /// Names of resources that no longer exist.
+    pub(crate) removed: Vec<ResourceName>,
 }
 
-/// One resource of a response.
+/// A conclusion from a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Resource {
-    /// Its name.
-    pub name: Name,
-    /// Its version.
-    pub version: Version,
-    /// Its bytes.
-    pub body: Arc<[u8]>,
-}
-
-/// What came of a request.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
-    /// Envoy has every change up to `seq`, but those it refused.
+pub(crate) enum Outcome {
+    /// Envoy has every change up to this one, except those that it rejected.
     Acked(Seq),
-    /// Envoy refuses these. Comes before any `Acked` that covers them.
+    /// Envoy rejected these names. Precedes any `Acked` that covers them.
     Nacked {
         /// Set aside until they change.
-        names: Vec<Name>,
-        /// As they were then: what has changed since is not refused.
+        names: Vec<ResourceName>,
+        /// Last change when the response was made; later changes are not rejected.
         seq: Seq,
-        /// Envoy's words.
+        /// Envoy's own text.
         reason: String,
     },
-    /// An answer to a response that is not in flight: ignored.
+    /// The nonce belongs to no response in flight; the ACK or NACK was ignored.
     UnknownNonce,
 }
 
-/// The stream can't go on.
+/// The stream must be ended: its client names too many resources.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("more than {NAMES_MAX} names")]
-pub struct TooManyNames;
+pub(crate) struct TooManyNames;
 
-/// What Envoy has of a name.
+/// Last response of Envoy about a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Held {
-    /// This.
-    Version(Version),
-    /// It refused this one and may hold an older one.
-    Refused(Version),
+enum Acknowledged {
+    /// Envoy has this version.
+    Accepted(Version),
+    /// Envoy rejected this version, and may have an older one.
+    Rejected(Version),
 }
 
+impl Acknowledged {
+    fn version(&self) -> &Version {
+        match self {
+            Self::Accepted(version) | Self::Rejected(version) => version,
+        }
+    }
+}
+
+/// The response that Envoy has neither accepted nor rejected yet.
 #[derive(Debug)]
 struct InFlight {
     nonce: String,
-    /// The last change when it was made.
+    /// Last change when the response was made.
     seq: Seq,
-    sent: BTreeMap<Name, Option<Version>>,
+    /// Versions as sent; `None` for a removal.
+    sent: BTreeMap<ResourceName, Option<Version>>,
 }
 
-/// One stream's state.
+/// State of one stream.
 #[derive(Debug, Default)]
-pub struct Session {
+pub(crate) struct Session {
+    /// The first request has come.
     started: bool,
+    /// The first response has been made. It is sent even if it is empty: Envoy's start waits for it.
+    initial_response_made: bool,
     wildcard: bool,
-    /// Names subscribed to by name.
-    named: BTreeSet<Name>,
-    held: BTreeMap<Name, Held>,
-    /// To be compared with the catalog, by the oldest change.
-    waiting: BTreeSet<(Seq, Name)>,
-    waits_since: BTreeMap<Name, Seq>,
-    /// Sent again even when held: Envoy asked by name.
-    forced: BTreeSet<Name>,
+    /// Names subscribed to one by one.
+    subscribed: BTreeSet<ResourceName>,
+    acknowledged: BTreeMap<ResourceName, Acknowledged>,
+    /// Names to compare with the set, in the order of the oldest change that Envoy has not seen.
+    pending: BTreeSet<(Seq, ResourceName)>,
+    /// The same by name.
+    pending_since: BTreeMap<ResourceName, Seq>,
+    /// Names to send even if Envoy has them: it asked for them explicitly.
+    resend: BTreeSet<ResourceName>,
     in_flight: Option<InFlight>,
+    /// Nonces given out so far.
     nonces: u64,
-    /// The first response goes out even when it is empty: Envoy's start waits for it.
-    first_sent: bool,
-    acked: Option<Seq>,
+    confirmed: Option<Seq>,
 }
 
 impl Session {
-    /// Takes in what Envoy says.
-    pub fn on_request(
+    /// Processes a request of Envoy.
+    pub(crate) fn on_request(
         &mut self,
         request: &Request,
-        catalog: &Catalog,
+        set: &ResourceSet,
     ) -> Result<Vec<Outcome>, TooManyNames> {
         let mut outcomes = Vec::new();
         if self.started {
-            self.on_answer(request, catalog, &mut outcomes);
+            self.on_acknowledgement(request, set, &mut outcomes);
         } else {
-            self.on_first(request, catalog)?;
+            self.on_first_request(request, set)?;
         }
         for name in &request.unsubscribe {
-            self.unsubscribe(name, catalog);
+            self.unsubscribe(name, set);
         }
         for name in &request.subscribe {
-            self.subscribe(name, catalog)?;
+            self.subscribe(name, set)?;
         }
         Ok(outcomes)
     }
 
-    /// A change of the set.
-    pub fn on_change(&mut self, name: &Name, seq: Seq) {
+    /// Notes a change of the set.
+    pub(crate) fn on_change(&mut self, name: &ResourceName, seq: Seq) {
         if self.started && self.wants(name) {
-            self.wait(name.clone(), seq);
+            self.mark_pending(name.clone(), seq);
         }
     }
 
-    /// The next response, when one is due. Adds what is known without sending anything.
-    pub fn next(&mut self, catalog: &Catalog, outcomes: &mut Vec<Outcome>) -> Option<Response> {
+    /// Makes the next response, if one is due. If nothing needs to be sent, whatever that confirms
+    /// is added to `outcomes`.
+    pub(crate) fn next_response(
+        &mut self,
+        set: &ResourceSet,
+        outcomes: &mut Vec<Outcome>,
+    ) -> Option<Response> {
         if !self.started || self.in_flight.is_some() {
             return None;
         }
-        let (resources, removed) = self.batch(catalog);
-        if resources.is_empty() && removed.is_empty() && self.first_sent {
-            self.confirm(catalog, outcomes);
+        let (resources, removed) = self.next_batch(set);
+        if resources.is_empty() && removed.is_empty() && self.initial_response_made {
+            self.confirm(set, outcomes);
             return None;
         }
-        self.first_sent = true;
+        self.initial_response_made = true;
         self.nonces += 1;
         let nonce = self.nonces.to_string();
-        let sent = resources.iter().map(|r| (r.name.clone(), Some(r.version.clone())));
-        let sent = sent.chain(removed.iter().map(|name| (name.clone(), None))).collect();
-        self.in_flight = Some(InFlight { nonce: nonce.clone(), seq: catalog.seq(), sent });
+        // Remember the contents, because the ACK or NACK names only the nonce.
+        let mut contents = BTreeMap::new();
+        for resource in &resources {
+            contents.insert(resource.name.clone(), Some(resource.version.clone()));
+        }
+        for name in &removed {
+            contents.insert(name.clone(), None);
+        }
+        self.in_flight = Some(InFlight { nonce: nonce.clone(), seq: set.seq(), sent: contents });
         Some(Response { nonce, resources, removed })
     }
 
-    fn on_first(&mut self, request: &Request, catalog: &Catalog) -> Result<(), TooManyNames> {
+    fn on_first_request(
+        &mut self,
+        request: &Request,
+        set: &ResourceSet,
+    ) -> Result<(), TooManyNames> {
         if request.initial_versions.len() > NAMES_MAX {
             return Err(TooManyNames);
         }
         self.started = true;
-        // No name at all is the older way to ask for everything.
+        // A first request without names is the older form of the wildcard.
         self.wildcard = request.subscribe.is_empty();
+        // Each name that Envoy already has is compared with the set before anything is confirmed:
+        // it may have changed or gone while Envoy was not connected.
         for (name, version) in &request.initial_versions {
-            let name: Name = name.as_str().into();
-            self.held.insert(name.clone(), Held::Version(Version(version.clone())));
-            self.wait(name, 0);
+            let name = ResourceName::from(name.as_str());
+            let accepted = Acknowledged::Accepted(Version(version.clone()));
+            self.acknowledged.insert(name.clone(), accepted);
+            self.mark_pending(name, 0);
         }
         if self.wildcard {
-            self.wait_for_all(catalog);
+            self.mark_all_pending(set);
         }
         Ok(())
     }
 
-    fn on_answer(&mut self, request: &Request, catalog: &Catalog, outcomes: &mut Vec<Outcome>) {
+    fn on_acknowledgement(
+        &mut self,
+        request: &Request,
+        set: &ResourceSet,
+        outcomes: &mut Vec<Outcome>,
+    ) {
         if request.nonce.is_empty() {
             return;
         }
@@ -207,158 +233,164 @@ impl Session {
             None => self.on_ack(flight),
             Some(reason) => outcomes.push(self.on_nack(flight, reason)),
         }
-        self.confirm(catalog, outcomes);
+        self.confirm(set, outcomes);
     }
 
     fn on_ack(&mut self, flight: InFlight) {
         for (name, version) in flight.sent {
             match version {
-                Some(version) => self.held.insert(name, Held::Version(version)),
-                None => self.held.remove(&name),
-            };
+                Some(version) => {
+                    self.acknowledged.insert(name, Acknowledged::Accepted(version));
+                }
+                None => {
+                    self.acknowledged.remove(&name);
+                }
+            }
         }
     }
 
     fn on_nack(&mut self, flight: InFlight, reason: &str) -> Outcome {
-        let mentioned: BTreeSet<Name> =
-            flight.sent.keys().filter(|name| mentions(reason, name)).cloned().collect();
-        let mut names = Vec::new();
+        let is_mentioned = |name: &ResourceName| mentions(reason, name);
+        let all_are_culprits = !flight.sent.keys().any(is_mentioned);
+        let mut rejected = Vec::new();
         for (name, version) in flight.sent {
-            let culprit = mentioned.is_empty() || mentioned.contains(&name);
-            match (culprit, version) {
-                (true, Some(version)) => {
-                    self.held.insert(name.clone(), Held::Refused(version));
-                    names.push(name);
+            if !all_are_culprits && !mentions(reason, &name) {
+                // Not at fault: send it again, ahead of everything else.
+                self.resend.insert(name.clone());
+                self.mark_pending(name, 0);
+                continue;
+            }
+            match version {
+                Some(version) => {
+                    self.acknowledged.insert(name.clone(), Acknowledged::Rejected(version));
                 }
-                // Envoy may have the name or not: as if it had none of ours.
-                (true, None) => {
-                    self.held.remove(&name);
-                    names.push(name);
-                }
-                (false, _) => {
-                    self.forced.insert(name.clone());
-                    self.wait(name, 0);
+                // Envoy rejected a removal and may still have the resource or not.
+                None => {
+                    self.acknowledged.remove(&name);
                 }
             }
+            rejected.push(name);
         }
-        Outcome::Nacked { names, seq: flight.seq, reason: reason.to_owned() }
+        Outcome::Nacked { names: rejected, seq: flight.seq, reason: reason.to_owned() }
     }
 
-    fn subscribe(&mut self, name: &str, catalog: &Catalog) -> Result<(), TooManyNames> {
+    fn subscribe(&mut self, name: &str, set: &ResourceSet) -> Result<(), TooManyNames> {
         if name == "*" {
             self.wildcard = true;
-            self.wait_for_all(catalog);
+            self.mark_all_pending(set);
             return Ok(());
         }
-        let name: Name = name.into();
-        self.named.insert(name.clone());
-        if self.named.len() > NAMES_MAX {
+        let name = ResourceName::from(name);
+        self.subscribed.insert(name.clone());
+        if self.subscribed.len() > NAMES_MAX {
             return Err(TooManyNames);
         }
-        // On a reconnect what is held need not be sent again; asked for later it must be.
-        if self.first_sent || !self.held.contains_key(&name) {
-            self.forced.insert(name.clone());
+        // At a reconnect, a resource that Envoy already has need not be sent. Later, a subscription
+        // is a request to send it, even if it has not changed.
+        if self.initial_response_made || !self.acknowledged.contains_key(&name) {
+            self.resend.insert(name.clone());
         }
-        self.wait(name, catalog.seq());
+        self.mark_pending(name, set.seq());
         Ok(())
     }
 
-    fn unsubscribe(&mut self, name: &str, catalog: &Catalog) {
+    fn unsubscribe(&mut self, name: &str, set: &ResourceSet) {
         if name == "*" {
             self.wildcard = false;
-            let dropped: Vec<Name> =
-                self.held.keys().filter(|held| !self.wants(held)).cloned().collect();
+            let dropped: Vec<ResourceName> =
+                self.acknowledged.keys().filter(|name| !self.wants(name)).cloned().collect();
             for name in dropped {
                 self.forget(&name);
             }
             return;
         }
-        self.named.remove(name);
+        self.subscribed.remove(name);
         if self.wildcard {
-            // Still wanted by the wildcard: the protocol says to send it again.
-            self.forced.insert(name.into());
-            self.wait(name.into(), catalog.seq());
+            // The wildcard still covers it; the protocol requires to send it again.
+            self.resend.insert(name.into());
+            self.mark_pending(name.into(), set.seq());
         } else {
             self.forget(name);
         }
     }
 
-    /// Envoy drops by itself what it no longer subscribes to.
+    /// Drops the state of a name: Envoy deletes a resource when it unsubscribes.
     fn forget(&mut self, name: &str) {
-        self.held.remove(name);
-        self.forced.remove(name);
-        if let Some(seq) = self.waits_since.remove(name) {
-            self.waiting.remove(&(seq, name.into()));
+        self.acknowledged.remove(name);
+        self.resend.remove(name);
+        if let Some(seq) = self.pending_since.remove(name) {
+            self.pending.remove(&(seq, name.into()));
         }
     }
 
     fn wants(&self, name: &str) -> bool {
-        self.wildcard || self.named.contains(name)
+        self.wildcard || self.subscribed.contains(name)
     }
 
-    fn wait_for_all(&mut self, catalog: &Catalog) {
-        for (name, entry) in catalog.iter() {
-            self.wait(name.clone(), entry.seq);
+    fn mark_all_pending(&mut self, set: &ResourceSet) {
+        for resource in set.iter() {
+            self.mark_pending(resource.name.clone(), resource.seq);
         }
     }
 
-    /// The oldest change counts: a name that changes all the time is still confirmed in turn.
-    fn wait(&mut self, name: Name, seq: Seq) {
-        let since = self.waits_since.entry(name.clone()).or_insert(seq);
+    /// Queues a name. If it is queued already, its oldest change keeps its place, so that a name
+    /// that changes all the time still gets its turn.
+    fn mark_pending(&mut self, name: ResourceName, seq: Seq) {
+        let since = self.pending_since.entry(name.clone()).or_insert(seq);
         if *since > seq {
-            self.waiting.remove(&(*since, name.clone()));
+            self.pending.remove(&(*since, name.clone()));
             *since = seq;
         }
-        self.waiting.insert((*since, name));
+        self.pending.insert((*since, name));
     }
 
-    fn batch(&mut self, catalog: &Catalog) -> (Vec<Resource>, Vec<Name>) {
-        let (mut resources, mut removed, mut bytes) = (Vec::new(), Vec::new(), 0);
+    /// Takes pending names, oldest first, until a response is full. Names of which Envoy already has
+    /// the current content are dropped on the way.
+    fn next_batch(&mut self, set: &ResourceSet) -> (Vec<Resource>, Vec<ResourceName>) {
+        let mut resources: Vec<Resource> = Vec::new();
+        let mut removed = Vec::new();
+        let mut bytes = 0;
         while bytes < BATCH_BYTES && resources.len() + removed.len() < BATCH_NAMES {
-            let Some((_, name)) = self.waiting.pop_first() else { break };
-            self.waits_since.remove(&name);
-            let forced = self.forced.remove(&name);
-            // Held from an earlier stream and not subscribed to on this one.
-            if !self.wants(&name) && !self.held.contains_key(&name) {
-                continue;
-            }
-            match (catalog.get(&name).filter(|_| self.wants(&name)), self.held.get(&name)) {
-                (Some(entry), Some(Held::Version(v) | Held::Refused(v)))
-                    if *v == entry.version && !forced => {}
-                (Some(entry), _) => {
-                    bytes += entry.body.len();
-                    resources.push(Resource {
-                        name,
-                        version: entry.version.clone(),
-                        body: entry.body.clone(),
-                    });
+            let Some((_, name)) = self.pending.pop_first() else { break };
+            self.pending_since.remove(&name);
+            let must_send = self.resend.remove(&name);
+            let wanted = self.wants(&name);
+            let acknowledged = self.acknowledged.get(&name);
+            if let Some(resource) = set.get(&name).filter(|_| wanted) {
+                // A rejected version is not sent again unless Envoy asks for it.
+                let is_current = acknowledged.is_some_and(|a| *a.version() == resource.version);
+                if must_send || !is_current {
+                    bytes += resource.body.len();
+                    resources.push(resource.clone());
                 }
-                (None, Some(_)) => removed.push(name),
-                (None, None) if forced => removed.push(name),
-                (None, None) => {}
+            } else if acknowledged.is_some() || (wanted && must_send) {
+                // Gone, or left from an earlier stream and not subscribed to on this one; or Envoy
+                // asked for a name that does not exist.
+                removed.push(name);
             }
         }
         (resources, removed)
     }
 
-    /// Nothing is in flight: Envoy has all but what waits.
-    fn confirm(&mut self, catalog: &Catalog, outcomes: &mut Vec<Outcome>) {
-        let covered = match self.waiting.first() {
+    /// Reports what Envoy has seen. Called only while no response is in flight: then Envoy has seen
+    /// everything but the pending changes.
+    fn confirm(&mut self, set: &ResourceSet, outcomes: &mut Vec<Outcome>) {
+        let covered = match self.pending.first() {
             Some((0, _)) => return,
             Some((oldest, _)) => oldest - 1,
-            None => catalog.seq(),
+            None => set.seq(),
         };
-        if self.acked.is_none_or(|acked| covered > acked) {
-            self.acked = Some(covered);
+        if self.confirmed.is_none_or(|confirmed| covered > confirmed) {
+            self.confirmed = Some(covered);
             outcomes.push(Outcome::Acked(covered));
         }
     }
 }
 
-/// Whether Envoy's reason names the cluster, and not a longer name that starts with it.
+/// True if Envoy's reason names this resource, and not one with a longer name that starts the same.
 fn mentions(reason: &str, name: &str) -> bool {
-    let part_of_name = |c: char| c.is_ascii_alphanumeric() || c == '-';
-    reason.match_indices(name).any(|(at, _)| !reason[at + name.len()..].starts_with(part_of_name))
+    let continues_name = |c: char| c.is_ascii_alphanumeric() || c == '-';
+    reason.match_indices(name).any(|(at, _)| !reason[at + name.len()..].starts_with(continues_name))
 }
 
 #[cfg(test)]

@@ -7,8 +7,7 @@ use std::time::Duration;
 
 use orchestrator::runtime::{Endpoint, Runtime};
 use orchestrator::xds::cluster::{BearerToken, ClusterSpec};
-use orchestrator::xds::resources::Seq;
-use orchestrator::xds::{self, Publisher, XdsEvent};
+use orchestrator::xds::{self, Publisher, Seq, XdsEvent};
 use protocol::Limits;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
@@ -313,7 +312,7 @@ async fn an_envoy_without_a_proper_id_is_turned_away() {
     eventually("the reason is in Envoy's log", async || {
         let log = fs::read_to_string(envoy.dir.path().join("log")).ok()?;
         // As gRPC encodes a message.
-        log.contains("is%20not%20a%20gateway's%20id").then_some(())
+        log.contains("is%20not%20a%20valid%20gateway%20id").then_some(())
     })
     .await;
     assert!(server.events.try_recv().is_err());
