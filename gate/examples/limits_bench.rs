@@ -15,11 +15,11 @@ use gate::limits::storage::{self, Asked, Change, Known};
 use gate::limits::usage::{Class, Fate, Served, Since, Usage};
 use gate::shared::{Changed, Local, Shared};
 use protocol::tenant::MalformedName;
+use protocol::time::SECOND_NS;
 use protocol::{GatewayId, Limits, TenantId, TenantNotice, TenantStatus, TierName, Verdict};
 
 const START_NS: u64 = 1_800_000_000_000_000_000;
 const START_MS: u64 = START_NS / 1_000_000;
-const SECOND_NS: u64 = 1_000_000_000;
 const REQUESTS: u64 = 2_000_000;
 const TENANTS: usize = 10_000;
 

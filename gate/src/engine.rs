@@ -19,6 +19,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use protocol::time::MS_NS;
 use protocol::{FilterConfig, GatewayId, KeyHash, TenantId};
 
 use crate::RefusalKind;
@@ -57,7 +58,6 @@ pub type Headers = Vec<(&'static str, Cow<'static, str>)>;
 
 /// Requests that wait at the same time in one VM; more are refused at once. Each costs its head.
 const WAITING_MAX: usize = 10_000;
-const MS_NS: u64 = 1_000_000;
 
 /// What becomes of a request now.
 #[derive(Debug, Clone, PartialEq, Eq)]

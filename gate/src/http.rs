@@ -6,7 +6,6 @@
 //! | [`endpoint`] | the table of endpoints: methods, parameters, bodies |
 //! | [`coordinate`], [`text`], `params`, `query` | the parts of a request and their syntax |
 //! | [`body`] | checks a request body while it passes |
-//! | [`version`] | what the versions of SQ can do |
 //! | [`response`] | what becomes of SQ's response |
 //! | [`refusal`] | every error response of the gateway itself |
 
@@ -19,4 +18,3 @@ pub mod refusal;
 pub mod request;
 pub mod response;
 pub mod text;
-pub(crate) mod version;

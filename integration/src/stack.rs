@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use sha2::{Digest as _, Sha256};
+use protocol::containers;
 use tempfile::TempDir;
 
 use crate::certs::Certs;
@@ -444,17 +444,20 @@ impl Stack {
 
     /// The labels that all tenants' containers carry.
     pub fn labels(&self) -> Vec<String> {
-        vec![installation(self.orchestrator.data()), "sq-gateway.role=sq".to_owned()]
+        let role = format!("{}={}", containers::ROLE, containers::ROLE_SQ);
+        vec![installation(self.orchestrator.data()), role]
     }
 
     /// The labels of all its prepared network slots, used ones included.
     pub fn slot_labels(&self) -> Vec<String> {
-        vec![installation(self.orchestrator.data()), "sq-gateway.role=slot".to_owned()]
+        let role = format!("{}={}", containers::ROLE, containers::ROLE_NAMESPACE);
+        vec![installation(self.orchestrator.data()), role]
     }
 
     /// The labels of one tenant's container.
     pub fn tenant_labels(&self, tenant: &str) -> Vec<String> {
-        vec![installation(self.orchestrator.data()), format!("sq-gateway.tenant={tenant}")]
+        let label = format!("{}={tenant}", containers::TENANT);
+        vec![installation(self.orchestrator.data()), label]
     }
 
     fn explain(&self, error: &anyhow::Error) -> anyhow::Error {
@@ -469,8 +472,8 @@ impl Stack {
 
 /// The label of everything that an orchestrator with this data root makes.
 pub fn installation(data: &Path) -> String {
-    let digest = Sha256::digest(data.as_os_str().as_encoded_bytes());
-    format!("sq-gateway.installation={}", hex::encode(&digest[..6]))
+    let id = containers::installation_id(data.as_os_str().as_encoded_bytes());
+    format!("{}={id}", containers::INSTALLATION)
 }
 
 /// Ends every SQ on a folder below `data`, and with Docker what was made for them.

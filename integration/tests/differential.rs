@@ -18,10 +18,10 @@ mod model;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use client::{Client, Operation};
-use gate::http::request::{Head, SqVersion, parse};
+use gate::http::request::{Head, parse};
 use integration::bare_sq::BareSq;
 use model::Model;
-use protocol::Limits;
+use protocol::{Limits, SqVersion};
 
 /// Operations for each version.
 const OPERATIONS: usize = 4000;

@@ -9,9 +9,9 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use gate::Refusal;
-use gate::http::request::{Head, Request, SqVersion, parse};
+use gate::http::request::{Head, Request, parse};
 use integration::bare_sq::BareSq;
-use protocol::Limits;
+use protocol::{Limits, SqVersion};
 
 const BOTH: [&str; 2] = ["0.5.0", "0.6.0"];
 /// Address space of an SQ that is to die of a runaway: plenty for what it should do.

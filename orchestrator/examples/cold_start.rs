@@ -97,7 +97,7 @@ async fn start(runtime: &impl Runtime) -> (Duration, Endpoint) {
         tenant: tenant(),
         tier: TierName::parse("free").unwrap(),
         limits: Limits::default(),
-        sq_version: "0.6.0".to_owned(),
+        sq_version: protocol::SqVersion::V0_6_0,
     };
     let began = Instant::now();
     let started = runtime.start(spec).await.unwrap();

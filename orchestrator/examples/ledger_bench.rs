@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 
 use orchestrator::usage::store::Store;
 use orchestrator::usage::sums::Tally;
-use protocol::calendar::{HOUR_S, Month};
+use protocol::calendar::Month;
+use protocol::time::HOUR_S;
 use protocol::usage::UsageRow;
 use protocol::{Counters, GatewayId, Limits, TenantId, TierName, UsageReport};
 

@@ -112,7 +112,7 @@ async fn run_locked(
         vault: vault.clone(),
         metrics: metrics.clone(),
         ledger: usage.ledger.clone(),
-        sq_version: config.sq_version.clone(),
+        sq_version: config.sq_version,
     };
     let (adopted, chosen) = (admin.handle.clone(), admin.runtime.clone());
     let mut tasks = JoinSet::new();
@@ -140,7 +140,7 @@ async fn run_locked(
             publisher: publisher.clone(),
             vault: Some(vault.clone()),
             metrics: metrics.clone(),
-            sq_version: config.sq_version.clone(),
+            sq_version: config.sq_version,
         };
         let (driver, handle) = adopt(&config, parts, leases_ms, xds_events).await;
         anyhow::Ok((runtime, driver, handle))

@@ -6,6 +6,9 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use protocol::SqVersion;
+use protocol::deadlines::{LEASE_MAX_MS, LEASE_TIMEOUT_MS, ROUTE_TIMEOUT_MS};
+use protocol::time::{DAY_MS, SECOND_MS, YEAR_MS};
 use toml::{Table, Value};
 
 use crate::tenants::lifecycle::Settings;
@@ -18,7 +21,7 @@ pub struct Config {
     /// Ledger, copies of phexts, lock.
     pub state_dir: PathBuf,
     /// Which SQ tenants run.
-    pub sq_version: String,
+    pub sq_version: SqVersion,
     /// Where it listens.
     pub listen: Listen,
     /// What runs the tenants.
@@ -101,7 +104,7 @@ impl Default for Config {
         Self {
             data_root: "/var/lib/sq-gateway/tenants".into(),
             state_dir: "/var/lib/sq-gateway/state".into(),
-            sq_version: "0.6.0".to_owned(),
+            sq_version: SqVersion::default(),
             listen: Listen { gate: at(7100), xds: at(7101), admin: at(7102) },
             runtime: RuntimeKind::Auto,
             uid: 10_001,
@@ -176,9 +179,9 @@ impl Config {
     pub fn doubts(&self) -> Vec<String> {
         let Settings { grace_ms, patience_ms, lease_ms, .. } = self.lifecycle;
         let mut doubts = Vec::new();
-        if grace_ms < LONGEST_REQUEST_MS {
+        if grace_ms < ROUTE_TIMEOUT_MS {
             doubts.push(format!(
-                "lifecycle.grace_ms = {grace_ms}: shorter than a request may last ({LONGEST_REQUEST_MS}, \
+                "lifecycle.grace_ms = {grace_ms}: shorter than a request may last ({ROUTE_TIMEOUT_MS}, \
                  the timeout of Envoy's routes), which would be cut off when its tenant retires"
             ));
         }
@@ -187,10 +190,10 @@ impl Config {
                 "lifecycle.lease_ms = {lease_ms}: every worker asks anew twice in that time"
             ));
         }
-        if patience_ms >= FILTER_PATIENCE_MS {
+        if patience_ms >= u64::from(LEASE_TIMEOUT_MS) {
             doubts.push(format!(
                 "lifecycle.patience_ms = {patience_ms}: the filter gives up before, unless its \
-                 lease_timeout_ms is more than {FILTER_PATIENCE_MS}"
+                 lease_timeout_ms is more than {LEASE_TIMEOUT_MS}"
             ));
         }
         doubts
@@ -218,7 +221,7 @@ impl Config {
         let config = Self {
             data_root: top.text("data_root", &d.data_root.to_string_lossy()).into(),
             state_dir: top.text("state_dir", &d.state_dir.to_string_lossy()).into(),
-            sq_version: top.version("sq_version", &d.sq_version),
+            sq_version: top.version("sq_version", d.sq_version),
             listen: Listen {
                 gate: listen.loopback("gate", d.listen.gate),
                 xds: listen.loopback("xds", d.listen.xds),
@@ -258,22 +261,16 @@ impl Config {
     }
 }
 
-/// `timeout` of the routes in envoy/bootstrap.yaml.
-const LONGEST_REQUEST_MS: u64 = 30_000;
-/// The filter's default `lease_timeout_ms`.
-const FILTER_PATIENCE_MS: u64 = 10_000;
 /// Shorter leases are for drills.
 const LEASE_MS_LEAST: u64 = 5_000;
-const DAY_MS: u64 = 86_400_000;
-const YEAR_S: u64 = 31_536_000;
 
 fn read_lifecycle(s: &mut Section, d: &Settings) -> Settings {
     let most_starts = 1_024;
     Settings {
-        lease_ms: s.whole("lease_ms", d.lease_ms, 50, 600_000),
+        lease_ms: s.whole("lease_ms", d.lease_ms, 50, LEASE_MAX_MS),
         grace_ms: s.whole("grace_ms", d.grace_ms, 50, 3_600_000),
-        doze_after_ms: s.seconds("doze_after_s", d.doze_after_ms, YEAR_S),
-        sleep_after_ms: s.seconds("sleep_after_s", d.sleep_after_ms, YEAR_S),
+        doze_after_ms: s.seconds("doze_after_s", d.doze_after_ms, YEAR_MS / SECOND_MS),
+        sleep_after_ms: s.seconds("sleep_after_s", d.sleep_after_ms, YEAR_MS / SECOND_MS),
         max_starts: usize::try_from(s.whole("max_starts", d.max_starts as u64, 1, most_starts))
             .unwrap_or(d.max_starts),
         start_ms: d.start_ms,
@@ -356,14 +353,12 @@ impl Section {
         }
     }
 
-    fn version(&mut self, key: &str, default: &str) -> String {
-        let version = self.text(key, default);
-        let part = |p: &str| !p.is_empty() && p.bytes().all(|b| b.is_ascii_digit());
-        if version.split('.').count() == 3 && version.split('.').all(part) {
-            return version;
-        }
-        self.fault(key, "must be a version such as 0.6.0");
-        default.to_owned()
+    fn version(&mut self, key: &str, default: SqVersion) -> SqVersion {
+        let version = self.text(key, &default.to_string());
+        version.parse().unwrap_or_else(|error| {
+            self.fault(key, error);
+            default
+        })
     }
 
     fn loopback(&mut self, key: &str, default: SocketAddr) -> SocketAddr {

@@ -192,13 +192,7 @@ impl Metrics {
 
     /// Observes the time that the runtime took for a wake.
     pub fn observe_wake(&self, kind: WakeKind, took: Duration) {
-        let kind = match kind {
-            WakeKind::None => "none",
-            WakeKind::Doze => "doze",
-            WakeKind::Start => "start",
-            WakeKind::Create => "create",
-        };
-        self.wakes.get_or_create(&Kind { kind }).observe(took.as_secs_f64());
+        self.wakes.get_or_create(&Kind { kind: kind.as_str() }).observe(took.as_secs_f64());
     }
 
     /// Counts a lease request that was answered; `None` means that the lease was granted.

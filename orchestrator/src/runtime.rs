@@ -56,7 +56,7 @@ pub mod select;
 use std::net::SocketAddr;
 use std::pin::Pin;
 
-use protocol::{Limits, TenantId, TierName, WakeKind};
+use protocol::{Limits, SqVersion, TenantId, TierName, WakeKind};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
@@ -140,7 +140,7 @@ pub struct Spec {
     /// Recorded with the instance as well; `memory_bytes` is enforced.
     pub limits: Limits,
     /// Version of SQ, such as `0.6.0`.
-    pub sq_version: String,
+    pub sq_version: SqVersion,
 }
 
 /// Identifies one instance: a container id, or a process id with its start time. Never reused.
@@ -177,7 +177,7 @@ pub struct Found {
     /// The tenant's limits when it was started.
     pub limits: Limits,
     /// The SQ version that it runs.
-    pub sq_version: String,
+    pub sq_version: SqVersion,
     /// Its present state.
     pub state: FoundState,
     /// Address and key; `None` if it is dead.

@@ -2,10 +2,7 @@
 //!
 //! The gate judges quotas by it and the ledger keeps its sums by it, so both must mean the same.
 
-/// Seconds of an hour.
-pub const HOUR_S: u64 = 3_600;
-/// Seconds of a day (UTC without leap seconds, as Unix time has it).
-pub const DAY_S: u64 = 86_400;
+use crate::time::{DAY_S, HOUR_S};
 
 /// A calendar month: months since January of year 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -9,6 +9,9 @@ use std::ops::RangeInclusive;
 use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
+use crate::SqVersion;
+use crate::deadlines::LEASE_TIMEOUT_MS;
+
 /// The filter's configuration, checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FilterConfig {
@@ -41,8 +44,8 @@ pub struct FilterConfig {
     pub cors_origin: String,
     /// Limits are counted and marked but not enforced. Default `false`.
     pub shadow: bool,
-    /// SQ version when there is no orchestrator to tell. Default `0.6.0`.
-    pub sq_version: String,
+    /// Release of SQ where no orchestrator reports it. Default `0.6.0`.
+    pub sq_version: SqVersion,
     /// Where problem types are documented; a type is this and its name.
     pub problem_base: String,
 }
@@ -54,7 +57,7 @@ impl Default for FilterConfig {
             relay_timeout_ms: 2_000,
             changes_wait_ms: 20_000,
             orchestrator_cluster: None,
-            lease_timeout_ms: 10_000,
+            lease_timeout_ms: LEASE_TIMEOUT_MS,
             outage_after_ms: 5_000,
             usage_interval_ms: 1_000,
             grace_s: 900,
@@ -63,7 +66,7 @@ impl Default for FilterConfig {
             verify_per_s: 400,
             cors_origin: "*".to_owned(),
             shadow: false,
-            sq_version: "0.6.0".to_owned(),
+            sq_version: SqVersion::default(),
             problem_base: "urn:sq:problem:".to_owned(),
         }
     }
@@ -205,7 +208,10 @@ impl TryFrom<RawFilterConfig> for FilterConfig {
             verify_per_s: f.number("verify_per_s", d.verify_per_s, 1..=100_000),
             cors_origin: f.text("cors_origin", ORIGIN, is_origin).unwrap_or(d.cors_origin),
             shadow: f.flag("shadow", d.shadow),
-            sq_version: f.text("sq_version", VERSION, is_sq_version).unwrap_or(d.sq_version),
+            sq_version: f
+                .text("sq_version", VERSION, |text| SqVersion::parse(text).is_some())
+                .and_then(|text| SqVersion::parse(&text))
+                .unwrap_or(d.sq_version),
             problem_base: f.text("problem_base", "any", |_| true).unwrap_or(d.problem_base),
         };
         for (name, _) in std::mem::take(&mut fields.left) {
@@ -225,11 +231,6 @@ fn is_cluster(text: &str) -> bool {
 
 fn is_origin(text: &str) -> bool {
     !text.chars().any(|c| c.is_control() || c == ' ')
-}
-
-fn is_sq_version(text: &str) -> bool {
-    let parts: Option<Vec<u16>> = text.split('.').map(|part| part.parse().ok()).collect();
-    matches!(parts.as_deref(), Some([major, minor, _]) if (*major, *minor) >= (0, 5))
 }
 
 #[cfg(test)]

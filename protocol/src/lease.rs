@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{GatewayId, Limits, TenantId, TierName};
+use crate::{GatewayId, Limits, SqVersion, TenantId, TierName};
 
 /// Body of `POST /v1/lease`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,8 +45,8 @@ pub struct LeaseResponse {
     /// Of all who waited for this wake, the asker is the one that it is counted for.
     #[serde(default)]
     pub waker: bool,
-    /// The SQ that answers, such as `0.6.0`.
-    pub sq_version: String,
+    /// The release of SQ behind the cluster.
+    pub sq_version: SqVersion,
     /// What the tenant has used so far.
     #[serde(default)]
     pub notice: TenantNotice,
@@ -67,6 +67,18 @@ pub enum WakeKind {
     Start,
     /// Its container had to be made.
     Create,
+}
+
+impl WakeKind {
+    /// Its name in metrics, logs, tables and the header `server-timing`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Doze => "doze",
+            Self::Start => "start",
+            Self::Create => "create",
+        }
+    }
 }
 
 /// Answer 503 (or 429 for [`LeaseRefusalKind::WakeBudget`] and [`LeaseRefusalKind::Quota`]) to

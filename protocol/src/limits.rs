@@ -5,6 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::time::{DAY_S, HOUR_S};
+
 /// One tenant's limits. `Default` is the free tier.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -80,14 +82,16 @@ pub struct WarmHours {
 impl WarmHours {
     /// Seconds until the hours end, when `utc_s` (seconds since 1970) is among them.
     pub fn left_s(self, utc_s: u64) -> Option<u64> {
-        const HOUR_S: u64 = 3_600;
-        const DAY_S: u64 = 24 * HOUR_S;
         let (from, to) = (u64::from(self.from_h) * HOUR_S, u64::from(self.to_h) * HOUR_S);
         let length = if to > from { to - from } else { (DAY_S + to).saturating_sub(from) };
         let since = (utc_s % DAY_S + DAY_S).saturating_sub(from) % DAY_S;
         (since < length).then(|| length - since)
     }
 }
+
+/// What one scroll counts at least against [`Limits::phext_max_bytes`]. SQ's memory grows with the
+/// number of scrolls too: 50,000 small ones weigh as much as the 4 MB that 64 MiB can bear.
+pub const SCROLL_BYTES: u64 = 80;
 
 /// 2^20 bytes.
 pub const MIB: u64 = 1 << 20;

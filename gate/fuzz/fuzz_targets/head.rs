@@ -3,11 +3,11 @@
 #![no_main]
 
 use gate::identity::credentials::CredentialFault;
-use gate::http::request::{SqVersion, parse};
+use gate::http::request::parse;
 use gate::engine::stream::Head;
 use libfuzzer_sys::fuzz_target;
 use protocol::key::KEY_BYTES;
-use protocol::{KeyHash, Limits, headers};
+use protocol::{KeyHash, Limits, SqVersion, headers};
 
 const NAMES: [&str; 8] = [
     ":method",

@@ -2,9 +2,9 @@
 
 #![no_main]
 
-use gate::http::request::{Head, SqVersion, parse};
+use gate::http::request::{Head, parse};
 use libfuzzer_sys::fuzz_target;
-use protocol::Limits;
+use protocol::{Limits, SqVersion};
 
 fuzz_target!(|input: (&str, &[u8], Option<u64>, bool)| {
     let (method, path, content_length, has_body) = input;

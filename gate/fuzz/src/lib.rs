@@ -1,7 +1,7 @@
 //! A body through its check, whole and byte by byte.
 
-use gate::http::request::{Head, SqVersion, parse};
-use protocol::Limits;
+use gate::http::request::{Head, parse};
+use protocol::{Limits, SqVersion};
 
 /// Whether a POST with this body is taken, however it is cut.
 pub fn is_taken(path: &str, body: &[u8]) -> bool {

@@ -6,19 +6,19 @@
 use std::borrow::Cow;
 use std::rc::Rc;
 
-use protocol::{KeyHash, TenantStatus, Verdict, WakeKind, headers};
+use protocol::time::SECOND_NS;
+use protocol::{KeyHash, SqVersion, TenantStatus, Verdict, WakeKind, headers};
 
 use super::replies::try_again;
 use super::{Gate, Headers, MS_NS, Metric, Reply, Step, StreamId, WAITING_MAX};
 use crate::engine::leases::{Admission, Lease};
 use crate::engine::stream::{Head, State, Stream, Waiting};
-use crate::http::request::{self, SqVersion};
+use crate::http::request;
 use crate::identity::credentials::CredentialFault;
 use crate::identity::verdicts::Lookup;
 use crate::shared::Shared;
 use crate::{Refusal, RefusalKind};
 
-const SECOND_NS: u64 = 1_000_000_000;
 /// As many as there are at most, so that the list never grows.
 const FORWARDED_HEADERS: usize = 14;
 
@@ -232,8 +232,7 @@ impl Gate {
         };
         self.check_storage(id, shared)?;
         self.expect_body(id)?;
-        let sq_version = lease.as_ref().map_or(&self.config.sq_version, |l| &l.sq_version);
-        let sq_version = SqVersion::parse(sq_version).unwrap_or(SqVersion::V0_6_0);
+        let sq_version = lease.as_ref().map_or(self.config.sq_version, |l| l.sq_version);
         let cluster =
             lease.as_ref().map_or_else(|| verdict.tenant.cluster(), |l| l.cluster.clone());
         let headers = self.forward(id, verdict, cluster, sq_version, now_ns)?;
@@ -274,7 +273,7 @@ impl Gate {
     ) -> Way<Headers> {
         let Some(stream) = self.streams.get_mut(&id) else { return Err(internal()) };
         let Some(request) = &stream.request else { return Err(internal()) };
-        if !sq.has(request.endpoint) {
+        if !request.endpoint.exists_in(sq) {
             request::parse(&stream.head.as_request(), &verdict.limits, sq)?;
         }
         stream.forwarded_ns = now_ns;
@@ -334,12 +333,7 @@ pub(super) fn timing(auth_hit: bool, wake: Option<(WakeKind, u64)>) -> Cow<'stat
         }
         None | Some((WakeKind::None, _)) => Cow::Borrowed("auth;desc=miss, wake;desc=none"),
         Some((kind, ms)) => {
-            let kind = match kind {
-                WakeKind::None => "none",
-                WakeKind::Doze => "doze",
-                WakeKind::Start => "start",
-                WakeKind::Create => "create",
-            };
+            let kind = kind.as_str();
             Cow::Owned(format!("auth;desc={auth}, wake;desc={kind};dur={ms}"))
         }
     }

@@ -15,7 +15,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
-use protocol::{LeaseResponse, Limits, TenantId, TenantNotice, TierName, Verdict};
+use protocol::deadlines::LEASE_MAX_MS;
+use protocol::time::MS_NS;
+use protocol::{LeaseResponse, Limits, SqVersion, TenantId, TenantNotice, TierName, Verdict};
 
 use crate::engine::StreamId;
 
@@ -28,7 +30,7 @@ const BACK_OFF_NS: u64 = 100_000_000;
 /// A new orchestrator is found within this.
 const BACK_OFF_MAX_NS: u64 = 1_000_000_000;
 /// An answer may not bind for longer, whatever it says.
-const LEASE_MAX_NS: u64 = 3_600_000_000_000;
+const LEASE_MAX_NS: u64 = LEASE_MAX_MS * MS_NS;
 /// Questions per tick: the rest waits for the next, so that ten thousand leases that fall due at
 /// once don't become one burst.
 const DUE_MAX: usize = 200;
@@ -39,7 +41,7 @@ pub(crate) struct Lease {
     /// Value for `x-sq-cluster`.
     pub(crate) cluster: String,
     /// The SQ that answers.
-    pub(crate) sq_version: String,
+    pub(crate) sq_version: SqVersion,
     /// When it ends.
     pub(crate) until_ns: u64,
     /// From when on it is renewed if it is used.
@@ -191,10 +193,10 @@ impl Leases {
         let Some(tenant) = self.tenants.get_mut(id) else { return Vec::new() };
         let Some(asking) = tenant.asking.take() else { return Vec::new() };
         tenant.known.hear(answer.notice.clone(), asking.asked_ns, in_doubt);
-        let length_ns = answer.lease_ms.saturating_mul(1_000_000).min(LEASE_MAX_NS);
+        let length_ns = answer.lease_ms.saturating_mul(MS_NS).min(LEASE_MAX_NS);
         let lease = Rc::new(Lease {
             cluster: answer.cluster.clone(),
-            sq_version: answer.sq_version.clone(),
+            sq_version: answer.sq_version,
             until_ns: asking.asked_ns.saturating_add(length_ns),
             renew_at_ns: asking.asked_ns.saturating_add(length_ns / 2),
         });
@@ -278,8 +280,8 @@ impl Leases {
     }
 
     /// The SQ that answered last.
-    pub(crate) fn sq_version(&self, id: &TenantId) -> Option<&str> {
-        self.tenants.get(id)?.lease.as_ref().map(|lease| lease.sq_version.as_str())
+    pub(crate) fn sq_version(&self, id: &TenantId) -> Option<SqVersion> {
+        self.tenants.get(id)?.lease.as_ref().map(|lease| lease.sq_version)
     }
 
     /// A request of the tenant has gone out.

@@ -1,5 +1,6 @@
 //! What a tenant may use, applied: rate, quotas, storage; and the counting of what it used.
 
+use protocol::time::SECOND_NS;
 use protocol::{TenantId, TenantNotice, UsageResponse, Verdict, WakeKind};
 
 use super::admit::{Next, Way, internal};
@@ -12,7 +13,6 @@ use crate::limits::usage::{self, Fate, Served, Since};
 use crate::shared::Shared;
 use crate::{Refusal, RefusalKind};
 
-const SECOND_NS: u64 = 1_000_000_000;
 /// How soon a report goes out after a request near the end of a quota. With the second in which
 /// another VM asks for news, a used-up quota holds everywhere well within two seconds.
 const HURRY_NS: u64 = 250 * MS_NS;
@@ -172,8 +172,8 @@ impl Gate {
         if endpoint == Endpoint::Usage {
             return self.ask_usage(id, verdict).map(Some);
         }
-        let version = self.leases.sq_version(&verdict.tenant).unwrap_or(&self.config.sq_version);
-        Ok(Some(Next::Answer(self.answer(id, content_type, version.to_owned()))))
+        let version = self.leases.sq_version(&verdict.tenant).unwrap_or(self.config.sq_version);
+        Ok(Some(Next::Answer(self.answer(id, content_type, version.to_string()))))
     }
 
     fn ask_usage(&mut self, id: StreamId, verdict: &Verdict) -> Way<Next> {

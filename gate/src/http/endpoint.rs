@@ -19,6 +19,8 @@
 //! as `delete`: the scroll is empty afterwards in both, and SQ 0.5.0 moves all later scrolls when it
 //! keeps an empty one. `json-export` is made by the gateway from `get`.
 
+use protocol::SqVersion;
+
 /// An example that names a phext and a coordinate.
 macro_rules! example {
     ($verb:literal, $name:literal, BODY) => {
@@ -207,6 +209,11 @@ impl Endpoint {
         Self::JsonExport,
     ];
 
+    /// True if the release `sq` serves this endpoint.
+    pub fn exists_in(self, sq: SqVersion) -> bool {
+        self != Self::Query || sq.has_query()
+    }
+
     /// As it stands in the path, after `/api/v2/`.
     pub const fn name(self) -> &'static str {
         match self {
@@ -328,3 +335,19 @@ const QUERY_EXAMPLE: &str =
     "GET /api/v2/query?p=index&from=1.1.1/1.1.1/1.1.1&to=1.1.1/1.1.1/9.9.9&limit=100";
 const QUERY_SET_EXAMPLE: &str =
     "POST /api/v2/query?p=index with the body 1.1.1/1.1.1/1.1.1,1.1.1/1.1.1/1.1.2";
+
+#[cfg(test)]
+mod tests {
+    #[cfg(target_family = "wasm")]
+    use wasm_bindgen_test::wasm_bindgen_test as test;
+
+    use super::*;
+
+    #[test]
+    fn only_query_is_missing_before_0_6_0() {
+        for endpoint in Endpoint::ALL {
+            assert!(endpoint.exists_in(SqVersion::V0_6_0));
+            assert_eq!(endpoint.exists_in(SqVersion::V0_5_0), endpoint != Endpoint::Query);
+        }
+    }
+}

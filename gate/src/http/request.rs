@@ -14,7 +14,7 @@
 #[cfg(test)]
 mod tests;
 
-use protocol::Limits;
+use protocol::{Limits, SqVersion};
 
 use super::body::{QUERY_ITEMS_MAX, too_large};
 use super::endpoint::{BodyRule, Rule};
@@ -25,7 +25,6 @@ use crate::{Refusal, RefusalKind};
 pub use super::body::BodyCheck;
 pub use super::coordinate::Coordinate;
 pub use super::endpoint::{Class, Endpoint, Verb};
-pub use super::version::SqVersion;
 
 /// What every path begins with.
 pub(crate) const BASE: &str = "/api/v2/";
@@ -79,7 +78,7 @@ pub fn parse(head: &Head<'_>, limits: &Limits, sq: SqVersion) -> Result<Request,
     let (path, query) = split(head.path)?;
     let endpoint = endpoint_of(path)?;
     let rule = rule_of(endpoint, head.method)?;
-    if !sq.has(endpoint) {
+    if !endpoint.exists_in(sq) {
         let detail = format!("SQ {sq} has no {}; SQ 0.6.0 and later have", endpoint.name());
         return Err(Refusal::new(RefusalKind::NotImplemented, detail));
     }

@@ -8,9 +8,10 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use protocol::time::SECOND_NS;
+
 use crate::shared::{Shared, update};
 
-const SECOND_NS: u64 = 1_000_000_000;
 /// One client address gets this fraction of the budget.
 const SHARES: u64 = 4;
 /// A stored time further in the future means that the host's clock stepped back; it is discarded.

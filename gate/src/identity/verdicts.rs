@@ -18,6 +18,7 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
+use protocol::time::{MS_NS, SECOND_NS};
 use protocol::{Epoch, FilterConfig, KeyHash, Verdict, VerifyResponse};
 use serde::{Deserialize, Serialize};
 
@@ -28,8 +29,6 @@ use crate::shared::{Shared, update};
 
 /// Interval between attempts while the relay cannot be reached.
 const BACK_OFF_NS: u64 = 500_000_000;
-const SECOND_NS: u64 = 1_000_000_000;
-const MS_NS: u64 = 1_000_000;
 
 /// A verdict in shared data, under `v1/k/<digest>`. Without a verdict it is a tombstone.
 #[derive(Debug, Serialize, Deserialize)]

@@ -12,7 +12,7 @@
 //!
 //! A write is let through, and counted, when all of its body has come: an upload may take a minute,
 //! and what was measured at its head is old then. Its head is judged too, so that what can't fit is
-//! refused before it is sent. From its end on it may come to the disk for [`LANDS_MS`], unless SQ
+//! refused before it is sent. From its end on it may come to the disk for [`WRITE_LANDS_MS`], unless SQ
 //! answers: then it is there.
 //!
 //! An append passes if it fits. A replacement passes if everything *else* fits. So all VMs of an Envoy
@@ -30,6 +30,8 @@
 //! overshoot by what the others wrote since, a second or two while they are in use. The host's floor
 //! stands behind that; a hard limit per tenant only where the operator has set one up.
 
+use protocol::deadlines::{LEASE_MAX_MS, WRITE_LANDS_MS};
+use protocol::limits::SCROLL_BYTES;
 use protocol::{Limits, TenantId, TenantNotice};
 
 use crate::http::refusal::{Refusal, RefusalKind};
@@ -44,15 +46,8 @@ use record::Record;
 
 /// The most delimiters that one scroll adds: nine dimensions, 998 steps each (measured: 8 KB).
 pub(crate) const DELIMITERS_BYTES: u64 = 9 * 998;
-/// What one more scroll weighs at least, as the orchestrator measures phexts.
-const SCROLL_BYTES: u64 = 80;
-/// How long after its end a write may come to the disk that SQ has not answered: the route gives up
-/// after 30 s, and what SQ has taken by then it goes on with.
-pub(crate) const LANDS_MS: u64 = 60_000;
 /// What SQ has answered is in any measurement that begins so much later: a VM's clock is a tick old.
 const SEEN_MS: u64 = 100;
-/// How long VMs may go by an old notice: the longest lease that an orchestrator gives.
-const KEPT_MS: u64 = 600_000;
 
 /// What a request does to its phext.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -147,7 +142,7 @@ pub fn let_through(
 }
 
 /// SQ has answered a write: it is on disk, and the next measurement contains it. Should other VMs
-/// be in the way, it counts for [`LANDS_MS`] as if it were not.
+/// be in the way, it counts for [`WRITE_LANDS_MS`] as if it were not.
 pub fn answered(
     tenant: &TenantId,
     phext: &str,

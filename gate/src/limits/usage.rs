@@ -22,7 +22,8 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
-use protocol::calendar::{DAY_S, HOUR_S, Month};
+use protocol::calendar::Month;
+use protocol::time::{DAY_S, HOUR_S};
 use protocol::usage::UsageRow;
 use protocol::{GatewayId, TenantId, UsageReport, Verdict, WakeKind};
 

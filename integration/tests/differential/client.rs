@@ -1,7 +1,8 @@
 //! Random operations of a client, and the many ways to write each.
 
-use gate::http::request::{Coordinate, Endpoint, SqVersion};
+use gate::http::request::{Coordinate, Endpoint};
 use gate::http::text::is_break;
+use protocol::SqVersion;
 
 /// What is asked of one phext.
 #[derive(Debug)]
@@ -320,6 +321,6 @@ impl Operation {
             }
             _ => false,
         };
-        action || !sq.has(self.endpoint()) || WRONG_NAMES.contains(&self.phext.as_str())
+        action || !self.endpoint().exists_in(sq) || WRONG_NAMES.contains(&self.phext.as_str())
     }
 }

@@ -9,6 +9,7 @@ use integration::{Answer, Client, Http, until};
 use serde_json::Value;
 
 use crate::world::{Case, On, case};
+use protocol::time::DAY_S;
 
 /// A quota is passed → every worker refuses.
 const HOLDS_WITHIN: Duration = Duration::from_secs(2);
@@ -16,7 +17,6 @@ const HOLDS_WITHIN: Duration = Duration::from_secs(2);
 const LIFTED_WITHIN: Duration = Duration::from_secs(1);
 const CONNECTIONS: usize = 12;
 const QUOTA: u64 = 60;
-const DAY_S: u64 = 86_400;
 
 fn tiers() -> Builder {
     let rate = "  requests-per-s: 1_000_000\n  burst: 1_000_000\n";

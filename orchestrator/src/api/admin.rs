@@ -24,7 +24,7 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use futures_util::StreamExt;
 use futures_util::stream;
-use protocol::TenantId;
+use protocol::{SqVersion, TenantId};
 use serde::{Deserialize, Serialize};
 
 use crate::api::status::{HostStatus, LastWake, Status, TenantStatus};
@@ -59,7 +59,7 @@ pub struct Admin {
     /// Shown when it can't be used.
     pub ledger: Ledger,
     /// Shown.
-    pub sq_version: String,
+    pub sq_version: SqVersion,
 }
 
 /// Answer to `POST /v1/tenants/{id}/sleep`.
@@ -105,7 +105,7 @@ async fn tenants(State(admin): State<Admin>) -> Response {
     let host = HostStatus {
         runtime: description.kind.to_owned(),
         notes: description.notes,
-        sq_version: admin.sq_version.clone(),
+        sq_version: admin.sq_version,
         streams: admin.publisher.streams(),
         memory_available_bytes: host::memory_available(),
         disk: admin.disk.host().ok(),

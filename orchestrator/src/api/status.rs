@@ -3,7 +3,7 @@
 
 use std::fmt::Write;
 
-use protocol::{TenantId, TierName, WakeKind};
+use protocol::{SqVersion, TenantId, TierName, WakeKind};
 use serde::{Deserialize, Serialize};
 
 use crate::storage::disk::HostDisk;
@@ -25,7 +25,7 @@ pub struct HostStatus {
     /// What the runtime says of itself.
     pub notes: Vec<String>,
     /// What tenants are started with.
-    pub sq_version: String,
+    pub sq_version: SqVersion,
     /// Connected Envoys.
     pub streams: usize,
     /// Memory that can be had without swapping.
@@ -147,15 +147,7 @@ impl Status {
 
 impl TenantStatus {
     fn cells(&self) -> [String; HEADINGS.len()] {
-        let wake = self.last_wake.map_or_else(dash, |w| {
-            let kind = match w.kind {
-                WakeKind::None => "none",
-                WakeKind::Doze => "doze",
-                WakeKind::Start => "start",
-                WakeKind::Create => "create",
-            };
-            format!("{kind} {} ms", w.ms)
-        });
+        let wake = self.last_wake.map_or_else(dash, |w| format!("{} {} ms", w.kind.as_str(), w.ms));
         let death = self.last_death.as_ref();
         [
             self.tenant.to_string(),

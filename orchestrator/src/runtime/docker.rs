@@ -23,7 +23,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use protocol::TenantId;
-use sha2::{Digest, Sha256};
+use protocol::containers::{self, INSTALLATION, ROLE, ROLE_NAMESPACE};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 
@@ -56,14 +56,6 @@ const BRIDGE_PORTS: usize = 1_000;
 
 /// Deaths not yet taken by the lifecycle.
 const DEATHS: usize = 1024;
-
-const INSTALLATION: &str = "sq-gateway.installation";
-const ROLE: &str = "sq-gateway.role";
-const TENANT: &str = "sq-gateway.tenant";
-const TIER: &str = "sq-gateway.tier";
-const LIMITS: &str = "sq-gateway.limits";
-const VERSION: &str = "sq-gateway.sq-version";
-const BOOT: &str = "sq-gateway.boot";
 
 /// The runtime. Dropping it leaves the containers running.
 #[derive(Debug)]
@@ -120,8 +112,7 @@ impl DockerRuntime {
         let data_root = data_root
             .canonicalize()
             .map_err(|e| RuntimeError::Failed(format!("{}: {e}", data_root.display())))?;
-        let installation =
-            hex::encode(&Sha256::digest(data_root.as_os_str().as_encoded_bytes())[..6]);
+        let installation = containers::installation_id(data_root.as_os_str().as_encoded_bytes());
         let may_chown = rustix::process::geteuid().is_root();
         let owner = if may_chown { owner } else { own_ids() };
         let labels = HashMap::from([(INSTALLATION.to_owned(), installation.clone())]);
@@ -337,7 +328,7 @@ impl Inner {
             image: self.config.pause_image.clone(),
             network: self.config.network.clone(),
             owner: self.owner,
-            labels: self.labels("slot"),
+            labels: self.labels(ROLE_NAMESPACE),
             name_prefix: format!("sq-{}-slot-", self.installation),
         }
     }
@@ -345,7 +336,7 @@ impl Inner {
     /// Nobody knows whether a slot that an earlier orchestrator left was used before.
     async fn clear_unused_slots(&self) -> Result<(), RuntimeError> {
         let seen = self.engine.list(&self.ours()).await?;
-        let is_slot = |s: &&Seen| s.labels.get(ROLE).is_some_and(|role| role == "slot");
+        let is_slot = |s: &&Seen| s.labels.get(ROLE).is_some_and(|role| role == ROLE_NAMESPACE);
         for slot in seen.iter().filter(is_slot) {
             let joined = format!("container:{}", slot.id);
             if !seen.iter().any(|s| s.network == joined) {

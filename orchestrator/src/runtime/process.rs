@@ -239,7 +239,7 @@ impl Inner {
 
     async fn start(self: &Arc<Self>, spec: Spec) -> Result<Started, RuntimeError> {
         self.stop(&spec.tenant).await?;
-        let binary = PathBuf::from(self.sq.replace("{version}", &spec.sq_version));
+        let binary = PathBuf::from(self.sq.replace("{version}", &spec.sq_version.to_string()));
         if !binary.exists() {
             return Err(RuntimeError::Missing(format!(
                 "there is no {}: run `make setup`",
@@ -358,7 +358,7 @@ impl Inner {
             tenant: spec.tenant.clone(),
             tier: spec.tier.clone(),
             limits: spec.limits.clone(),
-            sq_version: spec.sq_version.clone(),
+            sq_version: spec.sq_version,
             pid,
             start_ticks: start_ticks(pid).ok_or_else(died)?,
             boot: self.boot.clone(),

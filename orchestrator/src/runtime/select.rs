@@ -130,7 +130,7 @@ async fn connect_docker(config: &Config) -> anyhow::Result<DockerRuntime> {
 }
 
 fn checked_process_runtime(config: &Config) -> anyhow::Result<ProcessRuntime> {
-    let sq = config.process.sq.replace("{version}", &config.sq_version);
+    let sq = config.process.sq.replace("{version}", &config.sq_version.to_string());
     if !Path::new(&sq).exists() {
         return Err(anyhow!(
             "process.sq: {sq} does not exist; `scripts/setup.sh` installs it, or name another file"

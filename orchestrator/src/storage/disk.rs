@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use libphext::phext;
 
 use protocol::TenantId;
+use protocol::limits::SCROLL_BYTES;
 use rustix::fs::statvfs;
 use serde::{Deserialize, Serialize};
 
@@ -26,8 +27,6 @@ use crate::storage::vault::PHEXT_SUFFIX;
 use crate::storage::vault::copy::Stamp;
 use crate::storage::vault::files::{self, FILE_MAX_BYTES};
 
-/// What a scroll counts at least: 50,000 scrolls weigh as much as the 4 MB that 64 MiB can bear.
-const SCROLL_BYTES: u64 = 80;
 /// Read at a time while scrolls are counted.
 const CHUNK_BYTES: usize = 256 * 1024;
 /// Files whose scrolls are remembered; past this half of them are counted anew.

@@ -22,7 +22,7 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::Arc;
 use std::time::Duration;
 
-use protocol::TenantId;
+use protocol::{SqVersion, TenantId};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
@@ -63,7 +63,7 @@ pub struct Parts {
     /// Counts.
     pub metrics: Arc<Metrics>,
     /// What tenants run.
-    pub sq_version: String,
+    pub sq_version: SqVersion,
 }
 
 /// Why the driver can't go on; the process goes down with it.
@@ -82,7 +82,7 @@ pub struct Driver {
     jobs: JoinSet<Done>,
     endpoints: HashMap<TenantId, Endpoint>,
     /// SQ versions of tenants found running with another than the present one.
-    versions: HashMap<TenantId, String>,
+    versions: HashMap<TenantId, SqVersion>,
     replies: HashMap<u64, (TenantId, oneshot::Sender<LeaseOutcome>)>,
     next_waiter: u64,
 }
@@ -104,7 +104,7 @@ impl Driver {
         for f in &found {
             if let Some(endpoint) = &f.endpoint {
                 endpoints.insert(f.tenant.clone(), endpoint.clone());
-                versions.insert(f.tenant.clone(), f.sq_version.clone());
+                versions.insert(f.tenant.clone(), f.sq_version);
             }
         }
         info!(tenants = found.len(), running = endpoints.len(), "adopted");
@@ -330,14 +330,14 @@ impl Driver {
         Some(self.parts.publisher.publish(tenant, &spec))
     }
 
-    fn version(&self, tenant: &TenantId) -> &str {
-        self.versions.get(tenant).unwrap_or(&self.parts.sq_version)
+    fn version(&self, tenant: &TenantId) -> SqVersion {
+        self.versions.get(tenant).copied().unwrap_or(self.parts.sq_version)
     }
 
     fn perform_one(&mut self, effect: Effect) {
         match effect {
             Effect::Start { tenant, tier, limits } => {
-                let sq_version = self.parts.sq_version.clone();
+                let sq_version = self.parts.sq_version;
                 let spec = Spec { tenant, tier, limits: *limits, sq_version };
                 self.jobs.spawn(jobs::start(self.parts.clone(), spec));
             }
@@ -366,7 +366,7 @@ impl Driver {
                 };
                 self.parts.metrics.count_lease_request(refusal);
                 if let Some((tenant, reply)) = self.replies.remove(&waiter) {
-                    let sq_version = self.version(&tenant).to_owned();
+                    let sq_version = self.version(&tenant);
                     // An asker that has left needs no answer.
                     let _ = reply.send(LeaseOutcome { answer, sq_version });
                 }

@@ -11,7 +11,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use protocol::calendar::{DAY_S, HOUR_S, Month};
+use protocol::calendar::Month;
+use protocol::time::{DAY_S, HOUR_S};
 use protocol::usage::{OTHER_REASON, REASONS, UsageRow};
 use protocol::{Counters, TenantId, TenantNotice, TierName, WakeKind};
 use serde::{Deserialize, Serialize};

@@ -24,7 +24,7 @@ use envoy_types::pb::envoy::extensions::filters::network::http_connection_manage
 use envoy_types::pb::envoy::extensions::upstreams::http::v3 as upstream;
 use envoy_types::pb::google::protobuf::{Any, Duration, UInt32Value};
 use prost::{Message, Name};
-use protocol::{Limits, TenantId};
+use protocol::{Limits, SqVersion, TenantId};
 
 /// Type URL of clusters, as Envoy asks for them.
 pub(super) const CLUSTER_TYPE: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
@@ -94,16 +94,14 @@ pub struct ClusterSpec {
 }
 
 impl ClusterSpec {
-    /// Describes the cluster of an instance of `sq_version` under the tenant's limits.
-    pub fn new(address: SocketAddr, token: BearerToken, limits: &Limits, sq_version: &str) -> Self {
-        // SQ before 0.6 is safe only with one request at a time.
-        let concurrency = if sq_version.starts_with("0.5.") { 1 } else { limits.concurrency };
+    /// Describes the cluster of an instance of `sq` under the tenant's limits.
+    pub fn new(address: SocketAddr, token: BearerToken, limits: &Limits, sq: SqVersion) -> Self {
         let buffer = limits.phext_max_bytes().saturating_mul(BUFFER_PER_PHEXT);
         let buffer = buffer.clamp(BUFFER_MIN_BYTES, BUFFER_MAX_BYTES);
         Self {
             address,
             token,
-            concurrency: concurrency.max(1),
+            concurrency: sq.safe_concurrency(limits.concurrency),
             buffer_bytes: u32::try_from(buffer).unwrap_or(u32::MAX),
         }
     }
@@ -250,14 +248,15 @@ mod tests {
 
     fn spec(limits: &Limits, sq_version: &str) -> ClusterSpec {
         let address = "10.0.0.2:1337".parse().unwrap();
-        ClusterSpec::new(address, BearerToken::new("secret"), limits, sq_version)
+        ClusterSpec::new(address, BearerToken::new("secret"), limits, sq_version.parse().unwrap())
     }
 
     #[test]
     fn sq_0_5_gets_one_request_at_a_time() {
         let limits = Limits { concurrency: 4, ..Limits::default() };
         assert_eq!(spec(&limits, "0.6.0").concurrency, 4);
-        assert_eq!(spec(&limits, "0.5.0").concurrency, 1);
+        assert_eq!(spec(&limits, "0.5.2").concurrency, 4);
+        assert_eq!(spec(&limits, "0.5.1").concurrency, 1);
     }
 
     #[test]

@@ -14,6 +14,7 @@ use tempfile::TempDir;
 
 use crate::rules;
 use crate::tools::{VERSIONS, eventually, read, spec, tenant, write};
+use protocol::containers::{BOOT, INSTALLATION, ROLE, ROLE_NAMESPACE, TENANT};
 
 /// One installation on the daemon; everything of it is removed at the end, also of a failed test.
 struct Home {
@@ -48,16 +49,16 @@ impl Home {
             "network",
             "inspect",
             "-f",
-            "{{index .Labels \"sq-gateway.installation\"}}",
+            &format!("{{{{index .Labels \"{INSTALLATION}\"}}}}"),
             &self.network,
         ]);
-        let label = format!("label=sq-gateway.installation={}", label.trim());
+        let label = format!("label={INSTALLATION}={}", label.trim());
         let found = docker(&["ps", "-aq", "--no-trunc", "--filter", &label, "--filter", filter]);
         found.lines().map(str::to_owned).collect()
     }
 
     fn container_of(&self, name: &str) -> String {
-        self.containers(&format!("label=sq-gateway.tenant={name}")).remove(0)
+        self.containers(&format!("label={TENANT}={name}")).remove(0)
     }
 }
 
@@ -181,7 +182,7 @@ async fn a_used_slot_is_thrown_away_and_replaced() {
     let runtime = home.runtime().await;
     let ready = async || (runtime.slots_ready() == 1).then_some(());
     eventually("a slot is ready", ready).await;
-    let slot = home.containers("label=sq-gateway.role=slot").remove(0);
+    let slot = home.containers(&format!("label={ROLE}={ROLE_NAMESPACE}")).remove(0);
     let endpoint = runtime.start(spec("alice", "0.6.0")).await.unwrap().endpoint;
     let mode = docker(&["inspect", "-f", "{{.HostConfig.NetworkMode}}", &endpoint.instance.0]);
     assert_eq!(mode.trim(), format!("container:{slot}"));
@@ -193,7 +194,7 @@ async fn a_used_slot_is_thrown_away_and_replaced() {
 
     runtime.stop(&tenant("alice")).await.unwrap();
     eventually("the used slot is gone", async || {
-        let slots = home.containers("label=sq-gateway.role=slot");
+        let slots = home.containers(&format!("label={ROLE}={ROLE_NAMESPACE}"));
         (slots.len() == 1 && !slots.contains(&slot)).then_some(())
     })
     .await;
@@ -205,7 +206,7 @@ async fn a_start_that_fails_leaves_no_slot_behind() {
     let home = home(1);
     let runtime = home.runtime().await;
     eventually("a slot is ready", async || (runtime.slots_ready() == 1).then_some(())).await;
-    let slot = home.containers("label=sq-gateway.role=slot").remove(0);
+    let slot = home.containers(&format!("label={ROLE}={ROLE_NAMESPACE}")).remove(0);
     let endpoint = runtime.start(spec("alice", "0.6.0")).await.unwrap().endpoint;
     docker(&["kill", &endpoint.instance.0]);
     let folder = home.dir.path().join("alice");
@@ -213,7 +214,7 @@ async fn a_start_that_fails_leaves_no_slot_behind() {
     fs::write(&folder, "not a folder").unwrap();
     runtime.start(spec("alice", "0.6.0")).await.unwrap_err();
     eventually("its slot is gone", async || {
-        let slots = home.containers("label=sq-gateway.role=slot");
+        let slots = home.containers(&format!("label={ROLE}={ROLE_NAMESPACE}"));
         (!slots.contains(&slot)).then_some(())
     })
     .await;
@@ -281,7 +282,7 @@ async fn what_an_earlier_boot_left_is_told_from_what_died_in_this_one() {
     docker(&["rm", "--force", &id]);
     let mut again = vec!["run".to_owned(), "--name".to_owned(), name[1..].to_owned()];
     for (label, value) in labels.as_object().unwrap() {
-        let value = if label == "sq-gateway.boot" { "another" } else { value.as_str().unwrap() };
+        let value = if label == BOOT { "another" } else { value.as_str().unwrap() };
         again.extend(["--label".to_owned(), format!("{label}={value}")]);
     }
     // It says how it is used, and ends.

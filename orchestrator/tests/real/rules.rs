@@ -39,7 +39,7 @@ pub(crate) async fn an_instance_lives_through_its_states<R: Runtime>(
     assert_eq!((found.tenant.as_str(), found.tier.as_str()), ("alice", "free"));
     assert_eq!(
         (found.limits, found.sq_version),
-        (spec("alice", version).limits, version.to_owned())
+        (spec("alice", version).limits, version.parse().unwrap())
     );
     runtime.pause(&alice).await.unwrap();
     drop(runtime);

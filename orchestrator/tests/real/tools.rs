@@ -44,7 +44,7 @@ pub(crate) fn spec(name: &str, version: &str) -> Spec {
         tenant: tenant(name),
         tier: TierName::parse("free").unwrap(),
         limits: Limits::default(),
-        sq_version: version.to_owned(),
+        sq_version: version.parse().unwrap(),
     }
 }
 

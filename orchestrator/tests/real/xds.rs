@@ -191,7 +191,7 @@ const SELECT: &str = "/api/v2/select?p=notes&c=1.1.1/1.1.1/1.1.1";
 
 fn cluster_of(endpoint: &Endpoint, version: &str) -> ClusterSpec {
     let token = BearerToken::new(endpoint.key.expose());
-    ClusterSpec::new(endpoint.address, token, &Limits::default(), version)
+    ClusterSpec::new(endpoint.address, token, &Limits::default(), version.parse().unwrap())
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,8 +12,7 @@ use crate::engine::{
 };
 use crate::shared::Local;
 
-pub(super) const MS: u64 = 1_000_000;
-pub(super) const SECOND: u64 = 1_000 * MS;
+pub(super) use protocol::time::{MS_NS as MS, SECOND_NS as SECOND};
 
 /// Where a request stands, as its client sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -112,7 +111,7 @@ pub(super) fn granted(tenant: &str, lease_ms: u64) -> Vec<u8> {
         wake: lease::WakeKind::Start,
         wake_ms: 300,
         waker: false,
-        sq_version: "0.6.0".to_owned(),
+        sq_version: protocol::SqVersion::V0_6_0,
         notice: lease::TenantNotice::default(),
     };
     serde_json::to_vec(&answer).unwrap()

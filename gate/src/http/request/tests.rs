@@ -4,6 +4,7 @@ mod properties;
 
 use super::*;
 use crate::http::endpoint;
+use protocol::SqVersion;
 #[cfg(target_family = "wasm")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
 

@@ -5,7 +5,7 @@ use crate::shared::{Changed, Local};
 #[cfg(target_family = "wasm")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
 
-const SECOND: u64 = 1_000_000_000;
+use protocol::time::SECOND_NS as SECOND;
 const START: u64 = 1_800_000_000 * SECOND;
 
 fn alice() -> TenantId {

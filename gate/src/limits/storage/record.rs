@@ -2,7 +2,7 @@
 //! were let through and may not be in it.
 //!
 //! ```text
-//!  let_through ─► due LANDS_MS later ── answered: on disk, due in a moment ──► measured after that: gone
+//!  let_through ─► due WRITE_LANDS_MS later ── answered: on disk, due in a moment ──► measured after that: gone
 //!                          └──────────── no answer: may still land ──────────► measured after that: gone
 //! ```
 //!
@@ -10,7 +10,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{KEPT_MS, Known, LANDS_MS, SEEN_MS, Written};
+use super::{Known, LEASE_MAX_MS, SEEN_MS, WRITE_LANDS_MS, Written};
 use crate::http::request::Coordinate;
 
 /// First byte of the record: the layout. Another one is read as absent.
@@ -18,7 +18,7 @@ const VERSION: u8 = 2;
 /// Entries of a record, about 40 bytes each: what a tenant has let through within a second or two,
 /// and what is on its way. One more is folded into others, which counts more and never less.
 const WRITES_MAX: usize = 256;
-/// Phexts written within [`KEPT_MS`]. One more takes the place of the longest unused, whose size VMs
+/// Phexts written within [`LEASE_MAX_MS`]. One more takes the place of the longest unused, whose size VMs
 /// with an older notice then take from that.
 const PHEXTS_MAX: usize = 128;
 /// Writes are put together when they fall due within the same so many milliseconds.
@@ -78,7 +78,7 @@ impl Record {
         record.phexts.retain_mut(|phext| {
             phext.size = known.notice.phexts.get(&phext.name).copied().unwrap_or(0);
             phext.writes.retain(|writes| writes.due_ms > known.measured_ms);
-            !phext.writes.is_empty() || phext.written_ms + KEPT_MS > now_ms
+            !phext.writes.is_empty() || phext.written_ms + LEASE_MAX_MS > now_ms
         });
         record
     }
@@ -127,7 +127,8 @@ impl Record {
         now_ms: u64,
     ) -> Result<Written, Full> {
         self.make_room(name)?;
-        let written = Written { replaces, growth, due_ms: up_to(now_ms + LANDS_MS, ON_ITS_WAY_MS) };
+        let written =
+            Written { replaces, growth, due_ms: up_to(now_ms + WRITE_LANDS_MS, ON_ITS_WAY_MS) };
         let size = self.measured_phext(known, name);
         let phext = match self.phexts.iter_mut().position(|phext| phext.name == name) {
             Some(at) => &mut self.phexts[at],

@@ -7,7 +7,7 @@ use crate::shared::Local;
 #[cfg(target_family = "wasm")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
 
-const SECOND: u64 = 1_000;
+use protocol::time::SECOND_MS as SECOND;
 const NOW: u64 = 1_800_000_000 * SECOND;
 
 fn alice() -> TenantId {
@@ -168,7 +168,7 @@ fn what_sq_has_not_answered_counts_until_it_can_t_come_any_more() {
         assert_eq!((refused.kind, refused.retry_after_s), (RefusalKind::StorageFull, Some(1)));
     }
     // Both failed upstream: a measurement that must have seen them says so.
-    world.now_ms = NOW + LANDS_MS + SECOND;
+    world.now_ms = NOW + WRITE_LANDS_MS + SECOND;
     assert_eq!(world.now(&none, append(350_000), "c"), Ok(()));
 }
 
@@ -319,7 +319,7 @@ enum Step {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let lands = prop_oneof![3 => 0..300_u64, 1 => 0..LANDS_MS];
+    let lands = prop_oneof![3 => 0..300_u64, 1 => 0..WRITE_LANDS_MS];
     let write = (0..VMS, 0..PHEXTS, 0..3_usize, 0..BODY, any::<bool>(), lands, any::<bool>());
     prop_oneof![
         8 => write.prop_map(|(vm, phext, scroll, bytes, replace, lands_after_ms, answered)| {
@@ -372,7 +372,7 @@ proptest! {
             match step {
                 Step::Write { vm, phext, scroll, bytes, replace, lands_after_ms, answered } => {
                     // No lease is longer than that, and each brings a notice.
-                    if told[vm].1 + KEPT_MS <= world.now_ms {
+                    if told[vm].1 + LEASE_MAX_MS <= world.now_ms {
                         told[vm] = (sq.notice(), world.now_ms);
                     }
                     let at = scroll_at(scroll);

@@ -8,7 +8,7 @@ use super::*;
 use wasm_bindgen_test::wasm_bindgen_test as test;
 
 const NOON: u64 = 1_799_971_200; // 2027-01-15 00:00 UTC plus hours below
-const HOUR: u64 = 3_600;
+use protocol::time::HOUR_S as HOUR;
 
 fn tenant(n: usize) -> TenantId {
     TenantId::parse(&format!("t{n}")).unwrap()

@@ -3,11 +3,12 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 
-use protocol::{Limits, TenantId, TierName};
+use protocol::containers::{BOOT, LIMITS, ROLE, ROLE_SQ, SQ_VERSION, TENANT, TIER};
+use protocol::{Limits, SqVersion, TenantId, TierName};
 
 use super::engine::{Seen, SeenState};
 use super::network_pool::Slot;
-use super::{BOOT, Inner, LIMITS, Live, PORT, ROLE, TENANT, TIER, VERSION};
+use super::{Inner, Live, PORT};
 use crate::runtime::instance_key::InstanceKey;
 use crate::runtime::{Endpoint, Found, FoundState, InstanceId, RuntimeError};
 
@@ -17,7 +18,7 @@ impl Inner {
         let slots: HashMap<&str, IpAddr> =
             seen.iter().filter_map(|s| Some((s.id.as_str(), s.address?))).collect();
         let mut found = Vec::new();
-        for container in seen.iter().filter(|s| s.labels.get(ROLE).is_some_and(|r| r == "sq")) {
+        for container in seen.iter().filter(|s| s.labels.get(ROLE).is_some_and(|r| r == ROLE_SQ)) {
             // Between making and starting: `start` deals with it, here or when it is next called.
             if container.state == SeenState::Created {
                 continue;
@@ -76,11 +77,11 @@ impl Inner {
     }
 }
 
-fn described(labels: &HashMap<String, String>) -> Option<(TenantId, TierName, Limits, String)> {
+fn described(labels: &HashMap<String, String>) -> Option<(TenantId, TierName, Limits, SqVersion)> {
     let tenant = TenantId::parse(labels.get(TENANT)?).ok()?;
     let tier = TierName::parse(labels.get(TIER)?).ok()?;
     let limits = serde_json::from_str(labels.get(LIMITS)?).ok()?;
-    Some((tenant, tier, limits, labels.get(VERSION)?.clone()))
+    Some((tenant, tier, limits, SqVersion::parse(labels.get(SQ_VERSION)?)?))
 }
 
 /// The key that a container was started with.

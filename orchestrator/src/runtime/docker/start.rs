@@ -4,11 +4,12 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use protocol::containers::{BOOT, LIMITS, ROLE_SQ, SQ_VERSION, TENANT, TIER};
 use protocol::{TenantId, WakeKind};
 use tokio::task::spawn_blocking;
 
 use super::engine::{Blueprint, EngineError, Seen, SeenState};
-use super::{BOOT, Inner, LIMITS, LOOK_EVERY, Live, MALLOC_ENV, PIDS, PORT, TENANT, TIER, VERSION};
+use super::{Inner, LOOK_EVERY, Live, MALLOC_ENV, PIDS, PORT};
 use crate::runtime::instance_key::InstanceKey;
 use crate::runtime::{Endpoint, ExitKind, InstanceId, RuntimeError, Spec, Started};
 use crate::runtime::{folder, probe};
@@ -37,7 +38,7 @@ impl Inner {
         folder::create(&data_folder)?;
         let data = data_folder.clone();
         let proof = spawn_blocking(move || folder::prepare(&data, owner));
-        let image = self.config.image.replace("{version}", &spec.sq_version);
+        let image = self.config.image.replace("{version}", &spec.sq_version.to_string());
         let key = InstanceKey::generate().map_err(|e| RuntimeError::Failed(e.to_string()))?;
         let blueprint = self.blueprint(spec, image, data_folder, &key);
         // Made meanwhile: that takes long, and the folder need only be there.
@@ -63,11 +64,11 @@ impl Inner {
         key: &InstanceKey,
     ) -> Blueprint {
         let inside = format!("/data/{}", spec.tenant);
-        let mut labels = self.labels("sq");
+        let mut labels = self.labels(ROLE_SQ);
         labels.insert(TENANT.to_owned(), spec.tenant.to_string());
         labels.insert(TIER.to_owned(), spec.tier.to_string());
         labels.insert(LIMITS.to_owned(), serde_json::to_string(&spec.limits).unwrap_or_default());
-        labels.insert(VERSION.to_owned(), spec.sq_version.clone());
+        labels.insert(SQ_VERSION.to_owned(), spec.sq_version.to_string());
         labels.insert(BOOT.to_owned(), self.boot.clone());
         let port = PORT.to_string();
         let command = ["host", &port, "--key", key.expose(), "--data-dir", &inside];

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use protocol::{Limits, TenantId, TierName};
+use protocol::{Limits, SqVersion, TenantId, TierName};
 use rustix::process::{Signal, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -31,7 +31,7 @@ pub(super) struct Record {
     pub(super) tenant: TenantId,
     pub(super) tier: TierName,
     pub(super) limits: Limits,
-    pub(super) sq_version: String,
+    pub(super) sq_version: SqVersion,
     pub(super) pid: i32,
     pub(super) start_ticks: u64,
     pub(super) boot: String,
@@ -73,7 +73,7 @@ impl Live {
             tenant: self.record.tenant.clone(),
             tier: self.record.tier.clone(),
             limits: self.record.limits.clone(),
-            sq_version: self.record.sq_version.clone(),
+            sq_version: self.record.sq_version,
             state,
             endpoint: if exit.is_none() { self.record.endpoint() } else { None },
         }

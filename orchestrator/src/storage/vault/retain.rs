@@ -1,8 +1,8 @@
 //! Which point-in-time copies stay. Pure.
 
+use protocol::time::{DAY_S, HOUR_S};
+
 /// Seconds of an hour and of a day.
-const HOUR_S: u64 = 3_600;
-const DAY_S: u64 = 24 * HOUR_S;
 
 /// Copies to remove: of `taken_s` (seconds since 1970, any order) the newest of each of the last
 /// `hourly` hours and the newest of each of the last `daily` days that have one stay.

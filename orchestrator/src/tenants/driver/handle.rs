@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use protocol::{LeaseRequest, Limits, TenantId};
+use protocol::{LeaseRequest, Limits, SqVersion, TenantId};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::tenants::lifecycle::{Answer, Drain, Ms, State, TenantView};
@@ -52,7 +52,7 @@ pub struct LeaseOutcome {
     /// The lease, or why not.
     pub answer: Answer,
     /// What the tenant runs.
-    pub sq_version: String,
+    pub sq_version: SqVersion,
 }
 
 /// Asks the driver. Cheap to clone.

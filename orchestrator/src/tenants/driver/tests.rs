@@ -104,7 +104,7 @@ struct Bench {
 fn parts(runtime: Arc<Words>, vault: Option<Arc<Vault>>) -> Parts {
     let (publisher, _events) = Publisher::new();
     let metrics = Arc::new(Metrics::default());
-    Parts { runtime, publisher, vault, metrics, sq_version: "0.6.0".to_owned() }
+    Parts { runtime, publisher, vault, metrics, sq_version: protocol::SqVersion::V0_6_0 }
 }
 
 async fn bench() -> Bench {
@@ -231,7 +231,7 @@ async fn an_sq_whose_data_cannot_be_settled_is_stopped_and_never_asked() {
     let vault = Arc::new(Vault::open(&dir.path().join("vault"), &data).unwrap());
     let runtime = Arc::new(Words::default());
     let (tier, limits) = (TierName::parse("free").unwrap(), Limits::default());
-    let spec = Spec { tenant, tier, limits, sq_version: "0.6.0".to_owned() };
+    let spec = Spec { tenant, tier, limits, sq_version: protocol::SqVersion::V0_6_0 };
     let done = jobs::start(parts(runtime.clone(), Some(vault)), spec).await;
     assert!(matches!(done.event, Some(Event::StartFailed { damaged: false, .. })), "{done:?}");
     assert_eq!(runtime.calls(), ["start a", "stop a"]);
@@ -261,7 +261,7 @@ async fn only_what_no_further_try_heals_makes_a_tenant_damaged() {
     let start = async || {
         let tenant = TenantId::parse("a").unwrap();
         let (tier, limits) = (TierName::parse("free").unwrap(), Limits::default());
-        let spec = Spec { tenant, tier, limits, sq_version: "0.6.0".to_owned() };
+        let spec = Spec { tenant, tier, limits, sq_version: protocol::SqVersion::V0_6_0 };
         match jobs::start(parts.clone(), spec).await.event {
             Some(Event::StartFailed { damaged, .. }) => Some(damaged),
             _ => None,

@@ -1,6 +1,7 @@
 //! One tenant as the lifecycle knows it: facts and the state they led to.
 
 use protocol::lease::LeaseRefusalKind;
+use protocol::time::HOUR_MS;
 use protocol::{GatewayId, Limits, TierName, WakeKind};
 
 use crate::runtime::{ExitKind, InstanceId};
@@ -190,7 +191,6 @@ pub(super) struct Budget {
 }
 
 /// The window of the wake budget.
-const HOUR_MS: Ms = 3_600_000;
 
 impl Budget {
     /// Milliseconds until a start is allowed; `None`: now.

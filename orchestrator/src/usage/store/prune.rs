@@ -5,7 +5,8 @@
 
 use std::collections::BTreeMap;
 
-use protocol::calendar::{DAY_S, HOUR_S, Month};
+use protocol::calendar::Month;
+use protocol::time::{DAY_S, HOUR_S};
 use rusqlite::{OptionalExtension, Transaction, params};
 
 use super::plans::PLANS_MAX;

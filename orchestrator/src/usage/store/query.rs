@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-use protocol::calendar::{DAY_S, HOUR_S, Month};
+use protocol::calendar::Month;
+use protocol::time::{DAY_S, HOUR_S};
 use protocol::usage::born_s;
 use protocol::{GatewayId, Limits, TenantId, TierName};
 use rusqlite::{OptionalExtension, params};

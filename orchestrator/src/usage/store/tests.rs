@@ -2,7 +2,8 @@ use std::collections::BTreeMap;
 use std::process::{Command, Stdio};
 
 use proptest::prelude::*;
-use protocol::calendar::{DAY_S, HOUR_S, Month};
+use protocol::calendar::Month;
+use protocol::time::{DAY_S, HOUR_S};
 use protocol::usage::UsageRow;
 use protocol::{Counters, Limits, TierName};
 use tempfile::TempDir;

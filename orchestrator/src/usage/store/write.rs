@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 
-use protocol::calendar::{HOUR_S, Month};
+use protocol::calendar::Month;
+use protocol::time::HOUR_S;
 use protocol::usage::UsageRow;
 use protocol::{GatewayId, TenantId, UsageReport};
 use rusqlite::{OptionalExtension, Transaction, params};

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::http::{endpoint, text};
+use protocol::SqVersion;
 #[cfg(target_family = "wasm")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
 

@@ -14,7 +14,7 @@ fn adopted_tenants_are_published_and_count_as_leased() {
         tenant: id("a"),
         tier: TierName::parse("free").unwrap(),
         limits: Limits { doze_after_s: Some(0), ..Limits::default() },
-        sq_version: "0.6.0".to_owned(),
+        sq_version: protocol::SqVersion::V0_6_0,
         state,
         endpoint: Some(endpoint.clone()),
     };
@@ -35,7 +35,7 @@ fn one_that_died_while_nobody_watched_is_started_for_those_who_may_hold_leases()
         tenant: id("a"),
         tier: TierName::parse("free").unwrap(),
         limits: Limits::default(),
-        sq_version: "0.6.0".to_owned(),
+        sq_version: protocol::SqVersion::V0_6_0,
         state,
         endpoint: None,
     };

@@ -361,7 +361,7 @@ impl World {
                 tenant: tenant(t),
                 tier: TierName::parse("free").unwrap(),
                 limits: self.limits[t].clone(),
-                sq_version: "0.6.0".to_owned(),
+                sq_version: protocol::SqVersion::V0_6_0,
                 state,
                 endpoint: sq.alive.map(|life| Endpoint {
                     instance: instance(t, life),
