@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use orchestrator::usage::store::Store;
-use orchestrator::usage::sums::Tally;
+use orchestrator::usage::tally::Tally;
 use protocol::calendar::Month;
 use protocol::time::HOUR_S;
 use protocol::usage::UsageRow;
@@ -41,7 +41,7 @@ fn measure(tenants: usize, path: &Path) -> anyhow::Result<()> {
     for hour in 0..HOURS {
         bench.tell(tenants, hour, first + hour, 3)?;
         if hour % 24 == 23 {
-            let before = bench.store.rows()?;
+            let before = bench.store.hour_rows()?;
             let now_s = (first + hour + 1) * HOUR_S;
             loop {
                 let step = Instant::now();
@@ -52,7 +52,7 @@ fn measure(tenants: usize, path: &Path) -> anyhow::Result<()> {
                     break;
                 }
             }
-            pruned += before - bench.store.rows()?;
+            pruned += before - bench.store.hour_rows()?;
         }
     }
     let Bench { rows, insert, .. } = bench;
@@ -65,14 +65,14 @@ fn measure(tenants: usize, path: &Path) -> anyhow::Result<()> {
     let end_s = (first + HOURS) * HOUR_S;
     let month = Month::of(NOW);
     let span = month.start_s()..month.next().start_s();
-    let reader = Store::open_to_read(path)?;
+    let reader = Store::open_read_only(path)?;
     let started = Instant::now();
-    let lines = reader.lines(span.clone())?;
+    let lines = reader.sums_by_tenant(span.clone())?;
     say(&format!("month of all, {} lines", lines.len()), &took(started));
     for (what, tenant) in [("one that came each hour", 0), ("one that came once", 999)] {
         let (started, tenant) = (Instant::now(), name(tenant)?);
         for _ in 0..100 {
-            reader.tenant(&tenant, span.clone())?;
+            reader.tenant_sums(&tenant, span.clone())?;
         }
         let each = ms(started.elapsed()) / 100.0;
         say(&format!("month of {what}"), &format!("{each:.2} ms"));
@@ -91,7 +91,7 @@ fn measure(tenants: usize, path: &Path) -> anyhow::Result<()> {
     say("open with integrity check", &took(started));
     let started = Instant::now();
     let mut tally = Tally::default();
-    store.recent(end_s)?.iter().for_each(|added| tally.count(added));
+    store.recent_increases(end_s)?.iter().for_each(|added| tally.add(added));
     say("sums for notices rebuilt", &took(started));
     Ok(())
 }

@@ -1,4 +1,12 @@
-//! HTTP endpoints of the orchestrator.
+//! The HTTP APIs of the orchestrator, on loopback only.
+//!
+//! | API | client | modules |
+//! |---|---|---|
+//! | gate | the filter in Envoy | [`lease`], [`usage`] |
+//! | admin | the operator, Prometheus | [`admin`], [`snapshots`], [`usage`] |
+//!
+//! [`loopback`] keeps web pages out of both. The bodies of the admin API's responses are re-exported
+//! here, for clients in Rust.
 
 pub mod admin;
 pub mod lease;
@@ -6,3 +14,8 @@ pub mod loopback;
 pub mod snapshots;
 pub mod status;
 pub mod usage;
+
+pub use admin::SleepReport;
+pub use snapshots::{RestoreReport, SnapshotFolder};
+pub use status::{HostStatus, LastWake, Status, TenantStatus};
+pub use usage::{LedgerFile, MonthUsage, Quota, Quotas, StorageUsage, TenantUsage};

@@ -1,33 +1,72 @@
 //! The commands of `orchestrator`.
+//!
+//! `serve` runs the daemon. All other commands ask a running one over its admin HTTP API and print
+//! what it responds: a table for people, JSON or CSV for programs.
 
 pub mod client;
-pub mod snapshots;
-pub mod usage;
+mod snapshots;
+mod status;
+mod table;
+mod usage;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::Context;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use protocol::TenantId;
 use tracing::warn;
 
-use crate::api::admin::SleepReport;
-use crate::api::status::Status;
+use crate::api::{SleepReport, Status};
 use crate::app;
 use crate::config::{Config, Faults};
 use crate::host;
-use client::AdminError;
+use client::{AdminClient, ClientError};
 use snapshots::SnapshotsCommand;
 use usage::UsageArgs;
 
-/// Exit code of a bad configuration (`EX_USAGE` of sysexits.h).
-const BAD_CONFIG: u8 = 64;
-/// Exit code when no orchestrator answers (`EX_UNAVAILABLE`).
+/// Exit code of an invalid configuration or address (`EX_USAGE` of sysexits.h).
+const INVALID: u8 = 64;
+/// Exit code when no orchestrator responds or it is not ready (`EX_UNAVAILABLE`).
 const UNAVAILABLE: u8 = 69;
 
-/// Starts, watches and stops tenants' SQ databases, and tells Envoys about them.
+/// The admin address of a default configuration.
+const DEFAULT_ADMIN: &str = "http://127.0.0.1:7102";
+
+const EXAMPLES: &str = "\
+Examples:
+  orchestrator serve --config /etc/sq-gateway/orchestrator.toml
+  orchestrator status
+  orchestrator usage --month 2026-11
+
+Exit codes:
+   0  success
+   1  failure; the message says what to do
+   2  invalid arguments
+  64  invalid configuration file or address
+  69  no orchestrator responds, or it is not ready";
+
+const SERVE_EXAMPLES: &str = "\
+Examples:
+  orchestrator serve --config /etc/sq-gateway/orchestrator.toml
+  RUST_LOG=debug orchestrator serve --config orchestrator.toml";
+
+const STATUS_EXAMPLES: &str = "\
+Examples:
+  orchestrator status
+  orchestrator status --format json --admin http://127.0.0.1:7102";
+
+const SLEEP_EXAMPLES: &str = "\
+Examples:
+  orchestrator sleep alice
+  orchestrator sleep alice --force";
+
+const REPAIRED_EXAMPLES: &str = "\
+Example:
+  orchestrator repaired alice";
+
+/// Starts, watches and stops tenants' SQ databases, and publishes them to Envoy.
 #[derive(Debug, Parser)]
-#[command(version)]
+#[command(version, after_help = EXAMPLES)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -35,87 +74,96 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run the orchestrator.
+    /// Run the orchestrator until SIGTERM or SIGINT.
+    #[command(after_help = SERVE_EXAMPLES)]
     Serve {
-        /// Its configuration; orchestrator.example.toml documents every key.
+        /// Configuration file; orchestrator.example.toml documents every key.
         #[arg(long)]
         config: PathBuf,
     },
     /// Show the tenants and the host.
+    #[command(after_help = STATUS_EXAMPLES)]
     Status {
         #[command(flatten)]
         admin: AdminUrl,
-        /// How to print it.
+        /// Output format.
         #[arg(long, value_enum, default_value_t)]
         format: Format,
     },
-    /// Send a tenant to sleep as soon as no lease is live.
+    /// Put a tenant to sleep as soon as no lease is live.
+    #[command(after_help = SLEEP_EXAMPLES)]
     Sleep {
-        /// Whom.
-        tenant: String,
-        /// Now, even when requests in flight fail; one that is in use is started again at once.
+        /// Tenant to put to sleep.
+        tenant: TenantId,
+        /// Stop it now: requests in flight fail, and a tenant in use is started again at once.
         #[arg(long)]
         force: bool,
         #[command(flatten)]
         admin: AdminUrl,
     },
-    /// List, put back or take out point-in-time copies of a tenant's phexts.
+    /// List, restore or export point-in-time copies of a tenant's phexts.
+    #[command(after_help = snapshots::EXAMPLES)]
     Snapshots {
         #[command(subcommand)]
         command: SnapshotsCommand,
         #[command(flatten)]
         admin: AdminUrl,
     },
-    /// Show what tenants used and what it earns; compare it with Envoy; back it up.
+    /// Show usage and revenue of a month; compare the ledger with Envoy; back it up.
+    #[command(after_help = usage::EXAMPLES)]
     Usage(UsageArgs),
-    /// Let a damaged or failing tenant be tried again at its next request.
+    /// Let a damaged or failing tenant be started again at its next request.
+    #[command(after_help = REPAIRED_EXAMPLES)]
     Repaired {
-        /// Whom.
-        tenant: String,
+        /// Tenant whose files were repaired.
+        tenant: TenantId,
         #[command(flatten)]
         admin: AdminUrl,
     },
 }
 
-/// Where the running orchestrator is asked.
+/// The address of a running orchestrator.
 #[derive(Debug, Args)]
-pub struct AdminUrl {
-    /// Its admin address; the environment's `SQ_ADMIN` is taken when this is not given.
-    #[arg(long = "admin")]
-    url: Option<String>,
+struct AdminUrl {
+    /// Admin address of the orchestrator.
+    #[arg(long = "admin", value_name = "URL", env = "SQ_ADMIN", default_value = DEFAULT_ADMIN)]
+    url: String,
 }
 
 impl AdminUrl {
-    /// As given, as in the environment, or the default.
-    pub fn get(&self) -> String {
-        let from_env = || std::env::var("SQ_ADMIN").ok().filter(|url| !url.is_empty());
-        self.url.clone().or_else(from_env).unwrap_or_else(|| "http://127.0.0.1:7102".to_owned())
+    fn client(&self) -> Result<AdminClient, ClientError> {
+        // An empty variable counts as unset, as shells have it.
+        let url = if self.url.is_empty() { DEFAULT_ADMIN } else { &self.url };
+        AdminClient::orchestrator(url)
     }
 }
 
-/// How a command prints.
+/// Output format of `status`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
-pub enum Format {
-    /// For people.
+enum Format {
+    /// A table for people.
     #[default]
     Table,
-    /// For programs.
+    /// JSON for programs.
     Json,
 }
 
 impl Cli {
-    /// Does what was asked; an error is printed with what to do next.
+    /// Runs the command. An error is printed to standard error and becomes the exit code.
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send + 'static) -> ExitCode {
-        let done = match self.command {
-            Command::Serve { config } => serve(&config, shutdown).await,
-            Command::Status { admin, format } => status(&admin.get(), format).await,
-            Command::Sleep { tenant, force, admin } => sleep(&admin.get(), &tenant, force).await,
-            Command::Snapshots { command, admin } => snapshots::run(&admin.get(), command).await,
-            Command::Usage(args) => usage::run(args).await.map(|text| print!("{text}")),
-            Command::Repaired { tenant, admin } => repaired(&admin.get(), &tenant).await,
+        let result = match self.command {
+            Command::Serve { config } => serve(&config, shutdown).await.map(|()| String::new()),
+            Command::Status { admin, format } => show_status(&admin, format).await,
+            Command::Sleep { tenant, force, admin } => sleep(&admin, &tenant, force).await,
+            Command::Snapshots { command, admin } => snapshots::run(&admin, command).await,
+            Command::Usage(args) => usage::run(args).await,
+            Command::Repaired { tenant, admin } => repaired(&admin, &tenant).await,
         };
-        match done {
-            Ok(()) => ExitCode::SUCCESS,
+        match result {
+            Ok(output) => {
+                print!("{output}");
+                ExitCode::SUCCESS
+            }
             Err(error) => {
                 eprintln!("orchestrator: {error:#}");
                 exit_code(&error)
@@ -126,57 +174,85 @@ impl Cli {
 
 fn exit_code(error: &anyhow::Error) -> ExitCode {
     if error.is::<Faults>() {
-        return ExitCode::from(BAD_CONFIG);
+        return ExitCode::from(INVALID);
     }
-    match error.downcast_ref::<AdminError>() {
-        Some(AdminError::Url(_)) => ExitCode::from(BAD_CONFIG),
-        Some(AdminError::Unreachable { .. }) => ExitCode::from(UNAVAILABLE),
+    match error.downcast_ref::<ClientError>() {
+        Some(ClientError::InvalidUrl { .. }) => ExitCode::from(INVALID),
+        Some(ClientError::Unreachable { .. } | ClientError::Refused { status: 503, .. }) => {
+            ExitCode::from(UNAVAILABLE)
+        }
         _ => ExitCode::FAILURE,
     }
 }
 
 async fn serve(
-    config: &std::path::Path,
+    config: &Path,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> anyhow::Result<()> {
     let config = Config::load(config)?;
-    for doubt in config.doubts() {
-        warn!("{doubt}");
+    for warning in config.doubts() {
+        warn!("{warning}");
     }
     host::raise_open_files();
     app::serve(config, shutdown).await
 }
 
-async fn status(admin: &str, format: Format) -> anyhow::Result<()> {
-    let body = client::get(admin, "/v1/tenants").await?;
-    match format {
-        Format::Json => println!("{}", String::from_utf8_lossy(&body)),
-        Format::Table => {
-            let status: Status = serde_json::from_slice(&body)
-                .with_context(|| format!("{admin} is no orchestrator of this version"))?;
-            print!("{}", status.table());
-        }
-    }
-    Ok(())
+async fn show_status(admin: &AdminUrl, format: Format) -> anyhow::Result<String> {
+    let status: Status = admin.client()?.get("/v1/tenants").await?;
+    Ok(match format {
+        Format::Json => serde_json::to_string(&status)? + "\n",
+        Format::Table => status::render(&status),
+    })
 }
 
-async fn sleep(admin: &str, tenant: &str, force: bool) -> anyhow::Result<()> {
-    let force = if force { "?force=true" } else { "" };
-    let path = format!("/v1/tenants/{tenant}/sleep{force}");
-    let report: SleepReport = serde_json::from_slice(&client::post(admin, &path).await?)?;
-    match (report.state.as_str(), report.earliest_ms) {
-        ("awake", 1..) => println!(
-            "{tenant} is awake and goes to sleep when its leases have ended: not before {} ms",
+async fn sleep(admin: &AdminUrl, tenant: &TenantId, force: bool) -> anyhow::Result<String> {
+    let query = if force { "?force=true" } else { "" };
+    let path = format!("/v1/tenants/{tenant}/sleep{query}");
+    let report: SleepReport = admin.client()?.post(&path).await?;
+    Ok(match (report.state.as_str(), report.earliest_ms) {
+        ("awake", 1..) => format!(
+            "{tenant} is awake and goes to sleep once its leases have ended, in {} ms at the \
+             earliest\n",
             report.earliest_ms
         ),
-        (state, _) => println!("{tenant} is {state}"),
-    }
-    Ok(())
+        (state, _) => format!("{tenant} is {state}\n"),
+    })
 }
 
-async fn repaired(admin: &str, tenant: &str) -> anyhow::Result<()> {
+async fn repaired(admin: &AdminUrl, tenant: &TenantId) -> anyhow::Result<String> {
     let path = format!("/v1/tenants/{tenant}/repaired");
-    let report: SleepReport = serde_json::from_slice(&client::post(admin, &path).await?)?;
-    println!("{tenant} is {}", report.state);
-    Ok(())
+    let report: SleepReport = admin.client()?.post(&path).await?;
+    Ok(format!("{tenant} is {}\n", report.state))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn every_command_has_help_with_examples() {
+        let mut cli = Cli::command();
+        cli.build();
+        cli.clone().debug_assert();
+        let mut commands = vec![cli];
+        while let Some(command) = commands.pop() {
+            let own = command.get_subcommands().filter(|command| command.get_name() != "help");
+            commands.extend(own.cloned());
+            let name = command.get_name().to_owned();
+            assert!(command.get_about().is_some(), "{name}");
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.starts_with("Example"), "{name}");
+        }
+    }
+
+    #[test]
+    fn exit_codes_tell_the_kinds_of_failure() {
+        let invalid = ClientError::InvalidUrl { url: "x".to_owned(), option: "--admin" };
+        assert_eq!(exit_code(&invalid.into()), ExitCode::from(INVALID));
+        let refused = |status| ClientError::Refused { status, text: String::new() };
+        assert_eq!(exit_code(&refused(503).into()), ExitCode::from(UNAVAILABLE));
+        assert_eq!(exit_code(&refused(404).into()), ExitCode::FAILURE);
+    }
 }

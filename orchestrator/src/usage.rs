@@ -1,4 +1,14 @@
 //! Metering: usage reports, the ledger and what is derived from it.
+//!
+//! ```text
+//!  gateway's report ─► ledger (one thread) ─► store (SQLite)
+//!                          │                    │ hours ─► days ─► months
+//!                          ▼                    ▼
+//!                     tally: notices       queries: month, revenue, reconciliation
+//! ```
+//!
+//! [`sums`], [`tally`], [`revenue`] and [`reconcile`] are pure arithmetic; [`store`] alone names the
+//! database; [`ledger`] owns the thread that writes to it.
 
 pub mod exhausted;
 pub mod ledger;
@@ -7,3 +17,4 @@ pub mod reconcile;
 pub mod revenue;
 pub mod store;
 pub mod sums;
+pub mod tally;

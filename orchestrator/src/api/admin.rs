@@ -101,7 +101,7 @@ async fn tenants(State(admin): State<Admin>) -> Response {
         .collect()
         .await;
     let mut description = runtime.describe();
-    description.notes.extend(admin.ledger.condition().trouble());
+    description.notes.extend(admin.ledger.condition().problem());
     let host = HostStatus {
         runtime: description.kind.to_owned(),
         notes: description.notes,
@@ -203,7 +203,7 @@ async fn readyz(State(admin): State<Admin>) -> Response {
         return not_adopted(&admin);
     }
     // Tenants are served: whoever asks whether to send them here is told yes.
-    let trouble = admin.ledger.condition().trouble();
+    let trouble = admin.ledger.condition().problem();
     format!("ready\n{}", trouble.map(|trouble| trouble + "\n").unwrap_or_default()).into_response()
 }
 

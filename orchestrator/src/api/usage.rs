@@ -32,15 +32,15 @@ use crate::api::status::LastWake;
 use crate::host;
 use crate::storage::disk::Disk;
 use crate::tenants::driver::Handle;
-use crate::usage::ledger::{Ledger, Unread};
+use crate::usage::ledger::{Ledger, QueryError};
 use crate::usage::revenue::Revenue;
-use crate::usage::sums::{Line, Sums};
+use crate::usage::sums::{Sums, TenantSums};
 
 #[cfg(test)]
 mod tests;
 
 use crate::storage::measured::Storage;
-use crate::usage::exhausted::News;
+use crate::usage::exhausted::ExhaustedQuotas;
 
 /// A report has at most 500 rows of about 1 KB.
 const REPORT_MAX_BYTES: usize = 4 << 20;
@@ -53,7 +53,7 @@ pub struct UsageApi {
     /// What is stored.
     pub storage: Arc<Storage>,
     /// Who has used up a quota, for gateways that have not served it lately.
-    pub news: Arc<News>,
+    pub exhausted: Arc<ExhaustedQuotas>,
     /// Asked where a tenant is; empty until tenants are adopted.
     pub handle: Arc<OnceLock<Handle>>,
     /// What a month is hoped to earn.
@@ -124,7 +124,7 @@ pub struct MonthUsage {
     /// `YYYY-MM`.
     pub month: String,
     /// By tenant.
-    pub tenants: Vec<Line>,
+    pub tenants: Vec<TenantSums>,
     /// All of them.
     pub total: Sums,
     /// What those pay that were served.
@@ -175,7 +175,7 @@ impl UsageApi {
         Self {
             ledger,
             storage: Arc::new(Storage::new(disk)),
-            news: Arc::default(),
+            exhausted: Arc::default(),
             handle: Arc::new(OnceLock::new()),
             revenue_target_usd_month,
         }
@@ -200,19 +200,19 @@ impl UsageApi {
         &self,
         tenant: TenantId,
         told: Option<TenantUsageRequest>,
-    ) -> Result<TenantUsage, Unread> {
+    ) -> Result<TenantUsage, QueryError> {
         let now_s = host::now_s();
         let asked = tenant.clone();
         let (hour, day, month, record) = self
             .ledger
-            .read(move |store| {
+            .query(move |store| {
                 let (hour, day) = (now_s / HOUR_S * HOUR_S, now_s / DAY_S * DAY_S);
                 let month = Month::of(now_s);
                 Ok((
-                    store.tenant(&asked, hour..hour + HOUR_S)?,
-                    store.tenant(&asked, day..day + DAY_S)?,
-                    store.tenant(&asked, month.start_s()..month.next().start_s())?,
-                    store.record(&asked)?,
+                    store.tenant_sums(&asked, hour..hour + HOUR_S)?,
+                    store.tenant_sums(&asked, day..day + DAY_S)?,
+                    store.tenant_sums(&asked, month.start_s()..month.next().start_s())?,
+                    store.tenant_plan(&asked)?,
                 ))
             })
             .await?;
@@ -255,16 +255,16 @@ impl UsageApi {
         &self,
         month: Month,
         tenant: Option<TenantId>,
-    ) -> Result<MonthUsage, Unread> {
+    ) -> Result<MonthUsage, QueryError> {
         let span = month.start_s()..month.next().start_s();
         let lines = self
             .ledger
-            .read(move |store| {
-                let mut lines = store.lines(span.clone())?;
+            .query(move |store| {
+                let mut lines = store.sums_by_tenant(span.clone())?;
                 if let Some(tenant) = tenant {
                     lines.retain(|line| line.tenant == tenant);
                     for line in &mut lines {
-                        line.sums = store.tenant(&tenant, span.clone())?;
+                        line.sums = store.tenant_sums(&tenant, span.clone())?;
                     }
                 }
                 Ok(lines)
@@ -274,7 +274,7 @@ impl UsageApi {
         for line in &lines {
             total.add(&line.sums);
         }
-        let revenue = Revenue::of(&lines, self.revenue_target_usd_month);
+        let revenue = Revenue::from_tenants(&lines, self.revenue_target_usd_month);
         Ok(MonthUsage { month: month.to_string(), tenants: lines, total, revenue })
     }
 }
@@ -301,11 +301,11 @@ async fn report(State(api): State<UsageApi>, Json(report): Json<UsageReport>) ->
         return (StatusCode::SERVICE_UNAVAILABLE, retry, format!("{refused}\n")).into_response();
     }
     let mut tenants: BTreeSet<TenantId> = limits.keys().cloned().collect();
-    tenants.extend(api.news.recent());
+    tenants.extend(api.exhausted.announced());
     let notices = api.notices(tenants).await;
     for (tenant, limits) in limits {
         if notices.get(&tenant).is_some_and(|notice| notice.is_over(&limits)) {
-            api.news.tell(tenant);
+            api.exhausted.announce(tenant);
         }
     }
     Json(UsageResponse { sequence, notices }).into_response()
@@ -347,7 +347,7 @@ async fn gateway_usage(
     Query(SinceQuery { since_s }): Query<SinceQuery>,
 ) -> Response {
     match GatewayId::parse(&gateway) {
-        Ok(gateway) => answer(api.ledger.read(move |s| s.gateway(&gateway, since_s)).await),
+        Ok(gateway) => answer(api.ledger.query(move |s| s.gateway_sums(&gateway, since_s)).await),
         Err(fault) => bad(&format!("gateway: {fault}")),
     }
 }
@@ -356,11 +356,11 @@ async fn ledger_file(State(api): State<UsageApi>) -> Response {
     Json(LedgerFile { path: api.ledger.path().to_owned() }).into_response()
 }
 
-fn answer<T: Serialize>(found: Result<T, Unread>) -> Response {
+fn answer<T: Serialize>(found: Result<T, QueryError>) -> Response {
     match found {
         Ok(found) => Json(found).into_response(),
         Err(fault) => {
-            if let Unread::Failed(cause) = &fault {
+            if let QueryError::Failed(cause) = &fault {
                 warn!(%cause, "the ledger was not read");
             }
             // For the operator; the filter tells its client nothing of it.

@@ -1,80 +1,110 @@
-//! `orchestrator snapshots …`.
+//! `orchestrator snapshots`: list, restore and export point-in-time copies.
 
-use std::fmt::Write;
 use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::Subcommand;
+use protocol::TenantId;
 use protocol::calendar::rfc3339;
 
-use crate::api::snapshots::{RestoreReport, SnapshotFolder};
-use crate::cli::client;
+use super::{AdminUrl, table};
+use crate::api::{RestoreReport, SnapshotFolder};
 use crate::storage::vault::snapshots::{Snapshot, export};
 
-/// What to do with a tenant's point-in-time copies.
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  orchestrator snapshots list alice
+  orchestrator snapshots restore alice 1795960800 --sleep
+  orchestrator snapshots export alice --to /tmp/alice";
+
+const LIST_EXAMPLES: &str = "\
+Example:
+  orchestrator snapshots list alice";
+
+const RESTORE_EXAMPLES: &str = "\
+Examples:
+  orchestrator snapshots restore alice 1795960800
+  orchestrator snapshots restore alice 1795960800 --sleep";
+
+const EXPORT_EXAMPLES: &str = "\
+Examples:
+  orchestrator snapshots export alice --to /tmp/alice
+  orchestrator snapshots export alice --snapshot 1795960800 --to /tmp/alice";
+
+/// The subcommands.
 #[derive(Debug, Subcommand)]
-pub enum SnapshotsCommand {
-    /// List them.
+pub(super) enum SnapshotsCommand {
+    /// List a tenant's snapshots, oldest first.
+    #[command(after_help = LIST_EXAMPLES)]
     List {
-        /// Whose.
-        tenant: String,
+        /// Tenant whose snapshots to list.
+        tenant: TenantId,
     },
-    /// Put the tenant's phexts back to a snapshot; what stands there becomes a snapshot itself.
+    /// Restore a tenant's phexts from a snapshot; the present ones become a snapshot themselves.
+    #[command(after_help = RESTORE_EXAMPLES)]
     Restore {
-        /// Whose.
-        tenant: String,
-        /// Which: the number in the list.
+        /// Tenant to restore.
+        tenant: TenantId,
+        /// Number of the snapshot, from the list.
         snapshot: u64,
         /// Put the tenant to sleep first, as soon as no lease is live.
         #[arg(long)]
         sleep: bool,
     },
-    /// Write the phexts of a snapshot, or the last good copies, into a new folder.
+    /// Write the phexts of a snapshot, or the latest good copies, into a new folder. Runs on the
+    /// orchestrator's host, as its user.
+    #[command(after_help = EXPORT_EXAMPLES)]
     Export {
-        /// Whose.
-        tenant: String,
-        /// Which: the number in the list; without it the last good copies.
+        /// Tenant whose phexts to export.
+        tenant: TenantId,
+        /// Number of the snapshot, from the list; without it, the latest good copies.
         #[arg(long)]
         snapshot: Option<u64>,
-        /// The folder; it must not be there yet. Run it on the orchestrator's host, as its user.
+        /// Folder to create.
         #[arg(long)]
         to: PathBuf,
     },
 }
 
-/// Does it and prints what came of it.
-pub async fn run(admin: &str, command: SnapshotsCommand) -> anyhow::Result<()> {
+/// Runs a subcommand and returns its output.
+pub(super) async fn run(admin: &AdminUrl, command: SnapshotsCommand) -> anyhow::Result<String> {
+    let client = admin.client()?;
     match command {
         SnapshotsCommand::List { tenant } => {
-            let body = client::get(admin, &format!("/v1/tenants/{tenant}/snapshots")).await?;
-            print!("{}", table(&serde_json::from_slice::<Vec<Snapshot>>(&body)?));
+            let snapshots: Vec<Snapshot> =
+                client.get(&format!("/v1/tenants/{tenant}/snapshots")).await?;
+            Ok(render(&snapshots))
         }
         SnapshotsCommand::Restore { tenant, snapshot, sleep } => {
-            let sleep = if sleep { "?sleep=true" } else { "" };
-            let path = format!("/v1/tenants/{tenant}/snapshots/{snapshot}/restore{sleep}");
-            let report: RestoreReport = serde_json::from_slice(&client::post(admin, &path).await?)?;
-            println!("{tenant} is as it was at {}", rfc3339(snapshot));
-            println!("what stood there before is snapshot {}", report.before_s);
+            let query = if sleep { "?sleep=true" } else { "" };
+            let path = format!("/v1/tenants/{tenant}/snapshots/{snapshot}/restore{query}");
+            let report: RestoreReport = client.post(&path).await?;
+            Ok(format!(
+                "restored {tenant} to {}; its previous phexts are snapshot {}\n",
+                rfc3339(snapshot),
+                report.before_s
+            ))
         }
         SnapshotsCommand::Export { tenant, snapshot, to } => {
-            let taken = snapshot.map_or(String::new(), |taken_s| format!("?taken_s={taken_s}"));
-            let path = format!("/v1/tenants/{tenant}/snapshots/folder{taken}");
-            let from: SnapshotFolder = serde_json::from_slice(&client::get(admin, &path).await?)?;
-            let from = from.folder;
-            let copied = format!("{} to {}", from.display(), to.display());
-            let phexts = export(&from, &to).with_context(|| copied)?;
-            println!("{phexts} phexts in {}", to.display());
+            let query = snapshot.map_or(String::new(), |taken_s| format!("?taken_s={taken_s}"));
+            let path = format!("/v1/tenants/{tenant}/snapshots/folder{query}");
+            let SnapshotFolder { folder } = client.get(&path).await?;
+            let phexts = export(&folder, &to)
+                .with_context(|| format!("export {} to {}", folder.display(), to.display()))?;
+            Ok(format!("exported {} to {}\n", table::count(phexts, "phext"), to.display()))
         }
     }
-    Ok(())
 }
 
-fn table(snapshots: &[Snapshot]) -> String {
-    let mut text = format!("{:<12} {:<20} {:>7} {:>12}\n", "SNAPSHOT", "TAKEN", "PHEXTS", "BYTES");
-    for s in snapshots {
-        let (taken, at) = (s.taken_s, rfc3339(s.taken_s));
-        // Writing into a String does not fail.
-        let _ = writeln!(text, "{taken:<12} {at:<20} {:>7} {:>12}", s.phexts, s.bytes);
+fn render(snapshots: &[Snapshot]) -> String {
+    let mut table = table::new(&["SNAPSHOT", "TAKEN", "PHEXTS", "SIZE"], 2);
+    for snapshot in snapshots {
+        table.add_row([
+            snapshot.taken_s.to_string(),
+            rfc3339(snapshot.taken_s),
+            snapshot.phexts.to_string(),
+            table::bytes(snapshot.bytes),
+        ]);
     }
-    text
+    table::render(&table)
 }

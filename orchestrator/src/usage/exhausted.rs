@@ -1,41 +1,44 @@
-//! Who has just used up a quota: told to every gateway with its next report, at most a second
-//! later, also to one that has not served the tenant and could not know.
+//! Tenants that have just used up a quota.
+//!
+//! Every gateway gets their notices with the response to its next report, at most a second later;
+//! also a gateway that has not served the tenant and could not know.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use protocol::TenantId;
 
-/// How long something is news: longer than any gateway goes without a report (a second, or two
-/// when an answer is late). A tenant that goes on asking stays news.
-const NEWS: Duration = Duration::from_secs(5);
-/// Tenants told at a time: each adds its notice to every answer. One more waits until it is asked
-/// about, which is when its next request at that gateway has been reported.
+/// Time for which a tenant is announced: longer than any gateway goes without a report, which is a
+/// second, or two when a response is late. A tenant that keeps sending requests stays announced.
+const ANNOUNCED: Duration = Duration::from_secs(5);
+/// Bound on announced tenants: each adds its notice to every response. A gateway that misses one
+/// learns of it when it reports that tenant's next request.
 const TENANTS_MAX: usize = 64;
 
-/// Tenants and until when they are news.
+/// Tenants, each with the end of its announcement.
 #[derive(Debug, Default)]
-pub struct News(Mutex<BTreeMap<TenantId, Instant>>);
+pub struct ExhaustedQuotas(Mutex<BTreeMap<TenantId, Instant>>);
 
-impl News {
-    /// `tenant` has used up a quota.
-    pub fn tell(&self, tenant: TenantId) {
-        let mut tenants = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+impl ExhaustedQuotas {
+    /// Announces a tenant that has used up a quota, or extends its announcement.
+    pub fn announce(&self, tenant: TenantId) {
+        let mut tenants = self.0.lock();
         let now = Instant::now();
         if tenants.len() >= TENANTS_MAX {
             tenants.retain(|_, until| now < *until);
         }
         if tenants.len() < TENANTS_MAX || tenants.contains_key(&tenant) {
-            tenants.insert(tenant, now + NEWS);
+            tenants.insert(tenant, now + ANNOUNCED);
         }
     }
 
-    /// Who is news.
-    pub fn recent(&self) -> Vec<TenantId> {
+    /// Returns the tenants that are announced now.
+    pub fn announced(&self) -> Vec<TenantId> {
         let now = Instant::now();
-        let tenants = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        tenants.iter().filter(|(_, until)| now < **until).map(|(name, _)| name.clone()).collect()
+        let tenants = self.0.lock();
+        let current = tenants.iter().filter(|(_, until)| now < **until);
+        current.map(|(tenant, _)| tenant.clone()).collect()
     }
 }
 
@@ -44,11 +47,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn news_are_bounded() {
-        let news = News::default();
+    fn announcements_are_bounded() {
+        let exhausted = ExhaustedQuotas::default();
         for n in 0..TENANTS_MAX + 5 {
-            news.tell(TenantId::parse(&format!("t{n}")).unwrap());
+            exhausted.announce(TenantId::parse(&format!("t{n}")).unwrap());
         }
-        assert_eq!(news.recent().len(), TENANTS_MAX);
+        assert_eq!(exhausted.announced().len(), TENANTS_MAX);
     }
 }

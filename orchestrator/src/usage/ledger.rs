@@ -1,22 +1,27 @@
-//! The thread that owns the database, and what others ask of it.
+//! The thread that owns the ledger's database, and its handle.
 //!
 //! ```text
-//!  POST /v1/usage ─Report─►┌────────┐─ one transaction for all that wait ─► SQLite
-//!  …              ─Report─►│ thread │─ answers after the commit
+//!  POST /v1/usage ─report─►┌────────┐─ one transaction for all that wait ─► SQLite
+//!  …              ─report─►│ thread │─ replies after the commit
 //!                          └────────┘─ tally (notices, metrics)
-//!  readers ── a read-only connection each, on the blocking pool
+//!  queries ── a read-only connection each, on the blocking pool
 //!
-//!  Checking ──► Open            Checking ──► Failed ──► Open (not where the file is damaged)
+//!  Checking ──► Open
+//!     │ ▲
+//!     ▼ │ each second, unless the file is damaged or of a newer release
+//!   Failed
 //! ```
-//! The check reads the file whole: seconds per million rows. No tenant waits for it. Until the
-//! ledger is open, and for as long as it can't be, what is used of a quota is told as unknown, which
-//! passes, and reports are refused, so that gateways keep what they count: served now, billed later.
+//!
+//! The check reads the whole file, which takes seconds per million rows. No tenant waits for it:
+//! until the ledger is open, notices say that usage is unknown, which the filter lets pass, and
+//! reports are refused, so that gateways keep their counters and report them later.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use protocol::{TenantId, TenantNotice, UsageReport};
 use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
@@ -24,58 +29,108 @@ use tracing::{error, info, warn};
 
 use crate::host;
 use crate::usage::store::{Store, StoreError};
-use crate::usage::sums::{Sums, Tally};
+use crate::usage::sums::Sums;
+use crate::usage::tally::Tally;
 
-/// Reports that wait for the thread; then their senders wait in their connections.
-const WAITING: usize = 256;
-/// Reports of one transaction: about 128,000 rows, well under a second.
-const BATCH: usize = 256;
-/// Questions answered at once: each holds a thread of the pool and some memory.
-const READERS: usize = 4;
-/// How soon a file is tried again that could not be opened and is not damaged.
-const OPEN_AGAIN: Duration = Duration::from_secs(1);
-/// How often old hours are looked for.
-const PRUNE_EVERY: Duration = Duration::from_hours(1);
+/// Bound on reports that wait for the thread; further senders wait in their connections.
+const QUEUE_MAX: usize = 256;
+/// Bound on reports per transaction: about 128,000 rows, well under a second.
+const BATCH_MAX: usize = 256;
+/// Bound on concurrent queries: each occupies a thread of the blocking pool and some memory.
+const QUERIES_MAX: usize = 4;
+/// Retry interval for a file that could not be opened and is not damaged.
+const OPEN_RETRY: Duration = Duration::from_secs(1);
+/// Interval of the search for hours that are old enough to be summed up.
+const PRUNE_INTERVAL: Duration = Duration::from_hours(1);
 
-type Reply = oneshot::Sender<Result<(), Refused>>;
+/// A handle to the ledger. Cheap to clone; the thread ends when the last clone is dropped.
+#[derive(Debug, Clone)]
+pub struct Ledger {
+    reports: mpsc::Sender<QueuedReport>,
+    shared: Arc<Shared>,
+}
 
-/// Why a report was not taken. The sender keeps its counters and tries again.
+/// The ledger's condition, as status, metrics and the log show it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Condition {
+    /// The file is being checked.
+    Checking,
+    /// Reports and queries are served.
+    Open,
+    /// The file can't be used, for the given reason. A damaged file, or one of a newer release,
+    /// stays so until the next start.
+    Failed(Arc<str>),
+}
+
+/// Reason why a report was refused. The gateway keeps its counters and tries again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Refused {
+pub enum ReportError {
     /// The database is being checked, or can't be used.
     #[error("the ledger is not open")]
     NotOpen,
-    /// The database did not take it.
+    /// The transaction failed.
     #[error("the ledger can't be written")]
     NotWritten,
-    /// The thread is gone: the process is about to end.
+    /// The thread has ended because the process is about to.
     #[error("the ledger is closed")]
     Closed,
 }
 
-/// Asks the ledger. Cheap to clone; the thread ends when the last one is gone.
-#[derive(Debug, Clone)]
-pub struct Ledger {
-    reports: mpsc::Sender<(UsageReport, Reply)>,
-    shared: Arc<Shared>,
+/// Reason why a query got no result.
+#[derive(Debug, thiserror::Error)]
+pub enum QueryError {
+    /// The ledger is not open; the text is [`Condition::problem`].
+    #[error("{0}")]
+    NotOpen(String),
+    /// The database failed.
+    #[error("the ledger can't be read")]
+    Failed(#[from] StoreError),
+    /// The process is about to end.
+    #[error("the ledger is closed")]
+    Closed,
 }
 
-/// Whether the ledger can be asked.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Condition {
-    /// Not yet: it is being checked.
-    Checking,
-    /// Yes.
-    Open,
-    /// No, and why. A damaged file, or one of a newer release, stays so until the next start.
-    Failed(Arc<str>),
+/// Counters since the start of the process.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Counted {
+    /// Usage that was new in the ledger.
+    pub sums: Sums,
+    /// Reports accepted.
+    pub reports: u64,
+    /// Transactions committed.
+    pub commits: u64,
+    /// Transactions that failed.
+    pub failures: u64,
+    /// Rows refused because their hour was too old or too far ahead.
+    pub refused_rows: u64,
+}
+
+#[derive(Debug)]
+struct QueuedReport {
+    report: UsageReport,
+    reply: oneshot::Sender<Result<(), ReportError>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    path: PathBuf,
+    condition: watch::Sender<Condition>,
+    state: Mutex<State>,
+    queries: Semaphore,
+}
+
+/// Source of notices and metrics.
+#[derive(Debug, Default)]
+struct State {
+    tally: Tally,
+    counted: Counted,
 }
 
 impl Condition {
-    /// Labels, in the order of [`label`](Self::label).
+    /// All labels, one per variant.
     pub const LABELS: [&str; 3] = ["checking", "open", "failed"];
 
-    /// One of [`LABELS`](Self::LABELS).
+    /// Returns one of [`LABELS`](Self::LABELS).
     pub fn label(&self) -> &'static str {
         match self {
             Self::Checking => "checking",
@@ -84,87 +139,42 @@ impl Condition {
         }
     }
 
-    /// What the operator is told of a ledger that is not open.
-    pub fn trouble(&self) -> Option<String> {
-        let meanwhile = "quotas hold per worker only and gateways keep their reports";
+    /// Describes for the operator why the ledger is not open, and what that means.
+    pub fn problem(&self) -> Option<String> {
+        let effect = "quotas hold per worker only and gateways keep their reports";
         match self {
             Self::Open => None,
-            Self::Checking => Some(format!("{meanwhile}: the ledger is being checked")),
-            Self::Failed(why) => Some(format!("{meanwhile}: {why}")),
+            Self::Checking => Some(format!("{effect}: the ledger is being checked")),
+            Self::Failed(reason) => Some(format!("{effect}: {reason}")),
         }
     }
 }
 
-/// Why a question was not answered.
-#[derive(Debug, thiserror::Error)]
-pub enum Unread {
-    /// [`Condition::trouble`].
-    #[error("{0}")]
-    NotOpen(String),
-    /// The database did not answer.
-    #[error("the ledger can't be read")]
-    Failed(#[from] StoreError),
-    /// The process is about to end.
-    #[error("the ledger is closed")]
-    Closed,
-}
-
-#[derive(Debug)]
-struct Shared {
-    path: PathBuf,
-    condition: watch::Sender<Condition>,
-    state: Mutex<State>,
-    readers: Semaphore,
-}
-
-/// What notices and metrics are made of.
-#[derive(Debug, Default)]
-struct State {
-    tally: Tally,
-    /// Since the start of the process.
-    counted: Counted,
-}
-
-/// What was counted since the start of the process.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Counted {
-    /// New in the ledger.
-    pub sums: Sums,
-    /// Reports taken.
-    pub reports: u64,
-    /// Transactions.
-    pub commits: u64,
-    /// Transactions that failed.
-    pub failures: u64,
-    /// Rows too late or too early.
-    pub refused_rows: u64,
-}
-
 impl Ledger {
-    /// Starts the thread, which checks and opens the ledger at `path`. An error: there is no thread
-    /// to be had.
+    /// Starts the thread, which checks and opens the ledger at `path`. Fails only if the system
+    /// has no thread to give.
     pub fn open(path: &Path) -> std::io::Result<Self> {
         let shared = Arc::new(Shared {
             path: path.to_owned(),
             condition: watch::Sender::new(Condition::Checking),
             state: Mutex::default(),
-            readers: Semaphore::new(READERS),
+            queries: Semaphore::new(QUERIES_MAX),
         });
-        let (reports, waiting) = mpsc::channel(WAITING);
+        let (reports, queue) = mpsc::channel(QUEUE_MAX);
         let writer = Arc::clone(&shared);
-        thread::Builder::new().name("ledger".to_owned()).spawn(move || run(waiting, &writer))?;
+        thread::Builder::new().name("ledger".to_owned()).spawn(move || run(queue, &writer))?;
         Ok(Self { reports, shared })
     }
 
-    /// Whether it can be asked now.
+    /// Returns the present condition.
     pub fn condition(&self) -> Condition {
         self.shared.condition.borrow().clone()
     }
 
-    /// Waits until it is open or has failed.
+    /// Waits until the ledger is open or has failed.
     pub async fn checked(&self) -> Condition {
         let mut condition = self.shared.condition.subscribe();
-        // The sender lives as long as this.
+        // The sender is in `self.shared`, so the wait can't fail.
         let _ = condition.wait_for(|condition| *condition != Condition::Checking).await;
         self.condition()
     }
@@ -173,148 +183,164 @@ impl Ledger {
         *self.shared.condition.borrow() == Condition::Open
     }
 
-    /// Puts a report into the ledger; returns when it is on disk.
-    pub async fn report(&self, report: UsageReport) -> Result<(), Refused> {
+    /// Puts a report into the ledger; returns once it is on disk.
+    pub async fn report(&self, report: UsageReport) -> Result<(), ReportError> {
         if !self.is_open() {
-            return Err(Refused::NotOpen);
+            return Err(ReportError::NotOpen);
         }
-        let (reply, answer) = oneshot::channel();
-        self.reports.send((report, reply)).await.map_err(|_| Refused::Closed)?;
-        answer.await.map_err(|_| Refused::Closed)?
+        let (reply, result) = oneshot::channel();
+        let queued = QueuedReport { report, reply };
+        self.reports.send(queued).await.map_err(|_| ReportError::Closed)?;
+        result.await.map_err(|_| ReportError::Closed)?
     }
 
-    /// The counting half of a tenant's notice, as of the last commit; unknown until the ledger is
-    /// open. Never blocks for long.
+    /// Returns the usage half of a tenant's notice as of the last commit; unknown until the ledger
+    /// is open. Takes a lock that is never held across I/O.
     pub fn notice(&self, tenant: &TenantId) -> TenantNotice {
         if !self.is_open() {
             return TenantNotice::default();
         }
-        self.shared.state().tally.notice(tenant, host::now_s())
+        self.shared.state.lock().tally.notice(tenant, host::now_s())
     }
 
-    /// The tenants with the most requests of this day.
-    pub fn top(&self, n: usize) -> Vec<(TenantId, u64)> {
-        self.shared.state().tally.top(host::now_s(), n)
+    /// Returns the `count` tenants with the most requests of this day.
+    pub fn busiest(&self, count: usize) -> Vec<(TenantId, u64)> {
+        self.shared.state.lock().tally.busiest(host::now_s(), count)
     }
 
-    /// What was counted since the start.
+    /// Returns the counters since the start.
     pub fn counted(&self) -> Counted {
-        self.shared.state().counted.clone()
+        self.shared.state.lock().counted.clone()
     }
 
-    /// Asks the database itself, on the blocking pool, beside the thread that writes.
-    pub async fn read<T: Send + 'static>(
+    /// Runs a query on a connection of its own, on the blocking pool: it does not delay reports.
+    pub async fn query<T: Send + 'static>(
         &self,
-        question: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
-    ) -> Result<T, Unread> {
-        if let Some(trouble) = self.condition().trouble() {
-            return Err(Unread::NotOpen(trouble));
+        query: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, QueryError> {
+        if let Some(problem) = self.condition().problem() {
+            return Err(QueryError::NotOpen(problem));
         }
-        let _permit = self.shared.readers.acquire().await.map_err(|_| Unread::Closed)?;
+        let _permit = self.shared.queries.acquire().await.map_err(|_| QueryError::Closed)?;
         let path = self.shared.path.clone();
-        let read = move || question(&Store::open_to_read(&path)?);
-        Ok(tokio::task::spawn_blocking(read).await.map_err(|_| Unread::Closed)??)
+        let read = move || query(&Store::open_read_only(&path)?);
+        Ok(tokio::task::spawn_blocking(read).await.map_err(|_| QueryError::Closed)??)
     }
 
-    /// Returns when the thread is gone, which it should not be before the process.
+    /// Returns when the thread has ended, which is a fault before the process ends.
     pub async fn closed(&self) {
         self.reports.closed().await;
     }
 
-    /// The file.
+    /// Returns the path of the database file.
     pub fn path(&self) -> &Path {
         &self.shared.path
     }
 }
 
-impl Shared {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// The thread.
-fn run(mut waiting: mpsc::Receiver<(UsageReport, Reply)>, shared: &Shared) {
+/// Body of the ledger's thread.
+fn run(queue: mpsc::Receiver<QueuedReport>, shared: &Shared) {
     let store = loop {
-        match check(shared) {
+        match open(shared) {
             Ok(store) => break store,
             Err(fault) => {
-                error!(%fault, "the ledger can't be used: tenants are served, gateways keep reports");
+                error!(error = %fault, "ledger can't be opened; gateways keep their reports");
                 shared.condition.send_replace(Condition::Failed(fault.to_string().into()));
-                if fault.stays() {
-                    // Whoever saw it open just before is refused.
-                    while waiting.blocking_recv().is_some() {}
+                if fault.is_permanent() {
+                    refuse_all(queue);
                     return;
                 }
             }
         }
-        if waiting.is_closed() {
+        if queue.is_closed() {
             return;
         }
-        thread::sleep(OPEN_AGAIN);
+        thread::sleep(OPEN_RETRY);
     };
     shared.condition.send_replace(Condition::Open);
-    write(store, waiting, shared);
+    serve(store, queue, shared);
 }
 
-/// Opens the database and sums up what notices are made of.
-fn check(shared: &Shared) -> Result<Store, StoreError> {
+/// Drops reports until the process ends; a dropped report is refused as closed. Without an open
+/// ledger only few arrive here, from senders that looked at the condition just before it changed.
+fn refuse_all(mut queue: mpsc::Receiver<QueuedReport>) {
+    while queue.blocking_recv().is_some() {}
+}
+
+/// Opens and checks the database and rebuilds the tally from it.
+fn open(shared: &Shared) -> Result<Store, StoreError> {
     let started = Instant::now();
     let store = Store::open(&shared.path)?;
     let mut tally = Tally::default();
-    store.recent(host::now_s())?.iter().for_each(|added| tally.count(added));
-    let (path, tenants, ms) = (shared.path.display(), tally.len(), started.elapsed().as_millis());
-    info!(%path, tenants, ms, "ledger checked and open");
-    shared.state().tally = tally;
+    for increase in store.recent_increases(host::now_s())? {
+        tally.add(&increase);
+    }
+    let path = shared.path.display();
+    let tenants = tally.tenants();
+    let ms = started.elapsed().as_millis();
+    info!(%path, tenants, ms, "ledger checked and opened");
+    shared.state.lock().tally = tally;
     Ok(store)
 }
 
-/// Commits what waits, answers, prunes now and then.
-fn write(mut store: Store, mut waiting: mpsc::Receiver<(UsageReport, Reply)>, shared: &Shared) {
+/// Commits reports until the last handle is dropped; sums up old hours while none wait.
+fn serve(mut store: Store, mut queue: mpsc::Receiver<QueuedReport>, shared: &Shared) {
     let mut prune_at = Instant::now();
     loop {
-        let next = match waiting.try_recv() {
-            // A moment's work, then a look for reports again.
+        let next = match queue.try_recv() {
             Err(TryRecvError::Empty) if Instant::now() >= prune_at => {
+                // One bounded step, then reports come first again.
                 prune_at = prune(&mut store, shared);
                 continue;
             }
-            Err(TryRecvError::Empty) => waiting.blocking_recv(),
+            Err(TryRecvError::Empty) => queue.blocking_recv(),
             next => next.ok(),
         };
-        let Some((report, reply)) = next else { return };
-        let (mut reports, mut replies) = (vec![report], vec![reply]);
-        while reports.len() < BATCH
-            && let Ok((report, reply)) = waiting.try_recv()
+        let Some(first) = next else { return };
+        // All reports that wait share one transaction and thus one fsync.
+        let mut reports = vec![first.report];
+        let mut replies = vec![first.reply];
+        while reports.len() < BATCH_MAX
+            && let Ok(queued) = queue.try_recv()
         {
-            reports.push(report);
-            replies.push(reply);
+            reports.push(queued.report);
+            replies.push(queued.reply);
         }
-        let taken = commit(&mut store, &reports, shared);
+        let result = commit(&mut store, &reports, shared);
         for reply in replies {
-            // A sender that went away has its answer with the next report.
-            let _ = reply.send(taken);
+            // A client that has left learns from its next report that this one was accepted.
+            let _ = reply.send(result);
         }
     }
 }
 
-/// Turns some old rows into sums; says when to go on.
+/// Sums up some old rows; returns the time of the next step.
 fn prune(store: &mut Store, shared: &Shared) -> Instant {
-    match store.prune(host::now_s()).and_then(|more| Ok((more, store.pruning_s(host::now_s())?))) {
-        Ok((true, _)) => return Instant::now(),
-        Ok((false, pruning_s)) => shared.state().tally.prune(pruning_s),
-        Err(fault) => warn!(%fault, "old hours were not summed up"),
+    match prune_step(store) {
+        Ok(None) => return Instant::now(),
+        Ok(Some(done_s)) => shared.state.lock().tally.remove_idle(done_s),
+        Err(fault) => warn!(error = %fault, "old hours could not be summed up"),
     }
-    Instant::now() + PRUNE_EVERY
+    Instant::now() + PRUNE_INTERVAL
 }
 
-fn commit(store: &mut Store, reports: &[UsageReport], shared: &Shared) -> Result<(), Refused> {
+/// Returns the store's clock once nothing is left to sum up.
+fn prune_step(store: &mut Store) -> Result<Option<u64>, StoreError> {
+    let now_s = host::now_s();
+    let more = store.prune(now_s)?;
+    let prune_s = store.prune_clock_s(now_s)?;
+    Ok(if more { None } else { Some(prune_s) })
+}
+
+fn commit(store: &mut Store, reports: &[UsageReport], shared: &Shared) -> Result<(), ReportError> {
     let committed = store.commit(reports, host::now_s());
-    let mut state = shared.state();
+    let mut state = shared.state.lock();
     let State { tally, counted } = &mut *state;
     match committed {
         Ok(committed) => {
-            committed.added.iter().for_each(|added| tally.count(added));
+            for increase in &committed.increases {
+                tally.add(increase);
+            }
             counted.sums.add(&committed.sums);
             counted.reports += u64::try_from(reports.len()).unwrap_or(0);
             counted.commits += 1;
@@ -323,8 +349,8 @@ fn commit(store: &mut Store, reports: &[UsageReport], shared: &Shared) -> Result
         }
         Err(fault) => {
             counted.failures += 1;
-            error!(%fault, "reports were not taken; gateways keep them");
-            Err(Refused::NotWritten)
+            error!(error = %fault, "reports could not be committed; gateways keep them");
+            Err(ReportError::NotWritten)
         }
     }
 }

@@ -35,7 +35,7 @@ impl UsageCollector {
         let name = "usage_top_requests_today";
         let help = "Number of forwarded requests of this UTC day, of the busiest tenants.";
         let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
-        for (tenant, requests) in self.0.top(TOP_TENANTS) {
+        for (tenant, requests) in self.0.busiest(TOP_TENANTS) {
             let gauge = ConstGauge::new(i64::try_from(requests).unwrap_or(i64::MAX));
             gauge.encode(metric.encode_family(&[("tenant", tenant.as_str())])?)?;
         }

@@ -1,18 +1,20 @@
-//! The ledger in `SQLite`; the only file that names it.
+//! The ledger's database, in `SQLite`; no other module names it.
 //!
 //! ```text
 //!  hours (hour, tenant, source) ──HOURS_KEPT_DAYS──► days (day, tenant) ──DAYS_KEPT──► months, kept
 //! ```
-//! A request is in exactly one of the three tables. Rows of hours that became days are not taken any
-//! more, for their sources' maxima are gone: a gap, told by the count of late rows. Beside them,
-//! `terms` (tenant, month) has tier and price from a month on, and `source_sums` what of a source's
-//! hours has become days.
 //!
-//! WAL with `synchronous=FULL`: an answered report survives the loss of power, not only a killed
-//! process. It costs one fsync per batch, and a batch takes all reports that wait; with NORMAL the
-//! counters of an hour that is over, acknowledged just before the power went, would be lost.
+//! Each request is in exactly one of the three tables. Once an hour has become part of a day, the
+//! maxima of its sources are gone: its late rows are refused, and counted as such. Two more tables
+//! stand beside them: `terms` (tenant, month) has tier and price from a month on, and `source_sums`
+//! has what of a source's hours has become days.
 //!
-//! Keyed by hour first, so that reports append, a month is one range and pruning drops a range.
+//! WAL with `synchronous=FULL`: a report that was acknowledged survives the loss of power, not only
+//! a killed process. It costs one fsync per batch, and a batch takes all reports that wait. With
+//! NORMAL the last counters of an hour, acknowledged just before a power loss, would be lost.
+//!
+//! Rows are keyed by hour first, so that reports append, a month is one range and pruning drops a
+//! range.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -22,7 +24,8 @@ use protocol::{GatewayId, TenantId, UsageReport};
 use rusqlite::backup::Backup;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row};
 
-use crate::usage::sums::{Added, Sums};
+use crate::usage::sums::Sums;
+use crate::usage::tally::Increase;
 use plans::Plans;
 
 mod plans;
@@ -33,116 +36,122 @@ mod schema;
 mod tests;
 mod write;
 
-pub use prune::{DAYS_KEPT, HOURS_KEPT_DAYS, PRUNE_ROWS};
-pub use query::TenantRecord;
+pub use prune::{DAYS_KEPT, HOURS_KEPT_DAYS};
+pub use query::TenantPlan;
 
-/// Statements kept prepared: more than there are.
+/// Capacity of the prepared-statement cache: more than there are statements.
 const STATEMENTS: usize = 32;
+/// Time for which a connection waits for a lock of another one.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Bound on source ids in memory; a source is one VM instance.
+const SOURCES_MAX: usize = 4_096;
 
 /// The counters' columns, in the order of [`Sums::columns`].
 const COLUMNS: &str = "reads, writes, refused, s0, s1, s2, s3, s4, s5, bytes_in, bytes_out, \
                        service_ms, doze, start, \"create\"";
 
-/// Why the ledger can't be used.
+/// Reason why the ledger can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The file is not a good database.
+    /// The file fails the integrity check.
     #[error(
         "the ledger {path} is damaged: {fault}. Move it away together with its -wal and -shm files; \
-         put a backup in its place or none, and start the orchestrator again. What gateways have not \
-         reported yet comes by itself."
+         put a backup in its place, or nothing, and start the orchestrator again. Gateways then send \
+         what they have not reported yet."
     )]
     Damaged {
-        /// The file.
+        /// The database file.
         path: PathBuf,
-        /// What was found first.
+        /// The first fault that the check found.
         fault: String,
     },
-    /// Written by a later release.
+    /// The file was written by a later release.
     #[error(
         "the ledger {path} has schema {found}, this release knows {known}: use the newer release."
     )]
     Newer {
-        /// The file.
+        /// The database file.
         path: PathBuf,
-        /// Its schema.
+        /// The file's schema version.
         found: u32,
-        /// Ours.
+        /// The newest schema version of this release.
         known: u32,
     },
-    /// The database failed.
+    /// The database reported an error.
     #[error("ledger: {0}")]
     Sqlite(#[from] rusqlite::Error),
 }
 
 impl StoreError {
-    /// Whether it is so until the file is another one: not for a disk that is full or a file that
-    /// is locked.
-    pub fn stays(&self) -> bool {
+    /// Returns true if only another file can help; a full disk or a locked file may go away.
+    pub fn is_permanent(&self) -> bool {
         !matches!(self, Self::Sqlite(_))
     }
 }
 
-/// An open ledger. Blocking: use it on its own thread.
+/// An open ledger. It blocks: use it on a thread of its own.
 #[derive(Debug)]
 pub struct Store {
     db: Connection,
-    /// Ids of names, so that a row costs no look-up. One entry per tenant and per source seen.
-    tenants: HashMap<TenantId, Known>,
+    /// Rows of tenants by name, so that a report needs no look-up. One entry per tenant.
+    tenants: HashMap<TenantId, TenantRow>,
     plans: Plans,
+    /// Ids of sources, at most [`SOURCES_MAX`].
     sources: HashMap<(GatewayId, String), i64>,
-    /// Rows of hours before this one are not taken.
+    /// Rows of hours before this one are refused.
     pruned_hour: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Known {
+struct TenantRow {
     id: i64,
-    /// Its place in [`Plans`].
+    /// Index into [`Plans`].
     plan: usize,
 }
 
-/// Sources remembered; each is one life of one VM.
-const SOURCES_MAX: usize = 4_096;
-
-/// What a batch of reports did.
+/// The effect of a batch of reports.
 #[derive(Debug, Default)]
 pub struct Committed {
-    /// What was new in them.
-    pub added: Vec<Added>,
-    /// The same, over all tenants.
+    /// Forwarded requests that were new, by tenant and hour.
+    pub increases: Vec<Increase>,
+    /// All that was new, summed over the tenants.
     pub sums: Sums,
-    /// Rows that came too late or from a clock too far ahead.
+    /// Rows refused because their hour was too old or too far ahead.
     pub refused_rows: u64,
 }
 
 impl Store {
-    /// Opens or makes the ledger: checks it whole, brings it to the newest schema.
+    /// Opens or creates the ledger: checks all of it and brings it to the newest schema.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         let db = Connection::open(path)?;
-        db.busy_timeout(Duration::from_secs(5))?;
+        db.busy_timeout(BUSY_TIMEOUT)?;
         db.set_prepared_statement_cache_capacity(STATEMENTS);
-        check(&db, path)?;
+        check_integrity(&db, path)?;
         db.pragma_update(None, "journal_mode", "WAL")?;
         db.pragma_update(None, "synchronous", "FULL")?;
         schema::migrate(&db, path)?;
-        let mut store = Self::over(db);
+        let mut store = Self::new(db);
         store.pruned_hour = store.meta("pruned_hour")?;
         store.load_tenants()?;
         Ok(store)
     }
 
-    /// Opens it to read, beside the one that writes.
-    pub fn open_to_read(path: &Path) -> Result<Self, StoreError> {
+    /// Opens the ledger for queries, beside the connection that writes.
+    pub fn open_read_only(path: &Path) -> Result<Self, StoreError> {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let db = Connection::open_with_flags(path, flags)?;
-        db.busy_timeout(Duration::from_secs(5))?;
-        Ok(Self::over(db))
+        db.busy_timeout(BUSY_TIMEOUT)?;
+        Ok(Self::new(db))
     }
 
-    fn over(db: Connection) -> Self {
-        let (tenants, plans, sources) = Default::default();
-        Self { db, tenants, plans, sources, pruned_hour: 0 }
+    fn new(db: Connection) -> Self {
+        Self {
+            db,
+            tenants: HashMap::new(),
+            plans: Plans::default(),
+            sources: HashMap::new(),
+            pruned_hour: 0,
+        }
     }
 
     /// Puts reports into the ledger, all or none. They are on disk when this returns.
@@ -162,7 +171,7 @@ impl Store {
         };
         let written = writer.write(reports, &mut committed);
         if let Err(fault) = written.and_then(|()| tx.commit()) {
-            // Ids given in this transaction do not exist.
+            // Ids assigned in this transaction do not exist.
             self.tenants.clear();
             self.sources.clear();
             self.load_tenants()?;
@@ -171,81 +180,87 @@ impl Store {
         Ok(committed)
     }
 
-    /// Copies the ledger into a new file. On a connection of its own it disturbs no writer and
-    /// sees one moment: all in one step, for a copy in several starts anew with each commit.
+    /// Copies the ledger into a new file. On a read-only connection it delays no writer and sees
+    /// one moment: it takes a single step, because a copy in several steps restarts with each
+    /// commit.
     pub fn backup(&self, to: &Path) -> Result<(), StoreError> {
         let mut copy = Connection::open(to)?;
         Backup::new(&self.db, &mut copy)?.step(-1)?;
         Ok(())
     }
 
-    /// Checks a backup whole, and makes it one file that can be copied about.
-    pub fn check_copy(path: &Path) -> Result<(), StoreError> {
+    /// Checks all of a backup and makes it a single file that can be moved.
+    pub fn finish_backup(path: &Path) -> Result<(), StoreError> {
         let db = Connection::open(path)?;
-        check(&db, path)?;
+        check_integrity(&db, path)?;
         Ok(db.pragma_update(None, "journal_mode", "DELETE")?)
     }
 
     fn meta(&self, key: &str) -> Result<u64, StoreError> {
         let sql = "SELECT value FROM meta WHERE key = ?1";
-        Ok(self.db.query_row(sql, [key], |r| counter(r, 0)).optional()?.unwrap_or(0))
+        let value = self.db.query_row(sql, [key], |row| read_u64(row, 0)).optional()?;
+        Ok(value.unwrap_or(0))
     }
 
     fn load_tenants(&mut self) -> Result<(), StoreError> {
         self.plans = Plans::load(&self.db)?;
-        let places = self.plans.by_id();
+        let plans_by_id = self.plans.indices_by_id();
         let mut statement = self.db.prepare("SELECT id, name, plan FROM tenants")?;
         let rows = statement.query_map([], |row| {
-            // No plan is at the place that does not exist: such a tenant gets its plan anew.
-            let plan = places.get(&row.get(2)?).copied().unwrap_or(usize::MAX);
-            Ok((name(row, 1)?, Known { id: row.get(0)?, plan }))
+            // An index beyond the last plan makes the tenant's next report store its plan again.
+            let plan = plans_by_id.get(&row.get(2)?).copied().unwrap_or(usize::MAX);
+            Ok((read_name(row, 1)?, TenantRow { id: row.get(0)?, plan }))
         })?;
         self.tenants = rows.collect::<Result<_, _>>()?;
         Ok(())
     }
 }
 
-/// `PRAGMA integrity_check`: a damaged ledger is never written to.
-fn check(db: &Connection, path: &Path) -> Result<(), StoreError> {
-    let found = db.query_row("PRAGMA integrity_check(1)", [], |r| r.get::<_, String>(0));
-    let fault = match found {
-        Ok(found) if found == "ok" => return Ok(()),
-        Ok(found) => found,
-        Err(fault) => match fault.sqlite_error_code() {
-            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => fault.to_string(),
-            // Locked, or the disk does not answer: that says nothing of the file.
-            _ => return Err(fault.into()),
+/// Runs `PRAGMA integrity_check`: a damaged ledger is never written to.
+fn check_integrity(db: &Connection, path: &Path) -> Result<(), StoreError> {
+    let result = db.query_row("PRAGMA integrity_check(1)", [], |row| row.get::<_, String>(0));
+    let fault = match result {
+        Ok(result) if result == "ok" => return Ok(()),
+        Ok(result) => result,
+        Err(error) => match error.sqlite_error_code() {
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => error.to_string(),
+            // A lock or a failing disk says nothing about the file's content.
+            _ => return Err(error.into()),
         },
     };
     Err(StoreError::Damaged { path: path.to_owned(), fault })
 }
 
-fn whole(n: u64) -> i64 {
+/// Converts a counter to the database's signed integer.
+fn to_i64(n: u64) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
 }
 
-fn counter(row: &Row<'_>, index: usize) -> Result<u64, rusqlite::Error> {
+fn read_u64(row: &Row<'_>, index: usize) -> Result<u64, rusqlite::Error> {
     Ok(u64::try_from(row.get::<_, i64>(index)?).unwrap_or(0))
 }
 
-fn sums(row: &Row<'_>, first: usize) -> Result<Sums, rusqlite::Error> {
+/// Reads the counters from the column `first` on.
+fn read_sums(row: &Row<'_>, first: usize) -> Result<Sums, rusqlite::Error> {
     let mut columns = [0; Sums::COLUMNS];
     for (offset, column) in columns.iter_mut().enumerate() {
-        *column = counter(row, first + offset)?;
+        *column = read_u64(row, first + offset)?;
     }
     Ok(Sums::from_columns(columns))
 }
 
-fn with_reasons(row: &Row<'_>, first: usize) -> Result<Sums, rusqlite::Error> {
+/// Reads the counters from the column `first` on, and the reasons behind them.
+fn read_sums_with_reasons(row: &Row<'_>, first: usize) -> Result<Sums, rusqlite::Error> {
     let reasons: Option<String> = row.get(first + Sums::COLUMNS)?;
     let reasons = reasons.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
-    Ok(Sums { reasons, ..sums(row, first)? })
+    Ok(Sums { reasons, ..read_sums(row, first)? })
 }
 
-fn name<T: std::str::FromStr>(row: &Row<'_>, index: usize) -> Result<T, rusqlite::Error> {
+/// Reads the name of a tenant or tier.
+fn read_name<T: std::str::FromStr>(row: &Row<'_>, index: usize) -> Result<T, rusqlite::Error> {
     let text: String = row.get(index)?;
-    let fault = format!("{text:?} is no name");
     text.parse().map_err(|_| {
+        let fault = format!("invalid name {text:?}");
         rusqlite::Error::FromSqlConversionFailure(index, rusqlite::types::Type::Text, fault.into())
     })
 }

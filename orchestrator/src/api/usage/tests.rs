@@ -7,8 +7,9 @@ use tempfile::TempDir;
 use tokio::net::TcpListener;
 
 use super::*;
+use crate::cli::client::AdminClient;
 use crate::metrics::Metrics;
-use crate::usage::ledger::{Condition, Refused};
+use crate::usage::ledger::{Condition, ReportError};
 use crate::usage::metrics::UsageCollector;
 
 /// The API over a real ledger and files.
@@ -185,12 +186,13 @@ async fn both_routers_answer_over_http() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let base = format!("http://{}", listener.local_addr().unwrap());
     let task = tokio::spawn(async move { axum::serve(listener, routes).await });
-    let get = async |path: &str| crate::cli::client::get(&base, path).await;
+    let client = AdminClient::orchestrator(&base).unwrap();
+    let get = async |path: &str| client.get::<serde_json::Value>(path).await;
     assert!(get("/v1/usage").await.is_ok());
     assert!(get("/v1/usage/alice").await.is_ok());
     assert!(get("/v1/usage/gateways/gw?since_s=0").await.is_ok());
     assert!(get("/v1/usage/Not-A-Tenant").await.is_err());
-    let file: LedgerFile = serde_json::from_slice(&get("/v1/usage/ledger").await.unwrap()).unwrap();
+    let file: LedgerFile = client.get("/v1/usage/ledger").await.unwrap();
     assert_eq!(file.path, served.dir.path().join("ledger.sqlite"));
     task.abort();
 }
@@ -243,9 +245,9 @@ async fn a_damaged_ledger_is_told_of_and_not_written_to() {
     fs::write(&path, &garbage).unwrap();
     let served = served_at(dir, "ledger.sqlite");
     let condition = served.api.ledger.checked().await;
-    let trouble = condition.trouble().unwrap();
+    let trouble = condition.problem().unwrap();
     assert!(trouble.contains("is damaged") && trouble.contains("backup"), "{trouble}");
-    assert_eq!(served.api.ledger.report(report_of(5, 2)).await, Err(Refused::NotOpen));
+    assert_eq!(served.api.ledger.report(report_of(5, 2)).await, Err(ReportError::NotOpen));
     assert_eq!(served.api.notice(&tenant()).day_ends_s, 0);
     assert_eq!(fs::read_to_string(&path).unwrap(), garbage);
     let text = scrape(&served);

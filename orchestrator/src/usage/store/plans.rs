@@ -1,4 +1,4 @@
-//! Plans: a tier with its limits and price, kept once, for a million tenants share a handful.
+//! Plans: a tier with its limits and price, stored once, because a million tenants share a handful.
 
 use std::collections::HashMap;
 
@@ -6,17 +6,17 @@ use protocol::usage::UsageRow;
 use protocol::{Limits, TierName};
 use rusqlite::{Connection, params};
 
-use super::{StoreError, name};
+use super::{StoreError, read_name};
 
-/// Plans that nobody has are dropped when there are more than this: each exception is one.
+/// Number of plans above which unused ones are deleted; each tenant's own exceptions make one.
 pub(super) const PLANS_MAX: usize = 1_000;
 
 /// All plans, in memory as in the file.
 #[derive(Debug, Default)]
 pub(super) struct Plans {
     all: Vec<Plan>,
-    /// Places in `all`, by tier and limits as they are stored.
-    places: HashMap<(TierName, String), usize>,
+    /// Indices into `all`, by tier and limits as they are stored.
+    indices: HashMap<(TierName, String), usize>,
 }
 
 #[derive(Debug)]
@@ -30,49 +30,50 @@ impl Plans {
     pub(super) fn load(db: &Connection) -> Result<Self, StoreError> {
         let mut plans = Self::default();
         let mut statement = db.prepare("SELECT id, tier, limits FROM plans")?;
-        let rows = statement.query_map([], |r| Ok((r.get(0)?, name(r, 1)?, r.get(2)?)))?;
+        let rows =
+            statement.query_map([], |row| Ok((row.get(0)?, read_name(row, 1)?, row.get(2)?)))?;
         for row in rows {
-            let (id, tier, text): (i64, TierName, String) = row?;
-            plans.add(id, tier, text);
+            let (id, tier, limits): (i64, TierName, String) = row?;
+            plans.insert(id, tier, limits);
         }
         Ok(plans)
     }
 
-    fn add(&mut self, id: i64, tier: TierName, text: String) -> usize {
-        let limits = serde_json::from_str(&text).unwrap_or_default();
-        self.places.insert((tier.clone(), text), self.all.len());
+    fn insert(&mut self, id: i64, tier: TierName, limits_json: String) -> usize {
+        let limits = serde_json::from_str(&limits_json).unwrap_or_default();
+        let index = self.all.len();
+        self.indices.insert((tier.clone(), limits_json), index);
         self.all.push(Plan { id, tier, limits });
-        self.all.len() - 1
+        index
     }
 
-    /// Whether the plan at `place` is the row's.
-    pub(super) fn is(&self, place: usize, row: &UsageRow) -> bool {
-        self.all.get(place).is_some_and(|p| p.tier == row.tier && p.limits == row.limits)
+    /// Returns true if the plan at `index` is the row's.
+    pub(super) fn matches(&self, index: usize, row: &UsageRow) -> bool {
+        self.all.get(index).is_some_and(|plan| plan.tier == row.tier && plan.limits == row.limits)
     }
 
-    /// Place and id of the row's plan, which is kept from now on.
-    pub(super) fn of(
+    /// Returns index and id of the row's plan, which is stored if it is new.
+    pub(super) fn find_or_insert(
         &mut self,
         db: &Connection,
         row: &UsageRow,
     ) -> Result<(usize, i64), rusqlite::Error> {
         let limits = serde_json::to_string(&row.limits).unwrap_or_default();
         let key = (row.tier.clone(), limits);
-        if let Some(place) = self.places.get(&key)
-            && let Some(plan) = self.all.get(*place)
+        if let Some(index) = self.indices.get(&key)
+            && let Some(plan) = self.all.get(*index)
         {
-            return Ok((*place, plan.id));
+            return Ok((*index, plan.id));
         }
         let (tier, limits) = key;
         let sql = "INSERT INTO plans (tier, price_cents, limits) VALUES (?1, ?2, ?3) RETURNING id";
         let values = params![tier.as_str(), row.limits.price_cents_month, limits];
-        let id = db.prepare_cached(sql)?.query_row(values, |r| r.get(0))?;
-        Ok((self.add(id, tier, limits), id))
+        let id = db.prepare_cached(sql)?.query_row(values, |row| row.get(0))?;
+        Ok((self.insert(id, tier, limits), id))
     }
 
-    /// Places by id, for loading tenants.
-    pub(super) fn by_id(&self) -> HashMap<i64, usize> {
-        self.all.iter().enumerate().map(|(place, plan)| (plan.id, place)).collect()
+    pub(super) fn indices_by_id(&self) -> HashMap<i64, usize> {
+        self.all.iter().enumerate().map(|(index, plan)| (plan.id, index)).collect()
     }
 
     pub(super) fn len(&self) -> usize {

@@ -1,7 +1,7 @@
-//! Old hours become days, old days become months; sums stay, by tenant and by source.
+//! Sums up old hours into days and old days into months, in bounded steps.
 //!
-//! Hours that became days are not taken any more, so a clock that is far ahead must not make them
-//! so: what is old is judged by the newest row where that is older than now.
+//! Rows of an hour that has become part of a day are refused, so a clock that is far ahead must not
+//! make hours old: age is judged by the newest row where that is older than the clock.
 
 use std::collections::BTreeMap;
 
@@ -12,74 +12,100 @@ use rusqlite::{OptionalExtension, Transaction, params};
 use super::plans::PLANS_MAX;
 use super::query::SUMS;
 use super::write::put;
-use super::{COLUMNS, Store, StoreError, sums, whole, with_reasons};
+use super::{COLUMNS, Store, StoreError, read_sums, read_sums_with_reasons, to_i64};
 use crate::usage::sums::Sums;
 
-/// How long hours are kept apart. An Envoy that was cut off from its orchestrator for longer loses
-/// what it had counted before.
+/// Days for which hours are kept. An Envoy that is cut off from its orchestrator for longer loses
+/// what it counted before.
 pub const HOURS_KEPT_DAYS: u64 = 14;
-/// How long days are kept apart: a year and some to compare with; then there are months. Also how
-/// long a source is remembered after its last report.
+/// Days for which days are kept: a year and some, to compare with the year before. A source is
+/// kept as long after its last report.
 pub const DAYS_KEPT: u64 = 400;
 
-/// Rows of one transaction: reports wait for some 50 ms.
-pub const PRUNE_ROWS: u64 = 10_000;
+/// Bound on rows per step, so that reports wait for some 50 ms.
+pub(super) const PRUNE_ROWS: u64 = 10_000;
 
-/// A part of a period: what one transaction moves.
-struct Part {
-    from: (&'static str, &'static str),
-    to: (&'static str, &'static str),
-    /// The period that is over, and the one it becomes a part of.
-    periods: (i64, i64),
-    /// Tenants below this id.
-    end: i64,
+/// A table of periods and the name of its key column.
+#[derive(Debug, Clone, Copy)]
+struct PeriodTable {
+    name: &'static str,
+    key: &'static str,
+}
+
+const HOURS: PeriodTable = PeriodTable { name: "hours", key: "hour" };
+const DAYS: PeriodTable = PeriodTable { name: "days", key: "day" };
+const MONTHS: PeriodTable = PeriodTable { name: "months", key: "month" };
+
+/// A period that is over, and the longer one that it becomes a part of.
+#[derive(Debug, Clone, Copy)]
+struct RollUp {
+    from: PeriodTable,
+    from_period: i64,
+    to: PeriodTable,
+    to_period: i64,
 }
 
 impl Store {
-    /// Turns a part of an hour (or of a day) that is old enough into a part of its day (or month).
-    /// Says whether it did: call it again then, with reports in between.
+    /// Sums up a part of the oldest hour or day that is old enough. Returns true if it did: then
+    /// there may be more, and the caller comes back after serving reports.
     pub fn prune(&mut self, now_s: u64) -> Result<bool, StoreError> {
-        let now_s = self.pruning_s(now_s)?;
-        let hour_end = (now_s / DAY_S).saturating_sub(HOURS_KEPT_DAYS) * 24;
-        let day_end = (now_s / DAY_S).saturating_sub(DAYS_KEPT);
-        let oldest = |sql: &str| self.db.query_row(sql, [], |r| r.get::<_, Option<i64>>(0));
-        let hour = oldest("SELECT min(hour) FROM hours")?.and_then(|h| u64::try_from(h).ok());
-        let day = oldest("SELECT min(day) FROM days")?.and_then(|d| u64::try_from(d).ok());
-        if let Some(hour) = hour.filter(|h| *h < hour_end) {
-            let tx = self.db.unchecked_transaction()?;
-            // With the first part, for from then on some of the sources' maxima are gone.
-            let pruned_hour = self.pruned_hour.max(hour + 1);
-            set_meta(&tx, "pruned_hour", pruned_hour)?;
-            let periods = (whole(hour), whole(hour / 24));
-            roll_up(&tx, ("hours", "hour"), ("days", "day"), periods)?;
-            tx.commit()?;
-            self.pruned_hour = pruned_hour;
+        let now_s = self.prune_clock_s(now_s)?;
+        let today = now_s / DAY_S;
+        let hours_end = today.saturating_sub(HOURS_KEPT_DAYS) * 24;
+        let days_end = today.saturating_sub(DAYS_KEPT);
+        let hour = self.read_period("SELECT min(hour) FROM hours")?;
+        if let Some(hour) = hour.filter(|hour| *hour < hours_end) {
+            self.prune_hour(hour)?;
             return Ok(true);
         }
-        if let Some(day) = day.filter(|d| *d < day_end) {
-            let tx = self.db.unchecked_transaction()?;
-            let periods = (whole(day), whole(Month::of(day * DAY_S).0));
-            roll_up(&tx, ("days", "day"), ("months", "month"), periods)?;
-            tx.commit()?;
+        let day = self.read_period("SELECT min(day) FROM days")?;
+        if let Some(day) = day.filter(|day| *day < days_end) {
+            self.prune_day(day)?;
             return Ok(true);
         }
-        self.drop_unused(day_end * DAY_S)?;
+        self.delete_unused(days_end * DAY_S)?;
         Ok(false)
     }
 
-    /// `now_s`, or the end of the newest row's hour where that is earlier.
-    pub fn pruning_s(&self, now_s: u64) -> Result<u64, StoreError> {
+    /// Returns `now_s`, or the end of the newest row's hour where that is earlier.
+    pub fn prune_clock_s(&self, now_s: u64) -> Result<u64, StoreError> {
         let sql = "SELECT coalesce((SELECT max(hour) FROM hours),
                                    (SELECT max(day) * 24 + 23 FROM days))";
-        let newest: Option<i64> = self.db.query_row(sql, [], |r| r.get(0))?;
-        let newest = newest.and_then(|hour| u64::try_from(hour).ok());
-        Ok(newest.map_or(now_s, |hour| now_s.min((hour + 1).saturating_mul(HOUR_S))))
+        let newest_hour = self.read_period(sql)?;
+        Ok(newest_hour.map_or(now_s, |hour| now_s.min((hour + 1).saturating_mul(HOUR_S))))
     }
 
-    /// Sources that are over, and plans that nobody has.
-    fn drop_unused(&mut self, heard_s: u64) -> Result<(), StoreError> {
+    /// Reads one period; `None` if the tables are empty.
+    fn read_period(&self, sql: &str) -> Result<Option<u64>, StoreError> {
+        let period: Option<i64> = self.db.query_row(sql, [], |row| row.get(0))?;
+        Ok(period.and_then(|period| u64::try_from(period).ok()))
+    }
+
+    fn prune_hour(&mut self, hour: u64) -> Result<(), StoreError> {
         let tx = self.db.unchecked_transaction()?;
-        tx.execute("DELETE FROM sources WHERE last_s < ?1", [whole(heard_s)])?;
+        // The first part already refuses the hour's late rows: some maxima of its sources are gone.
+        let pruned_hour = self.pruned_hour.max(hour + 1);
+        set_meta(&tx, "pruned_hour", pruned_hour)?;
+        let from_period = to_i64(hour);
+        let to_period = to_i64(hour / 24);
+        roll_up(&tx, RollUp { from: HOURS, from_period, to: DAYS, to_period })?;
+        tx.commit()?;
+        self.pruned_hour = pruned_hour;
+        Ok(())
+    }
+
+    fn prune_day(&mut self, day: u64) -> Result<(), StoreError> {
+        let tx = self.db.unchecked_transaction()?;
+        let from_period = to_i64(day);
+        let to_period = to_i64(Month::of(day * DAY_S).0);
+        roll_up(&tx, RollUp { from: DAYS, from_period, to: MONTHS, to_period })?;
+        Ok(tx.commit()?)
+    }
+
+    /// Deletes sources whose last report is before `reported_s`, and unused plans.
+    fn delete_unused(&mut self, reported_s: u64) -> Result<(), StoreError> {
+        let tx = self.db.unchecked_transaction()?;
+        tx.execute("DELETE FROM sources WHERE last_s < ?1", [to_i64(reported_s)])?;
         tx.execute("DELETE FROM source_sums WHERE source NOT IN (SELECT id FROM sources)", [])?;
         tx.commit()?;
         self.sources.clear();
@@ -93,64 +119,70 @@ impl Store {
     }
 }
 
-/// Adds the next rows of a period to those of the longer one and drops them.
-fn roll_up(
-    tx: &Transaction<'_>,
-    from: (&'static str, &'static str),
-    to: (&'static str, &'static str),
-    periods: (i64, i64),
-) -> Result<(), rusqlite::Error> {
-    let (table, key) = from;
-    let nth =
-        format!("SELECT tenant FROM {table} WHERE {key} = ?1 ORDER BY tenant LIMIT 1 OFFSET ?2");
-    let mut nth = tx.prepare_cached(&nth)?;
-    let mut tenant =
-        |n: u64| nth.query_row([periods.0, whole(n)], |r| r.get::<_, i64>(0)).optional();
-    // Whole tenants, one at least.
-    let first = tenant(0)?.unwrap_or(0);
-    let end = tenant(PRUNE_ROWS)?.map_or(i64::MAX, |end| end.max(first + 1));
-    move_part(tx, &Part { from, to, periods, end })
+/// Moves the next rows of a period into the longer one.
+fn roll_up(tx: &Transaction<'_>, roll_up: RollUp) -> Result<(), rusqlite::Error> {
+    // Whole tenants, at least one: find the tenant at which the part ends.
+    let PeriodTable { name, key } = roll_up.from;
+    let sql =
+        format!("SELECT tenant FROM {name} WHERE {key} = ?1 ORDER BY tenant LIMIT 1 OFFSET ?2");
+    let mut nth_tenant = tx.prepare_cached(&sql)?;
+    let mut tenant_at = |n: u64| {
+        nth_tenant
+            .query_row([roll_up.from_period, to_i64(n)], |row| row.get::<_, i64>(0))
+            .optional()
+    };
+    let first = tenant_at(0)?.unwrap_or(0);
+    let end = tenant_at(PRUNE_ROWS)?.map_or(i64::MAX, |end| end.max(first + 1));
+    move_tenants(tx, roll_up, end)
 }
 
-fn move_part(tx: &Transaction<'_>, part: &Part) -> Result<(), rusqlite::Error> {
-    let Part { from: (from, from_key), to: (to, to_key), periods, end } = part;
-    let which = format!("{from} WHERE {from_key} = ?1 AND tenant < ?2");
+/// Moves the rows of tenants with an id below `end`.
+fn move_tenants(tx: &Transaction<'_>, roll_up: RollUp, end: i64) -> Result<(), rusqlite::Error> {
+    let RollUp { from, from_period, to, to_period } = roll_up;
+    let selection = format!("{} WHERE {} = ?1 AND tenant < ?2", from.name, from.key);
+    // Sum up the part by tenant.
     let mut by_tenant: BTreeMap<i64, Sums> = BTreeMap::new();
     let mut statement =
-        tx.prepare_cached(&format!("SELECT tenant, {COLUMNS}, reasons FROM {which}"))?;
-    let mut rows = statement.query([periods.0, *end])?;
+        tx.prepare_cached(&format!("SELECT tenant, {COLUMNS}, reasons FROM {selection}"))?;
+    let mut rows = statement.query([from_period, end])?;
     while let Some(row) = rows.next()? {
-        by_tenant.entry(row.get(0)?).or_default().add(&with_reasons(row, 1)?);
+        by_tenant.entry(row.get(0)?).or_default().add(&read_sums_with_reasons(row, 1)?);
     }
-    let sql = format!("SELECT {COLUMNS}, reasons FROM {to} WHERE {to_key} = ?1 AND tenant = ?2");
+    // Add each sum to the longer period.
+    let sql =
+        format!("SELECT {COLUMNS}, reasons FROM {} WHERE {} = ?1 AND tenant = ?2", to.name, to.key);
     let mut statement = tx.prepare_cached(&sql)?;
     for (tenant, mut sum) in by_tenant {
-        let there = statement.query_row([periods.1, tenant], |r| with_reasons(r, 0)).optional()?;
-        sum.add(&there.unwrap_or_default());
-        put(tx, to, &[periods.1, tenant], &sum)?;
+        let before = statement
+            .query_row([to_period, tenant], |row| read_sums_with_reasons(row, 0))
+            .optional()?;
+        sum.add(&before.unwrap_or_default());
+        put(tx, to.name, &[to_period, tenant], &sum)?;
     }
-    if *from == "hours" {
-        keep_by_source(tx, &which, [periods.0, *end])?;
+    // Days have no source any more: keep the sums by source, then delete the rows.
+    if from.name == HOURS.name {
+        keep_by_source(tx, &selection, [from_period, end])?;
     }
-    tx.execute(&format!("DELETE FROM {which}"), [periods.0, *end])?;
+    tx.execute(&format!("DELETE FROM {selection}"), [from_period, end])?;
     Ok(())
 }
 
-/// Adds what leaves `hours` to the sums of its sources.
+/// Adds the rows that leave `hours` to the sums of their sources.
 fn keep_by_source(
     tx: &Transaction<'_>,
-    which: &str,
+    selection: &str,
     bounds: [i64; 2],
 ) -> Result<(), rusqlite::Error> {
-    let sql = format!("SELECT source, {SUMS} FROM {which} GROUP BY source");
+    let sql = format!("SELECT source, {SUMS} FROM {selection} GROUP BY source");
     let mut statement = tx.prepare_cached(&sql)?;
     let mut rows = statement.query(bounds)?;
     let sql = format!("SELECT {COLUMNS} FROM source_sums WHERE source = ?1");
     let mut before = tx.prepare_cached(&sql)?;
     while let Some(row) = rows.next()? {
         let source: i64 = row.get(0)?;
-        let mut sum = before.query_row([source], |r| sums(r, 0)).optional()?.unwrap_or_default();
-        sum.add(&sums(row, 1)?);
+        let earlier = before.query_row([source], |row| read_sums(row, 0)).optional()?;
+        let mut sum = earlier.unwrap_or_default();
+        sum.add(&read_sums(row, 1)?);
         put(tx, "source_sums", &[source], &sum)?;
     }
     Ok(())
@@ -158,6 +190,6 @@ fn keep_by_source(
 
 fn set_meta(tx: &Transaction<'_>, key: &str, value: u64) -> Result<(), rusqlite::Error> {
     let sql = "INSERT OR REPLACE INTO meta (key, value) VALUES (?1, ?2)";
-    tx.execute(sql, params![key, whole(value)])?;
+    tx.execute(sql, params![key, to_i64(value)])?;
     Ok(())
 }

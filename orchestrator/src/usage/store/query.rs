@@ -1,4 +1,4 @@
-//! Questions to the ledger. None holds up the thread that writes.
+//! Queries. On a read-only connection they do not delay the thread that writes.
 
 use std::ops::Range;
 
@@ -8,27 +8,30 @@ use protocol::usage::born_s;
 use protocol::{GatewayId, Limits, TenantId, TierName};
 use rusqlite::{OptionalExtension, params};
 
-use super::{COLUMNS, Store, StoreError, counter, name, sums, whole, with_reasons};
-use crate::usage::sums::{Added, Line, Sums};
+use super::{
+    COLUMNS, Store, StoreError, read_name, read_sums, read_sums_with_reasons, read_u64, to_i64,
+};
+use crate::usage::sums::{Sums, TenantSums};
+use crate::usage::tally::Increase;
 
-/// [`COLUMNS`], summed.
+/// The aggregate of each of [`COLUMNS`].
 pub(super) const SUMS: &str = "sum(reads), sum(writes), sum(refused), sum(s0), sum(s1), sum(s2), sum(s3), \
                     sum(s4), sum(s5), sum(bytes_in), sum(bytes_out), sum(service_ms), sum(doze), \
                     sum(start), sum(\"create\")";
 
-/// A tenant as its newest row has it.
+/// A tenant's plan as of its newest row.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TenantRecord {
-    /// Its tier.
+pub struct TenantPlan {
+    /// The tier's name.
     pub tier: TierName,
-    /// Its limits.
+    /// The tier's limits with the tenant's exceptions.
     pub limits: Limits,
 }
 
 impl Store {
-    /// What every tenant has used in this month and the one before, for a new
-    /// [`Tally`](crate::usage::sums::Tally).
-    pub fn recent(&self, now_s: u64) -> Result<Vec<Added>, StoreError> {
+    /// Returns the requests of every tenant in this month and the one before, by day, to rebuild
+    /// the [`Tally`](crate::usage::tally::Tally).
+    pub fn recent_increases(&self, now_s: u64) -> Result<Vec<Increase>, StoreError> {
         let month = Month::of(now_s);
         let from_s = Month(month.0.saturating_sub(1)).start_s();
         let sql = "SELECT name, day, sum(reads), sum(writes) FROM (
@@ -37,19 +40,27 @@ impl Store {
                      SELECT day, tenant, reads, writes FROM days WHERE day >= ?2)
                    JOIN tenants ON id = tenant GROUP BY tenant, day ORDER BY day";
         let mut statement = self.db.prepare(sql)?;
-        let rows = statement.query_map([whole(from_s / HOUR_S), whole(from_s / DAY_S)], |row| {
-            let day = counter(row, 1)?;
-            let (reads, writes) = (counter(row, 2)?, counter(row, 3)?);
-            Ok(Added { tenant: name(row, 0)?, hour: day * 24, reads, writes })
-        })?;
+        let rows =
+            statement.query_map([to_i64(from_s / HOUR_S), to_i64(from_s / DAY_S)], |row| {
+                let day = read_u64(row, 1)?;
+                Ok(Increase {
+                    tenant: read_name(row, 0)?,
+                    hour: day * 24,
+                    reads: read_u64(row, 2)?,
+                    writes: read_u64(row, 3)?,
+                })
+            })?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
-    /// One line per tenant with anything in `span` (seconds since 1970; whole days once they are
-    /// older than [`HOURS_KEPT_DAYS`](super::HOURS_KEPT_DAYS), whole months after
-    /// [`DAYS_KEPT`](super::DAYS_KEPT)), with tier and price as of its last month. Without reasons.
-    pub fn lines(&self, span: Range<u64>) -> Result<Vec<Line>, StoreError> {
-        // One that was first heard of after the span has its first terms in it, too.
+    /// Returns the sums of every tenant with usage in `span`, by name and without reasons, with
+    /// tier and price as of its last month in the span.
+    ///
+    /// `span` is in seconds since 1970. Its bounds count as whole days where hours were summed up
+    /// after [`HOURS_KEPT_DAYS`](super::HOURS_KEPT_DAYS), and as whole months after
+    /// [`DAYS_KEPT`](super::DAYS_KEPT).
+    pub fn sums_by_tenant(&self, span: Range<u64>) -> Result<Vec<TenantSums>, StoreError> {
+        // A tenant whose first terms begin after the span gets these.
         let sql = format!(
             "SELECT name, tier, price_cents, used.* FROM (
                SELECT {SUMS}, tenant FROM (
@@ -65,20 +76,20 @@ impl Store {
         );
         let mut statement = self.db.prepare(&sql)?;
         let [h1, h2, d1, d2, m1, m2] = bounds(&span);
-        let last_month = whole(Month::of(span.end.saturating_sub(1)).0);
+        let last_month = to_i64(Month::of(span.end.saturating_sub(1)).0);
         let rows = statement.query_map([h1, h2, d1, d2, m1, m2, last_month], |row| {
-            Ok(Line {
-                tenant: name(row, 0)?,
-                tier: name(row, 1)?,
+            Ok(TenantSums {
+                tenant: read_name(row, 0)?,
+                tier: read_name(row, 1)?,
                 price_cents_month: row.get(2)?,
-                sums: sums(row, 3)?,
+                sums: read_sums(row, 3)?,
             })
         })?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
-    /// One tenant's sums in `span`, with reasons.
-    pub fn tenant(&self, tenant: &TenantId, span: Range<u64>) -> Result<Sums, StoreError> {
+    /// Returns one tenant's sums in `span`, with reasons.
+    pub fn tenant_sums(&self, tenant: &TenantId, span: Range<u64>) -> Result<Sums, StoreError> {
         let sql = "SELECT id FROM tenants WHERE name = ?1";
         let id: Option<i64> =
             self.db.prepare_cached(sql)?.query_row([tenant.as_str()], |r| r.get(0)).optional()?;
@@ -88,7 +99,7 @@ impl Store {
         for (table, key, from, to) in
             [("hours", "hour", h1, h2), ("days", "day", d1, d2), ("months", "month", m1, m2)]
         {
-            // One seek per period, for the key starts with it.
+            // One seek per period, because the key starts with the period.
             let sql = format!(
                 "WITH RECURSIVE period(n) AS (
                    SELECT max(?1, (SELECT min({key}) FROM {table}))
@@ -100,35 +111,40 @@ impl Store {
             let mut statement = self.db.prepare_cached(&sql)?;
             let mut rows = statement.query(params![from, to, id])?;
             while let Some(row) = rows.next()? {
-                total.add(&with_reasons(row, 0)?);
+                total.add(&read_sums_with_reasons(row, 0)?);
             }
         }
         Ok(total)
     }
 
-    /// A tenant's tier and limits as last reported.
-    pub fn record(&self, tenant: &TenantId) -> Result<Option<TenantRecord>, StoreError> {
+    /// Returns a tenant's tier and limits as last reported; `None` before its first report.
+    pub fn tenant_plan(&self, tenant: &TenantId) -> Result<Option<TenantPlan>, StoreError> {
         let sql = "SELECT tier, limits FROM tenants JOIN plans ON plans.id = plan WHERE name = ?1";
         let mut statement = self.db.prepare_cached(sql)?;
-        let record = statement.query_row([tenant.as_str()], |row| {
+        let plan = statement.query_row([tenant.as_str()], |row| {
             let limits: String = row.get(1)?;
             let limits = serde_json::from_str(&limits).unwrap_or_default();
-            Ok(TenantRecord { tier: name(row, 0)?, limits })
+            Ok(TenantPlan { tier: read_name(row, 0)?, limits })
         });
-        Ok(record.optional()?)
+        Ok(plan.optional()?)
     }
 
-    /// All that sources of `gateway` have reported that began at `since_s` or later: with the start
-    /// of an Envoy, that Envoy's life, whatever its age.
-    pub fn gateway(&self, gateway: &GatewayId, since_s: u64) -> Result<Sums, StoreError> {
+    /// Returns the sums of those sources of `gateway` that began at `since_s` or later. With the
+    /// start time of an Envoy this is that Envoy's run, whatever its age.
+    pub fn gateway_sums(&self, gateway: &GatewayId, since_s: u64) -> Result<Sums, StoreError> {
         let sql = "SELECT id, source, first_s FROM sources WHERE gateway = ?1";
         let mut statement = self.db.prepare_cached(sql)?;
         let mut rows = statement.query([gateway.as_str()])?;
         let mut ids = Vec::new();
         while let Some(row) = rows.next()? {
             let source: String = row.get(1)?;
-            // Heard for the first time is later: an Envoy may be gone and its successor there.
-            if born_s(&source).map_or_else(|| counter(row, 2), Ok)? >= since_s {
+            // A source's name says when it began. Its first report is later: by then the Envoy may
+            // have been replaced.
+            let began_s = match born_s(&source) {
+                Some(born_s) => born_s,
+                None => read_u64(row, 2)?,
+            };
+            if began_s >= since_s {
                 ids.push(row.get::<_, i64>(0)?.to_string());
             }
         }
@@ -139,30 +155,33 @@ impl Store {
                UNION ALL SELECT {COLUMNS} FROM source_sums WHERE source IN ({ids}))
              HAVING count(*) > 0"
         );
-        let first_hour = whole((since_s / HOUR_S).saturating_sub(1));
-        let found = self.db.query_row(&sql, [first_hour], |r| sums(r, 0)).optional()?;
+        let first_hour = to_i64((since_s / HOUR_S).saturating_sub(1));
+        let found = self.db.query_row(&sql, [first_hour], |r| read_sums(r, 0)).optional()?;
         Ok(found.unwrap_or_default())
     }
 
-    /// Rows in `hours`.
-    pub fn rows(&self) -> Result<u64, StoreError> {
-        Ok(self.db.query_row("SELECT count(*) FROM hours", [], |r| counter(r, 0))?)
+    /// Returns the number of rows in `hours`.
+    pub fn hour_rows(&self) -> Result<u64, StoreError> {
+        Ok(self.db.query_row("SELECT count(*) FROM hours", [], |r| read_u64(r, 0))?)
     }
 }
 
-/// `span` in hours, days and months. Days and months count where they start in it.
+/// Converts `span` to bounds in hours, days and months. A day or month counts if it starts in the
+/// span.
 fn bounds(span: &Range<u64>) -> [i64; 6] {
-    let month_up = |s: u64| {
-        let month = Month::of(s);
-        if month.start_s() == s { month.0 } else { month.next().0 }
-    };
     [
         span.start.div_ceil(HOUR_S),
         span.end.div_ceil(HOUR_S),
         span.start.div_ceil(DAY_S),
         span.end.div_ceil(DAY_S),
-        month_up(span.start),
-        month_up(span.end),
+        first_month_from(span.start),
+        first_month_from(span.end),
     ]
-    .map(whole)
+    .map(to_i64)
+}
+
+/// Returns the first month that starts at `from_s` or later.
+fn first_month_from(from_s: u64) -> u64 {
+    let month = Month::of(from_s);
+    if month.start_s() == from_s { month.0 } else { month.next().0 }
 }

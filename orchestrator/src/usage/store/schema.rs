@@ -1,4 +1,6 @@
-//! The ledger's tables and how older ones become them. A step is never changed once released.
+//! The ledger's tables, and the steps that bring an older file to them.
+//!
+//! A step is never changed once released.
 
 use std::path::Path;
 
@@ -6,7 +8,7 @@ use rusqlite::Connection;
 
 use super::StoreError;
 
-/// Each step brings the schema from its index to the next; `PRAGMA user_version` is where it is.
+/// Step `n` brings schema `n` to `n + 1`. `PRAGMA user_version` has the file's schema.
 const STEPS: &[&str] = &[V1, V2];
 
 const V1: &str = "
@@ -45,9 +47,10 @@ CREATE TABLE months (
   PRIMARY KEY (month, tenant)) WITHOUT ROWID;
 ";
 
-/// `terms`: tier and price of a tenant from a month on, so that a past month keeps its own; what was
-/// before this step is taken to have been as it is now. `source_sums`: what of a source's hours has
-/// become days, so that an Envoy of any age can be reconciled.
+/// Adds two tables. `terms` has tier and price of a tenant from a month on, so that a past month
+/// keeps its own; months before this step get the tier and price of the time of the step.
+/// `source_sums` has what of a source's hours has become days, so that an Envoy of any age can be
+/// reconciled.
 const V2: &str = "
 CREATE TABLE terms (
   tenant INTEGER NOT NULL, month INTEGER NOT NULL, tier TEXT NOT NULL, price_cents INTEGER NOT NULL,
@@ -62,7 +65,7 @@ CREATE TABLE source_sums (
   doze INTEGER NOT NULL, start INTEGER NOT NULL, \"create\" INTEGER NOT NULL, reasons TEXT);
 ";
 
-/// Brings the database to the newest schema, each step whole or not at all.
+/// Brings the database to the newest schema; each step is one transaction.
 pub(super) fn migrate(db: &Connection, path: &Path) -> Result<(), StoreError> {
     let found: u32 = db.query_row("PRAGMA user_version", [], |r| r.get(0))?;
     let known = u32::try_from(STEPS.len()).unwrap_or(u32::MAX);

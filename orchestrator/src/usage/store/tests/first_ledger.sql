@@ -1,5 +1,5 @@
--- A ledger as the first schema has it, with an hour, a day and a month of two tenants. Never changed:
--- it stands for the files that are out there.
+-- A ledger of the first schema, with an hour, a day and a month of two tenants. Never changed: it
+-- stands for the files that older releases have written.
 CREATE TABLE meta (key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE sources (
   id INTEGER PRIMARY KEY, gateway TEXT NOT NULL, source TEXT NOT NULL,
