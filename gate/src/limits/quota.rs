@@ -1,10 +1,10 @@
-//! Requests per day and month, writes per day: judged from what the orchestrator counted over all
-//! gateways plus what this VM has counted since and what it has on its way.
+//! Quotas: requests per day and month, writes per day.
 //!
-//! Only forwarded requests count. Two VMs see each other's requests with the next usage answer, so
-//! a quota may be passed by what all VMs together serve in that second or two. A raised limit
-//! comes with the verdict and lifts a hold at once. When the day ends by the VM's clock, the
-//! notice of the old day counts as nothing.
+//! Usage is the orchestrator's sum over all gateways (the notice), plus the requests that this VM has
+//! counted since, plus those in flight. Only forwarded requests count. Two VMs learn of each
+//! other's requests with the next usage response, so a quota may be exceeded by what all VMs
+//! together serve in one or two seconds. A raised limit comes with the verdict and applies at once.
+//! When the day ends by the VM's clock, the old day's notice counts as zero.
 
 use std::fmt;
 
@@ -14,12 +14,12 @@ use crate::engine::leases::InFlight;
 use crate::http::refusal::{Refusal, RefusalKind};
 use crate::limits::usage::Class;
 
-/// From this part of a quota on, answers carry a warning.
+/// Percentage of a quota from which responses carry a warning.
 pub(crate) const WARN_PERCENT: u64 = 80;
-/// When the end of a day is not known, how long a refused client is told to wait.
+/// `Retry-After` when the end of the period is unknown.
 const UNKNOWN_END_S: u64 = 3_600;
 
-/// What a VM has counted and the notice does not contain yet.
+/// Requests that this VM has counted and the notice does not contain yet.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Delta {
     /// Forwarded requests of this UTC day.
@@ -31,19 +31,19 @@ pub struct Delta {
 }
 
 impl Delta {
-    /// With what is on its way.
+    /// Adds the requests in flight.
     #[must_use]
     pub(crate) fn with(self, in_flight: InFlight) -> Self {
-        let (requests, writes) = (u64::from(in_flight.requests), u64::from(in_flight.writes));
+        let requests = u64::from(in_flight.requests);
         Self {
             requests_day: self.requests_day + requests,
             requests_month: self.requests_month + requests,
-            writes_day: self.writes_day + writes,
+            writes_day: self.writes_day + u64::from(in_flight.writes),
         }
     }
 }
 
-/// Which quota.
+/// The three quotas of a tier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Quota {
     /// Requests per UTC day.
@@ -54,17 +54,17 @@ pub(crate) enum Quota {
     WritesDay,
 }
 
-/// A quota is nearly used up. Its `Display` is the header's value: a structured field like those
-/// of `RateLimit`, such as `"day";used=8210;limit=10000;t=3600`.
+/// A quota that is nearly used up. Its `Display` is the value of the warning header, a structured
+/// field like `RateLimit`: `"day";used=8210;limit=10000;t=3600`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Warning {
-    /// Which.
+    /// The quota nearest to its end.
     pub(crate) quota: Quota,
-    /// Used, this request included.
+    /// Requests used, this one included.
     pub(crate) used: u64,
-    /// Allowed.
+    /// Requests allowed in the period.
     pub(crate) cap: u64,
-    /// Seconds until it starts anew.
+    /// Seconds until the quota resets.
     pub(crate) ends_in_s: u64,
 }
 
@@ -93,8 +93,8 @@ impl Quota {
     }
 }
 
-/// Whether one more request of `class` is within the quotas, and whether one is nearly used up
-/// (the one nearest to its end).
+/// Checks one more request of `class` against the quotas. Returns a warning for the quota that is
+/// nearest to its end, if one is nearly used up.
 pub fn check(
     notice: &TenantNotice,
     limits: &Limits,
@@ -102,32 +102,21 @@ pub fn check(
     class: Class,
     now_s: u64,
 ) -> Result<Option<Warning>, Refusal> {
-    let day_over = over(notice.day_ends_s, now_s);
-    let month_over = over(notice.month_ends_s, now_s);
-    let known = |counted: u64, is_over: bool| if is_over { 0 } else { counted };
-    let mut quotas = [
-        (
-            Quota::Day,
-            known(notice.requests_day, day_over) + since.requests_day,
-            limits.requests_per_day,
-            notice.day_ends_s,
-        ),
+    // A notice from a period that has ended counts as zero.
+    let day = if has_ended(notice.day_ends_s, now_s) { 0 } else { notice.requests_day };
+    let month = if has_ended(notice.month_ends_s, now_s) { 0 } else { notice.requests_month };
+    let writes = if has_ended(notice.day_ends_s, now_s) { 0 } else { notice.writes_day };
+    let writes_cap = if class == Class::Read { 0 } else { limits.writes_per_day };
+    let quotas = [
+        (Quota::Day, day + since.requests_day, limits.requests_per_day, notice.day_ends_s),
         (
             Quota::Month,
-            known(notice.requests_month, month_over) + since.requests_month,
+            month + since.requests_month,
             limits.requests_per_month,
             notice.month_ends_s,
         ),
-        (
-            Quota::WritesDay,
-            known(notice.writes_day, day_over) + since.writes_day,
-            limits.writes_per_day,
-            notice.day_ends_s,
-        ),
+        (Quota::WritesDay, writes + since.writes_day, writes_cap, notice.day_ends_s),
     ];
-    if class == Class::Read {
-        quotas[2].2 = 0;
-    }
     let mut warning: Option<Warning> = None;
     for (quota, used, cap, ends_s) in quotas {
         if cap == 0 {
@@ -137,7 +126,7 @@ pub fn check(
             return Err(refuse(quota, used, cap, ends_s.saturating_sub(now_s)));
         }
         let used = used + 1;
-        // Mostly it ends here: the rest is slow in wasm, which has no numbers of 128 bits.
+        // The common case ends here: 128-bit arithmetic is slow in wasm.
         if used.saturating_mul(100) < cap.saturating_mul(WARN_PERCENT) {
             continue;
         }
@@ -151,8 +140,8 @@ pub fn check(
     Ok(warning)
 }
 
-/// Whether a period that ends at `ends_s` is over; 0 is not known and never over.
-fn over(ends_s: u64, now_s: u64) -> bool {
+/// Returns whether a period that ends at `ends_s` has ended. 0 means unknown and has not.
+fn has_ended(ends_s: u64, now_s: u64) -> bool {
     ends_s != 0 && now_s >= ends_s
 }
 
@@ -196,8 +185,9 @@ mod tests {
     }
 
     #[test]
-    fn a_quota_lets_its_last_request_pass_and_refuses_the_next_until_it_ends() {
-        let (limits, none) = (limits(100, 0, 0), Delta::default());
+    fn last_request_passes_and_the_next_is_refused() {
+        let limits = limits(100, 0, 0);
+        let none = Delta::default();
         assert!(check(&notice(99, 99, 0), &limits, &none, Class::Read, NOW).is_ok());
         let refused = check(&notice(100, 100, 0), &limits, &none, Class::Read, NOW).unwrap_err();
         assert_eq!(refused.kind, RefusalKind::QuotaExceeded);
@@ -206,13 +196,13 @@ mod tests {
     }
 
     #[test]
-    fn what_this_vm_counted_since_the_notice_counts() {
+    fn requests_since_the_notice_count() {
         let since = Delta { requests_day: 1, requests_month: 1, writes_day: 0 };
         assert!(check(&notice(99, 99, 0), &limits(100, 0, 0), &since, Class::Read, NOW).is_err());
     }
 
     #[test]
-    fn a_raised_tier_lifts_the_hold_at_once() {
+    fn raised_tier_applies_at_once() {
         let full = notice(100, 100, 0);
         let none = Delta::default();
         assert!(check(&full, &limits(100, 0, 0), &none, Class::Read, NOW).is_err());
@@ -220,25 +210,28 @@ mod tests {
     }
 
     #[test]
-    fn writes_used_up_leave_the_reads() {
+    fn used_up_writes_leave_reads() {
         let full = notice(10, 10, 5);
-        let (limits, none) = (limits(0, 0, 5), Delta::default());
+        let limits = limits(0, 0, 5);
+        let none = Delta::default();
         assert!(check(&full, &limits, &none, Class::Write, NOW).is_err());
         assert_eq!(check(&full, &limits, &none, Class::Read, NOW), Ok(None));
     }
 
     #[test]
-    fn a_new_day_starts_at_nothing_without_a_new_notice() {
+    fn new_day_starts_at_zero_without_a_notice() {
         let full = notice(100, 100, 5);
-        let (limits, none) = (limits(100, 0, 5), Delta::default());
+        let limits = limits(100, 0, 5);
+        let none = Delta::default();
         assert_eq!(check(&full, &limits, &none, Class::Write, NOW + 600), Ok(None));
         let refused = check(&full, &super::tests::limits(0, 100, 0), &none, Class::Read, NOW + 600);
         assert_eq!(refused.unwrap_err().retry_after_s, Some(5_400), "the month goes on");
     }
 
     #[test]
-    fn answers_warn_from_80_percent_of_the_quota_nearest_to_its_end() {
-        let (limits, none) = (limits(100, 1_000, 0), Delta::default());
+    fn warning_names_the_quota_nearest_to_its_end() {
+        let limits = limits(100, 1_000, 0);
+        let none = Delta::default();
         assert_eq!(check(&notice(78, 78, 0), &limits, &none, Class::Read, NOW), Ok(None));
         let warned = check(&notice(79, 899, 0), &limits, &none, Class::Read, NOW).unwrap();
         let text = warned.map(|w| w.to_string());

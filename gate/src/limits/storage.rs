@@ -1,34 +1,34 @@
-//! Storage, decided before a write reaches SQ, for SQ itself answers 200 and truncates.
+//! Enforces storage limits before a write reaches SQ, which would respond 200 and truncate its file.
 //!
-//! The orchestrator measures the tenant's files and the notice says what it found. Between two
-//! measurements the gateway counts on, in one record per tenant that all VMs share (`record.rs`), and
-//! always upwards: an append grows its phext by its text and the delimiters that its coordinate may
-//! need; a replacement may grow it by as much and may not grow it at all, for the old text is not
-//! known here. What is used is at most
+//! The orchestrator measures a tenant's files and reports the sizes in the notice. Between two
+//! measurements the gate adds up admitted writes in one record per tenant, which all VMs share (see
+//! `record.rs` of this folder). It only ever adds: an append grows its phext by its text and the
+//! delimiters that its coordinate may need; a replacement may grow it by as much, or not at all,
+//! because the gate does not know the old text. The bound on the used storage is
 //!
 //! ```text
-//! what was measured last + what was let through and may not have been on disk at that time
+//! last measurement + writes admitted that may not have been on disk at that time
 //! ```
 //!
-//! A write is let through, and counted, when all of its body has come: an upload may take a minute,
-//! and what was measured at its head is old then. Its head is judged too, so that what can't fit is
-//! refused before it is sent. From its end on it may come to the disk for [`WRITE_LANDS_MS`], unless SQ
-//! answers: then it is there.
+//! A write is admitted, and counted, when its body is complete: an upload may take a minute, and the
+//! measurement at its head is old by then. Its head is checked too, so that a write that cannot fit
+//! is refused before it is sent. After its end it may reach the disk within [`WRITE_LANDS_MS`], unless SQ
+//! responds, which means that it has.
 //!
-//! An append passes if it fits. A replacement passes if everything *else* fits. So all VMs of an Envoy
-//! together overshoot a cap by at most one body, and the next measurement shows it. A refusal that
-//! rests on counting and not on measuring says Retry-After: 1.
+//! An append passes if it fits. A replacement passes if everything *else* fits. All VMs of an Envoy
+//! together therefore exceed a cap by at most one body, and the next measurement shows it. A refusal
+//! that rests on counting rather than on a measurement has Retry-After: 1.
 //!
-//! Reads and deletes pass, but two things hold for every request, because SQ makes a file for any
-//! name it is asked about: a host below its floor gets no mutation at all (SQ rewrites the whole
-//! file, a delete too), and a name that is not known is refused once the tenant has twice as many
-//! files as it may have phexts (the empty ones are removed while it sleeps). As reads touch no
-//! shared data, they may pass that by what the rate limit lets through between two notices.
+//! Reads and deletes pass, with two exceptions, because SQ creates a file for any name in a request:
+//! a host below its floor accepts no mutation (SQ rewrites the whole file even for a delete), and an
+//! unknown name is refused once the tenant has twice as many files as it may have phexts (empty ones
+//! are removed at the next stop). Reads touch no shared data, so they may exceed that by what the
+//! rate limit passes between two notices.
 //!
-//! Several Envoys share only the measurements: none knows what the others have let through since. One
-//! that judges by a measurement of a moment ago lets through what fitted then, so together they may
-//! overshoot by what the others wrote since, a second or two while they are in use. The host's floor
-//! stands behind that; a hard limit per tenant only where the operator has set one up.
+//! Several Envoys share only the measurements; none knows what the others have admitted since.
+//! Together they may exceed a cap by the others' writes since the measurement in use, which is a
+//! second or two old. The host's floor protects against that; a hard limit per tenant exists only
+//! where the operator has set one up.
 
 use protocol::deadlines::{LEASE_MAX_MS, WRITE_LANDS_MS};
 use protocol::limits::SCROLL_BYTES;
@@ -44,63 +44,65 @@ mod tests;
 
 use record::Record;
 
-/// The most delimiters that one scroll adds: nine dimensions, 998 steps each (measured: 8 KB).
+/// Largest number of delimiters that one scroll adds: nine dimensions, 998 steps each (measured:
+/// 8 kB).
 pub(crate) const DELIMITERS_BYTES: u64 = 9 * 998;
-/// What SQ has answered is in any measurement that begins so much later: a VM's clock is a tick old.
+/// A completed write is part of every measurement that begins this much later: a VM's clock may be
+/// one tick old.
 const SEEN_MS: u64 = 100;
 
-/// What a request does to its phext.
+/// The effect of a request on its phext.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
-    /// Nothing; but SQ makes an empty file for a new name.
+    /// No effect, except that SQ creates an empty file for a new name.
     Read,
-    /// Takes a scroll away.
+    /// Removes a scroll.
     Delete,
     /// Adds text (`insert`).
     Append {
         /// Bytes of text and delimiters.
         growth: u64,
     },
-    /// Puts text in place of a scroll (`update`).
+    /// Replaces a scroll's text (`update`).
     Replace {
-        /// Which.
+        /// Coordinate of the scroll.
         at: Coordinate,
         /// Bytes of text and delimiters.
         growth: u64,
     },
 }
 
-/// What is known of a tenant's storage: a notice and the time before which it was not measured.
+/// A tenant's notice, and the earliest time at which its storage may have been measured.
 #[derive(Debug, Clone, Copy)]
 pub struct Known<'a> {
-    /// As told with a lease or a usage answer.
+    /// From a lease or usage response.
     pub notice: &'a TenantNotice,
-    /// When it was measured, at the earliest: when the question was sent, less
+    /// Earliest time of the measurement: when the request for the notice was sent, less
     /// `storage_age_ms`. Milliseconds since 1970.
     pub measured_ms: u64,
 }
 
 impl<'a> Known<'a> {
-    /// A notice that came as the answer to a question sent at `asked_ms`.
+    /// Wraps the notice from the response to a request that was sent at `asked_ms`.
     pub(crate) fn new(notice: &'a TenantNotice, asked_ms: u64) -> Self {
         Self { notice, measured_ms: asked_ms.saturating_sub(notice.storage_age_ms) }
     }
 }
 
-/// One request to be judged.
+/// A request to check.
 #[derive(Debug, Clone, Copy)]
 pub struct Asked<'a> {
-    /// Whose.
+    /// The tenant that sent it.
     pub tenant: &'a TenantId,
-    /// Its limits.
+    /// The tenant's limits.
     pub limits: &'a Limits,
-    /// Which phext.
+    /// Name of the phext.
     pub phext: &'a str,
-    /// What becomes of it.
+    /// Effect on the phext.
     pub change: Change,
 }
 
-/// A write that was let through: what to say when SQ has answered it.
+/// An admitted write. Report it with [`answered`] when SQ has responded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Written {
     replaces: Option<Coordinate>,
@@ -108,7 +110,7 @@ pub struct Written {
     due_ms: u64,
 }
 
-/// Whether a request would fit. Counts nothing: its body is still to come.
+/// Checks whether a request would fit, without counting it: its body has not arrived yet.
 pub(crate) fn check(
     asked: &Asked<'_>,
     known: Known<'_>,
@@ -120,7 +122,7 @@ pub(crate) fn check(
     write.judge(&Record::read(bytes.as_deref(), known, now_ms), known, asked)
 }
 
-/// Whether a request fits, and if it writes: counts it.
+/// Checks whether a request fits and, if it writes, counts it.
 pub fn let_through(
     asked: &Asked<'_>,
     known: Known<'_>,
@@ -141,8 +143,8 @@ pub fn let_through(
     if counted { judged.map(Some) } else { Err(too_many_writes()) }
 }
 
-/// SQ has answered a write: it is on disk, and the next measurement contains it. Should other VMs
-/// be in the way, it counts for [`WRITE_LANDS_MS`] as if it were not.
+/// Records that SQ has responded to a write: it is on disk, and the next measurement contains it. If
+/// other VMs' updates win every time, the write counts for [`WRITE_LANDS_MS`] as if there were no response.
 pub fn answered(
     tenant: &TenantId,
     phext: &str,
@@ -150,8 +152,8 @@ pub fn answered(
     now_ms: u64,
     shared: &mut dyn Shared,
 ) {
-    let nothing = TenantNotice::default();
-    let known = Known { notice: &nothing, measured_ms: 0 };
+    let empty = TenantNotice::default();
+    let known = Known { notice: &empty, measured_ms: 0 };
     shared::update(shared, &key(tenant), |old| {
         let mut record = Record::read(Some(old?), known, now_ms);
         record.answered(phext, written, now_ms).then(|| record.encode())
@@ -162,16 +164,16 @@ fn key(tenant: &TenantId) -> String {
     format!("storage/{tenant}")
 }
 
-/// By how much a request may make its phext grow.
+/// Growth that a write may cause.
 struct Write {
-    /// The scroll whose text it replaces.
+    /// Scroll whose text it replaces; `None` if it appends.
     replaces: Option<Coordinate>,
-    /// Its text, delimiters and what a scroll weighs.
+    /// Bytes of its text and delimiters, and the minimum weight of a scroll.
     growth: u64,
 }
 
 impl Asked<'_> {
-    /// What is written, of a request that is not refused for what it is; `None`: nothing.
+    /// Checks the request on its own. Returns the growth if it writes.
     fn write(&self, known: Known<'_>) -> Result<Option<Write>, Refusal> {
         let notice = known.notice;
         if notice.host_full && self.change != Change::Read {
@@ -184,7 +186,7 @@ impl Asked<'_> {
             Change::Append { growth } => (growth, None),
             Change::Replace { at, growth } => (growth, Some(at)),
         };
-        if growth > phext_most(self.limits) {
+        if growth > phext_bound(self.limits) {
             return Err(phext_too_large(growth, self.limits, false));
         }
         Ok(Some(Write { replaces, growth: growth + SCROLL_BYTES }))
@@ -194,7 +196,8 @@ impl Asked<'_> {
 impl Write {
     fn judge(&self, record: &Record, known: Known<'_>, asked: &Asked<'_>) -> Result<(), Refusal> {
         let Asked { limits, phext: name, .. } = *asked;
-        // A replacement's own growth is in doubt, and so is what it is thought to have added before.
+        // A replacement may not grow its phext at all, so its own growth and that of earlier
+        // replacements of the same scroll are left out.
         let own = if self.replaces.is_some() { 0 } else { self.growth };
         let used = record.used(name, self.replaces);
         if used + own > limits.storage_bytes {
@@ -202,13 +205,13 @@ impl Write {
             return Err(storage_full(used, limits, by_counting));
         }
         let phext = record.phext(known, name, self.replaces);
-        let most = phext_most(limits) + SCROLL_BYTES;
-        if phext + own > most {
-            let by_counting = record.measured_phext(known, name) + own <= most;
+        let bound = phext_bound(limits) + SCROLL_BYTES;
+        if phext + own > bound {
+            let by_counting = record.measured_phext(known, name) + own <= bound;
             return Err(phext_too_large(phext + own, limits, by_counting));
         }
         if !record.has_text(known, name) {
-            // One more of the phexts that have text.
+            // This write would add a phext with text.
             let count = u64::try_from(record.with_text(known)).unwrap_or(u64::MAX);
             if count >= u64::from(limits.phexts) {
                 return Err(too_many(count, limits));
@@ -218,8 +221,8 @@ impl Write {
     }
 }
 
-/// The largest phext of text without delimiters may lie at the farthest coordinate.
-fn phext_most(limits: &Limits) -> u64 {
+/// Cap on a phext's file. The largest text without delimiters may lie at the farthest coordinate.
+fn phext_bound(limits: &Limits) -> u64 {
     limits.phext_max_bytes() + DELIMITERS_BYTES
 }
 
@@ -228,7 +231,7 @@ fn too_many_writes() -> Refusal {
     Refusal::new(RefusalKind::RateLimited, detail).retry_after_s(1)
 }
 
-/// A name that SQ would make a new file for is refused when there are far too many files.
+/// Refuses a name for which SQ would create a file if there are far too many files.
 fn check_name(notice: &TenantNotice, limits: &Limits, phext: &str) -> Result<(), Refusal> {
     let files = u64::try_from(notice.phexts.len()).unwrap_or(u64::MAX);
     let full = files >= 2 * u64::from(limits.phexts) && !notice.phexts.contains_key(phext);

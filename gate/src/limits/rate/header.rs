@@ -1,9 +1,9 @@
-//! `RateLimit` and `RateLimit-Policy`, draft-ietf-httpapi-ratelimit-headers-10.
+//! The headers `RateLimit` and `RateLimit-Policy` of draft-ietf-httpapi-ratelimit-headers-10.
 
 use super::{Pace, Rate};
 
-/// Value of `RateLimit-Policy`, of the one policy there is: `q` requests in `w` seconds, the time
-/// that an empty bucket takes to fill.
+/// Value of `RateLimit-Policy` for the only policy: `q` requests in `w` seconds, the time in which
+/// an empty bucket fills.
 pub(super) fn policy(pace: Pace) -> String {
     format!("\"burst\";q={};w={}", pace.burst, pace.burst.div_ceil(pace.rate))
 }
@@ -20,10 +20,11 @@ impl Rate {
     }
 }
 
-/// Appends a number. With every answer, where the formatting machinery is most of the cost.
+/// Appends a number. This runs for every response, where `format!` would be most of the cost.
 fn push(text: &mut String, number: u32) {
     let mut digits = [0; 10];
-    let (mut rest, mut at) = (number, digits.len());
+    let mut rest = number;
+    let mut at = digits.len();
     loop {
         at -= 1;
         digits[at] = b'0' + (rest % 10) as u8;
@@ -43,7 +44,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_written_as_everywhere() {
+    fn numbers_are_written_in_decimal() {
         for number in [0, 7, 10, 4_294_967_295] {
             let mut text = String::new();
             push(&mut text, number);

@@ -16,7 +16,7 @@ fn limits(rate: u32, burst: u32) -> Limits {
     Limits { requests_per_s: rate, burst, ..Limits::default() }
 }
 
-/// Counts what a VM asks of the host, and lets a rival VM write between a read and a write.
+/// Counts a VM's hostcalls, and lets a rival VM write between a read and a write.
 struct Host<'a> {
     map: &'a mut Local,
     calls: std::cell::Cell<u32>,
@@ -66,7 +66,7 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(vm, cost, rival)| Step::Take { vm, cost, rival }),
         1 => (0..VMS).prop_map(Step::Settle),
         1 => (0..VMS).prop_map(Step::Die),
-        3 => (0..2 * LEASE_NS).prop_map(Step::Wait),
+        3 => (0..2 * BATCH_NS).prop_map(Step::Wait),
     ]
 }
 
@@ -77,7 +77,7 @@ struct World {
     skew_ns: Vec<u64>,
     map: Local,
     now_ns: u64,
-    /// When how many tokens passed, by the true clock.
+    /// Time and number of tokens of each pass, by the true clock.
     passed: Vec<(u64, u32)>,
 }
 
@@ -97,10 +97,11 @@ impl World {
         self.now_ns + self.skew_ns[vm]
     }
 
-    /// Whether a request passes at a VM.
+    /// Sends a request to a VM and returns whether it passes.
     fn take(&mut self, vm: usize, cost: u32, rival: Option<usize>) -> bool {
         let rival = rival.filter(|r| *r != vm);
-        let (at, rival_at) = (self.clock(vm), rival.map(|r| self.clock(r)));
+        let at = self.clock(vm);
+        let rival_at = rival.map(|r| self.clock(r));
         let mut taker = std::mem::replace(&mut self.vms[vm], Buckets::new(8));
         let mut host = Host::new(&mut self.map);
         if let (Some(r), Some(at)) = (rival, rival_at) {
@@ -138,14 +139,14 @@ fn grown(rate: u32, ns: u64) -> u64 {
     u64::try_from(u128::from(rate) * u128::from(ns) / u128::from(SECOND)).unwrap()
 }
 
-/// Fewer in node, where each takes longer.
+/// Cases per property; fewer in node, where each takes longer.
 const CASES: u32 = if cfg!(target_family = "wasm") { 40 } else { 400 };
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(CASES))]
 
     #[test]
-    fn all_vms_together_never_pass_more_than_the_bucket_allows(
+    fn all_vms_together_respect_the_bucket(
         rate in 1..200_u32,
         burst in 1..100_u32,
         steps in prop::collection::vec(step(), 1..300),
@@ -154,19 +155,19 @@ proptest! {
         world.run(&steps);
         let elapsed = world.now_ns - START;
         prop_assert!(world.total() <= u64::from(burst) + grown(rate, elapsed));
-        // Any window: what was parked before it may be spent in it, for RETURN_NS at most.
+        // In any window, tokens drawn up to REFUND_NS before it may be spent too.
         for (first, (from, _)) in world.passed.iter().enumerate() {
             let mut sum = 0;
             for (at, cost) in &world.passed[first..] {
                 sum += u64::from(*cost);
-                let allowed = u64::from(burst) + grown(rate, at - from + RETURN_NS) + 1;
+                let allowed = u64::from(burst) + grown(rate, at - from + REFUND_NS) + 1;
                 prop_assert!(sum <= allowed, "{sum} > {allowed} in {} ns", at - from);
             }
         }
     }
 
     #[test]
-    fn clocks_that_differ_between_vms_add_only_their_difference(
+    fn clock_skew_between_vms_adds_only_the_skew(
         rate in 1..200_u32,
         burst in 1..100_u32,
         skew_ns in prop::collection::vec(0..SECOND, VMS),
@@ -181,7 +182,7 @@ proptest! {
     }
 
     #[test]
-    fn a_clock_that_steps_grants_only_what_it_moved_forward(
+    fn clock_step_grants_only_its_forward_part(
         rate in 1..200_u32,
         burst in 1..100_u32,
         parts in prop::collection::vec(
@@ -205,7 +206,7 @@ proptest! {
     }
 
     #[test]
-    fn vms_that_disagree_on_the_limits_gain_nothing_by_it(
+    fn disagreement_on_limits_gains_nothing(
         (rate_a, burst_a, rate_b, burst_b) in (1..200_u32, 1..100_u32, 1..200_u32, 1..100_u32),
         steps in prop::collection::vec(step(), 1..300),
     ) {
@@ -221,7 +222,7 @@ proptest! {
 }
 
 #[test]
-fn ten_bursts_of_320_on_a_bucket_of_50_pass_exactly_50_each() {
+fn bursts_of_320_pass_exactly_50_each() {
     let mut world = World::new(limits(10, 50));
     for burst in 1..=10 {
         for request in 0..320 {
@@ -233,8 +234,9 @@ fn ten_bursts_of_320_on_a_bucket_of_50_pass_exactly_50_each() {
 }
 
 #[test]
-fn tokens_parked_elsewhere_are_at_most_an_eighth_of_the_burst_per_vm_and_come_back() {
-    let (rate, burst) = (1, 80);
+fn other_vms_hold_at_most_an_eighth_each() {
+    let rate = 1;
+    let burst = 80;
     let mut world = World::new(limits(rate, burst));
     // Three VMs get busy together, then fall silent with tokens in hand.
     for request in 0..24 {
@@ -248,7 +250,7 @@ fn tokens_parked_elsewhere_are_at_most_an_eighth_of_the_burst_per_vm_and_come_ba
     let parked = u64::from(burst) - world.total();
     assert!(parked <= 3 * u64::from(burst / 8), "{parked} parked");
     assert!(parked > 0 && alone > 0, "the case must occur");
-    world.now_ns += LEASE_NS;
+    world.now_ns += BATCH_NS;
     for vm in 1..VMS {
         let at = world.clock(vm);
         world.vms[vm].settle(at, &mut world.map);
@@ -256,12 +258,13 @@ fn tokens_parked_elsewhere_are_at_most_an_eighth_of_the_burst_per_vm_and_come_ba
     for _ in 0..200 {
         world.take(0, 1, None);
     }
-    assert_eq!(world.total(), u64::from(burst), "all of the burst was of use to the one VM");
+    assert_eq!(world.total(), u64::from(burst), "the one VM got the whole burst");
 }
 
 #[test]
-fn a_busy_vm_asks_the_host_less_than_once_in_four_requests() {
-    let (mut vm, mut map) = (Buckets::new(8), Local::default());
+fn busy_vm_makes_one_hostcall_in_four_requests() {
+    let mut vm = Buckets::new(8);
+    let mut map = Local::default();
     let mut host = Host::new(&mut map);
     let limits = limits(10_000, 500);
     for request in 0..10_000 {
@@ -272,8 +275,9 @@ fn a_busy_vm_asks_the_host_less_than_once_in_four_requests() {
 }
 
 #[test]
-fn a_flood_on_an_empty_bucket_costs_no_hostcalls() {
-    let (mut vm, mut map) = (Buckets::new(8), Local::default());
+fn flood_on_an_empty_bucket_costs_few_hostcalls() {
+    let mut vm = Buckets::new(8);
+    let mut map = Local::default();
     let mut host = Host::new(&mut map);
     for request in 0..100_000 {
         vm.take(&alice(), &limits(1, 1), 1, START + request * 10_000, &mut host);
@@ -282,22 +286,25 @@ fn a_flood_on_an_empty_bucket_costs_no_hostcalls() {
 }
 
 #[test]
-fn changed_limits_bite_with_the_next_request() {
-    let (mut vm, mut map) = (Buckets::new(8), Local::default());
-    let (small, large) = (limits(1, 2), limits(1_000, 1_000));
+fn changed_limits_apply_to_the_next_request() {
+    let mut vm = Buckets::new(8);
+    let mut map = Local::default();
+    let small = limits(1, 2);
+    let large = limits(1_000, 1_000);
     let mut take = |limits: &Limits, at: u64| vm.take(&alice(), limits, 1, START + at, &mut map);
     assert!(take(&small, 0).allowed && take(&small, 0).allowed);
     assert!(!take(&small, 0).allowed, "two is all");
     assert!(take(&large, 1).allowed, "a raised tier helps at once: it owes 2 of 1000");
     while take(&large, 2).allowed {}
     let refused = take(&small, SECOND / 10);
-    assert!(!refused.allowed, "a lowered one bites at once");
+    assert!(!refused.allowed, "a lowered one applies at once");
     assert_eq!((refused.limit, refused.retry_after_s), (2, Some(1)));
 }
 
 #[test]
-fn what_is_left_and_when_is_told_as_the_draft_has_it() {
-    let (mut vm, mut map) = (Buckets::new(8), Local::default());
+fn headers_follow_the_draft() {
+    let mut vm = Buckets::new(8);
+    let mut map = Local::default();
     let limits = limits(10, 50);
     let first = vm.take(&alice(), &limits, 1, START, &mut map);
     assert_eq!(first.header(), "\"burst\";r=49;t=1");
@@ -311,8 +318,9 @@ fn what_is_left_and_when_is_told_as_the_draft_has_it() {
 }
 
 #[test]
-fn a_write_may_cost_more_and_never_more_than_the_whole_bucket() {
-    let (mut vm, mut map) = (Buckets::new(8), Local::default());
+fn cost_is_capped_at_the_whole_bucket() {
+    let mut vm = Buckets::new(8);
+    let mut map = Local::default();
     let limits = limits(1, 5);
     assert!(vm.take(&alice(), &limits, 99, START, &mut map).allowed);
     assert!(!vm.take(&alice(), &limits, 1, START, &mut map).allowed);
@@ -320,7 +328,8 @@ fn a_write_may_cost_more_and_never_more_than_the_whole_bucket() {
 
 #[test]
 fn more_tenants_than_fit_are_still_limited() {
-    let (mut vm, mut map) = (Buckets::new(2), Local::default());
+    let mut vm = Buckets::new(2);
+    let mut map = Local::default();
     let limits = limits(1, 3);
     for name in ["a", "b", "c", "d"] {
         let tenant = TenantId::parse(name).unwrap();
@@ -331,37 +340,41 @@ fn more_tenants_than_fit_are_still_limited() {
 }
 
 #[test]
-fn a_record_of_another_layout_is_a_full_bucket() {
-    let (mut vm, mut map) = (Buckets::new(8), Local::default());
+fn record_of_another_layout_is_a_full_bucket() {
+    let mut vm = Buckets::new(8);
+    let mut map = Local::default();
     map.set("bucket/alice", b"\x07rubbish", None).unwrap();
     assert!(vm.take(&alice(), &limits(1, 1), 1, START, &mut map).allowed);
     assert!(!vm.take(&alice(), &limits(1, 1), 1, START, &mut map).allowed);
 }
 
 #[test]
-fn tokens_are_put_back_once_though_a_clock_was_ahead_for_a_moment() {
-    let (rate, burst) = (1, 80);
+fn tokens_are_refunded_once_despite_a_clock_jump() {
+    let rate = 1;
+    let burst = 80;
     let mut world = World::new(limits(rate, burst));
-    let held = |world: &World| world.vms[0].tenants.get(&alice()).map_or(0, |draw| draw.tokens);
-    while held(&world) < 5 {
+    let unspent = |world: &World| world.vms[0].tenants.get(&alice()).map_or(0, |b| b.tokens);
+    while unspent(&world) < 5 {
         world.take(0, 1, None);
     }
-    // The rest is spent in the future, by another VM.
+    // Another VM spends the rest in the future.
     world.now_ns += 3_600 * SECOND;
     while world.take(1, 1, None) {}
-    world.now_ns -= 3_600 * SECOND - LEASE_NS;
-    let (parked, before) = (held(&world), world.total());
+    world.now_ns -= 3_600 * SECOND - BATCH_NS;
+    let parked = unspent(&world);
+    let before = world.total();
     assert!(!world.take(0, burst, None), "nothing else is left");
     world.now_ns += DENIAL_NS;
     let at = world.clock(0);
     world.vms[0].settle(at, &mut world.map);
     while world.take(2, 1, None) {}
-    assert_eq!(world.total() - before, u64::from(parked), "what was parked, once");
+    assert_eq!(world.total() - before, u64::from(parked), "the refund, once");
 }
 
 #[test]
-fn a_clock_that_goes_back_leaves_a_bucket_as_full_as_it_was() {
-    let (rate, burst) = (10, 50);
+fn backward_clock_step_keeps_the_fill_level() {
+    let rate = 10;
+    let burst = 50;
     let mut world = World::new(limits(rate, burst));
     for request in 0..20 {
         assert!(world.take(request % VMS, 1, None));

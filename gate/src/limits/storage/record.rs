@@ -1,37 +1,37 @@
-//! The shared record of one tenant: the newest measurement that any VM has had, and the writes that
-//! were let through and may not be in it.
+//! The shared record of one tenant: the newest measurement that any VM has received, and the admitted
+//! writes that it may not contain.
 //!
 //! ```text
-//!  let_through ─► due WRITE_LANDS_MS later ── answered: on disk, due in a moment ──► measured after that: gone
-//!                          └──────────── no answer: may still land ──────────► measured after that: gone
+//!  admitted ─► due WRITE_LANDS_MS later ── response: on disk, due in a moment ──► measured later: removed
+//!                       └──────────── no response: may still land ────────► measured later: removed
 //! ```
 //!
-//! VMs hear of measurements at different times. One with an older notice judges by the record.
+//! VMs receive measurements at different times. A VM with an older notice uses the record.
 
 use std::collections::BTreeMap;
 
 use super::{Known, LEASE_MAX_MS, SEEN_MS, WRITE_LANDS_MS, Written};
 use crate::http::request::Coordinate;
 
-/// First byte of the record: the layout. Another one is read as absent.
+/// First byte of the record, its layout. A record with another layout counts as absent.
 const VERSION: u8 = 2;
-/// Entries of a record, about 40 bytes each: what a tenant has let through within a second or two,
-/// and what is on its way. One more is folded into others, which counts more and never less.
+/// Bound on the entries of a record, about 40 bytes each: one tenant's writes of a second or two, and
+/// those in flight. Beyond it entries are merged, which may count more but never less.
 const WRITES_MAX: usize = 256;
-/// Phexts written within [`LEASE_MAX_MS`]. One more takes the place of the longest unused, whose size VMs
-/// with an older notice then take from that.
+/// Bound on the phexts of a record, those written within [`LEASE_MAX_MS`]. A further one replaces the one
+/// unused for longest, whose size VMs with an older notice then take from that notice.
 const PHEXTS_MAX: usize = 128;
-/// Writes are put together when they fall due within the same so many milliseconds.
-const ON_ITS_WAY_MS: u64 = 1_000;
-const ANSWERED_MS: u64 = 250;
-/// The record is further ahead than VMs' clocks can be apart: the host's clock stepped back.
+/// Writes whose due times fall into the same interval share an entry.
+const IN_FLIGHT_STEP_MS: u64 = 1_000;
+const COMPLETED_STEP_MS: u64 = 250;
+/// A record further ahead than the skew between VMs' clocks shows that the host's clock stepped back.
 const CLOCK_STEP_MS: u64 = 1_000;
 
-/// The record, brought up to what is known now.
+/// The record, updated with the notice at hand.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Record {
     measured_ms: u64,
-    /// All files, as measured then.
+    /// Bytes of all files at that time.
     used: u64,
     phexts: Vec<Phext>,
 }
@@ -39,32 +39,32 @@ pub(super) struct Record {
 #[derive(Debug, PartialEq, Eq)]
 struct Phext {
     name: String,
-    /// As measured with the record.
+    /// Size in bytes, as measured with the record.
     size: u64,
-    /// When a write was last let through.
+    /// Time of the last admitted write.
     written_ms: u64,
     writes: Vec<Writes>,
 }
 
-/// Writes that fall due together.
+/// Writes that fall due in the same interval.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Writes {
-    /// The scroll whose text they replace; `None`: they add to the phext.
+    /// Scroll whose text they replace; `None` if they append.
     replaces: Option<Coordinate>,
-    /// By how much the phext grows at most: by all of them, or by the largest that replaces.
+    /// Largest growth of the phext: the sum of appends, or the largest replacement.
     growth: u64,
-    /// How many of them are on their way.
-    on_their_way: u32,
-    /// A measurement of this time or later contains them.
+    /// Number of writes without a response yet.
+    in_flight: u32,
+    /// Measurements at this time or later contain them.
     due_ms: u64,
 }
 
-/// Too many writes at the same moment: there is no room to count another.
+/// The record has no room for another write: too many came at the same moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Full;
 
 impl Record {
-    /// Reads the record and takes over what a newer measurement says.
+    /// Reads the record and applies the notice if it is newer.
     pub(super) fn read(bytes: Option<&[u8]>, known: Known<'_>, now_ms: u64) -> Self {
         let mut record = bytes.and_then(Self::decode).unwrap_or_default();
         if record.measured_ms > now_ms + CLOCK_STEP_MS {
@@ -83,42 +83,46 @@ impl Record {
         record
     }
 
-    /// As measured last.
+    /// Bytes of all files in the last measurement.
     pub(super) fn measured(&self) -> u64 {
         self.used
     }
 
-    /// The most that the tenant can use now, but for what replaces `scroll` of `phext`.
+    /// Upper bound on the used bytes, without replacements of `scroll` in `phext`.
     pub(super) fn used(&self, phext: &str, scroll: Option<Coordinate>) -> u64 {
         let growth = |p: &Phext| p.growth(scroll.filter(|_| p.name == phext));
         self.used + self.phexts.iter().map(growth).sum::<u64>()
     }
 
-    /// What a phext was measured as last.
+    /// Size of a phext in the last measurement.
     pub(super) fn measured_phext(&self, known: Known<'_>, name: &str) -> u64 {
-        let told = || known.notice.phexts.get(name).copied().unwrap_or(0);
-        self.find(name).map_or_else(told, |phext| phext.size)
+        match self.find(name) {
+            Some(phext) => phext.size,
+            None => known.notice.phexts.get(name).copied().unwrap_or(0),
+        }
     }
 
-    /// The most that a phext can have now, but for what replaces `scroll`.
+    /// Upper bound on the size of a phext, without replacements of `scroll`.
     pub(super) fn phext(&self, known: Known<'_>, name: &str, scroll: Option<Coordinate>) -> u64 {
         let growth = self.find(name).map_or(0, |phext| phext.growth(scroll));
         self.measured_phext(known, name) + growth
     }
 
-    /// Whether a phext has text, or may have by now.
+    /// Returns whether a phext has text, or may have by now.
     pub(super) fn has_text(&self, known: Known<'_>, name: &str) -> bool {
         self.measured_phext(known, name) > 0 || self.find(name).is_some_and(Phext::has_text)
     }
 
-    /// How many phexts have text, or may have by now.
+    /// Number of phexts that have text, or may have by now.
     pub(super) fn with_text(&self, known: Known<'_>) -> usize {
-        let measured = known.notice.phexts.iter().filter(|(_, size)| **size > 0).count();
-        let told = |phext: &&Phext| known.notice.phexts.get(&phext.name).is_some_and(|s| *s > 0);
-        measured + self.phexts.iter().filter(|p| p.has_text() && !told(p)).count()
+        let measured = &known.notice.phexts;
+        let added = self.phexts.iter().filter(|phext| {
+            phext.has_text() && measured.get(&phext.name).is_none_or(|size| *size == 0)
+        });
+        measured.values().filter(|size| **size > 0).count() + added.count()
     }
 
-    /// Counts a write that is let through.
+    /// Counts an admitted write.
     pub(super) fn let_through(
         &mut self,
         known: Known<'_>,
@@ -128,7 +132,7 @@ impl Record {
     ) -> Result<Written, Full> {
         self.make_room(name)?;
         let written =
-            Written { replaces, growth, due_ms: up_to(now_ms + WRITE_LANDS_MS, ON_ITS_WAY_MS) };
+            Written { replaces, growth, due_ms: up_to(now_ms + WRITE_LANDS_MS, IN_FLIGHT_STEP_MS) };
         let size = self.measured_phext(known, name);
         let phext = match self.phexts.iter_mut().position(|phext| phext.name == name) {
             Some(at) => &mut self.phexts[at],
@@ -140,13 +144,13 @@ impl Record {
             }),
         };
         phext.written_ms = now_ms;
-        phext.add(Writes { replaces, growth, on_their_way: 1, due_ms: written.due_ms });
+        phext.add(Writes { replaces, growth, in_flight: 1, due_ms: written.due_ms });
         Ok(written)
     }
 
-    /// SQ has answered a write: it is on disk. `false`: nothing is left to note.
+    /// Records that SQ has responded to a write. Returns `false` if the record does not change.
     pub(super) fn answered(&mut self, name: &str, written: &Written, now_ms: u64) -> bool {
-        let due_ms = up_to(now_ms + SEEN_MS, ANSWERED_MS);
+        let due_ms = up_to(now_ms + SEEN_MS, COMPLETED_STEP_MS);
         let phext = self.phexts.iter_mut().find(|phext| phext.name == name);
         phext.is_some_and(|phext| phext.answered(written, due_ms))
     }
@@ -158,7 +162,7 @@ impl Record {
             self.phexts.swap_remove(oldest);
         }
         if self.entries() >= WRITES_MAX {
-            self.phexts.iter_mut().for_each(Phext::fold);
+            self.phexts.iter_mut().for_each(Phext::merge);
         }
         if self.entries() >= WRITES_MAX { Err(Full) } else { Ok(()) }
     }
@@ -177,8 +181,8 @@ impl Phext {
         self.size > 0 || !self.writes.is_empty()
     }
 
-    /// By how much it can have grown, but for what replaces `scroll`. Of several texts that replace
-    /// one scroll, one stays.
+    /// Upper bound on the growth, without replacements of `scroll`. Of several replacements of one
+    /// scroll only the largest counts.
     fn growth(&self, scroll: Option<Coordinate>) -> u64 {
         let mut replaced = BTreeMap::new();
         let mut sum = 0;
@@ -187,8 +191,8 @@ impl Phext {
                 None => sum += writes.growth,
                 Some(at) if scroll == Some(at) => {}
                 Some(at) => {
-                    let most: &mut u64 = replaced.entry(at).or_default();
-                    *most = writes.growth.max(*most);
+                    let largest: &mut u64 = replaced.entry(at).or_default();
+                    *largest = writes.growth.max(*largest);
                 }
             }
         }
@@ -198,7 +202,7 @@ impl Phext {
     fn add(&mut self, new: Writes) {
         let same = |w: &&mut Writes| w.replaces == new.replaces && w.due_ms == new.due_ms;
         let Some(writes) = self.writes.iter_mut().find(same) else { return self.writes.push(new) };
-        writes.on_their_way += new.on_their_way;
+        writes.in_flight += new.in_flight;
         writes.growth = match new.replaces {
             Some(_) => writes.growth.max(new.growth),
             None => writes.growth + new.growth,
@@ -206,33 +210,40 @@ impl Phext {
     }
 
     fn answered(&mut self, written: &Written, due_ms: u64) -> bool {
-        let found = |replaces| {
-            let on_its_way = |w: &Writes| w.replaces == replaces && w.on_their_way > 0;
-            self.writes.iter().position(|w| w.due_ms == written.due_ms && on_its_way(w))
+        // A merged entry no longer names the scroll.
+        let Some(at) = self
+            .find_in_flight(written.replaces, written.due_ms)
+            .or_else(|| self.find_in_flight(None, written.due_ms))
+        else {
+            return false;
         };
-        // It may have been folded.
-        let Some(at) = found(written.replaces).or_else(|| found(None)) else { return false };
         if due_ms >= written.due_ms {
             return false;
         }
         let writes = &mut self.writes[at];
-        writes.on_their_way -= 1;
+        writes.in_flight -= 1;
         if writes.replaces.is_none() {
             writes.growth = writes.growth.saturating_sub(written.growth);
         }
-        if writes.on_their_way == 0 {
+        if writes.in_flight == 0 {
             self.writes.swap_remove(at);
         }
         let Written { replaces, growth, .. } = *written;
-        self.add(Writes { replaces, growth, on_their_way: 0, due_ms });
+        self.add(Writes { replaces, growth, in_flight: 0, due_ms });
         true
     }
 
-    /// Takes what replaces for what adds: fewer entries, and never less growth.
-    fn fold(&mut self) {
+    fn find_in_flight(&self, replaces: Option<Coordinate>, due_ms: u64) -> Option<usize> {
+        self.writes.iter().position(|writes| {
+            writes.replaces == replaces && writes.due_ms == due_ms && writes.in_flight > 0
+        })
+    }
+
+    /// Merges replacements into appends: fewer entries, and never less growth.
+    fn merge(&mut self) {
         for mut writes in std::mem::take(&mut self.writes) {
             if writes.replaces.take().is_some() {
-                writes.growth *= u64::from(writes.on_their_way.max(1));
+                writes.growth *= u64::from(writes.in_flight.max(1));
             }
             self.add(writes);
         }
@@ -243,9 +254,9 @@ fn up_to(ms: u64, step_ms: u64) -> u64 {
     ms.div_ceil(step_ms) * step_ms
 }
 
-/// Little endian: version, measured, used; then for each phext its name behind a length, size,
-/// written, number of entries; then for each entry whether it replaces, the coordinate if so, growth,
-/// number on their way, due.
+/// Layout, little endian: version, measured, used; for each phext the length of its name, the name,
+/// size, written, number of entries; for each entry whether it replaces, the coordinate if so,
+/// growth, number in flight, due.
 impl Record {
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(32 + 48 * self.phexts.len() + 40 * self.entries());
@@ -253,7 +264,7 @@ impl Record {
         out.extend(self.measured_ms.to_le_bytes());
         out.extend(self.used.to_le_bytes());
         for phext in &self.phexts {
-            // Names have 120 bytes at most, and there are no more entries than WRITES_MAX.
+            // A name has at most 120 bytes, a record at most WRITES_MAX entries.
             out.push(u8::try_from(phext.name.len()).unwrap_or(u8::MAX));
             out.extend(phext.name.bytes().take(usize::from(u8::MAX)));
             out.extend(phext.size.to_le_bytes());
@@ -265,7 +276,7 @@ impl Record {
                     out.extend(at.parts().iter().flat_map(|part| part.to_le_bytes()));
                 }
                 out.extend(writes.growth.to_le_bytes());
-                out.extend(writes.on_their_way.to_le_bytes());
+                out.extend(writes.in_flight.to_le_bytes());
                 out.extend(writes.due_ms.to_le_bytes());
             }
         }
@@ -277,13 +288,15 @@ impl Record {
         if rest.take::<1>()? != [VERSION] {
             return None;
         }
-        let mut record = Self { measured_ms: rest.long()?, used: rest.long()?, phexts: Vec::new() };
+        let mut record =
+            Self { measured_ms: rest.read_u64()?, used: rest.read_u64()?, phexts: Vec::new() };
         while !rest.0.is_empty() {
             let [length] = rest.take()?;
             let (name, after) = rest.0.split_at_checked(length.into())?;
             rest.0 = after;
             let name = std::str::from_utf8(name).ok()?.to_owned();
-            let (size, written_ms) = (rest.long()?, rest.long()?);
+            let size = rest.read_u64()?;
+            let written_ms = rest.read_u64()?;
             let entries = u16::from_le_bytes(rest.take()?);
             let mut writes = Vec::with_capacity(entries.into());
             for _ in 0..entries {
@@ -295,7 +308,7 @@ impl Record {
     }
 }
 
-/// What is left to read.
+/// The unread part of an encoded record.
 struct Rest<'a>(&'a [u8]);
 
 impl Rest<'_> {
@@ -305,7 +318,7 @@ impl Rest<'_> {
         Some(*taken)
     }
 
-    fn long(&mut self) -> Option<u64> {
+    fn read_u64(&mut self) -> Option<u64> {
         self.take().map(u64::from_le_bytes)
     }
 
@@ -318,9 +331,9 @@ impl Rest<'_> {
             }
             replaces = Some(Coordinate::new(parts)?);
         }
-        let growth = self.long()?;
-        let on_their_way = u32::from_le_bytes(self.take()?);
-        Some(Writes { replaces, growth, on_their_way, due_ms: self.long()? })
+        let growth = self.read_u64()?;
+        let in_flight = u32::from_le_bytes(self.take()?);
+        Some(Writes { replaces, growth, in_flight, due_ms: self.read_u64()? })
     }
 }
 
@@ -332,9 +345,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_record_is_read_as_it_was_written_and_rubbish_as_none() {
+    fn record_round_trips_and_garbage_is_absent() {
         let writes = [None, Coordinate::new([9, 999, 1, 2, 3, 4, 5, 6, 7])]
-            .map(|replaces| Writes { replaces, growth: 5, on_their_way: 2, due_ms: 77 });
+            .map(|replaces| Writes { replaces, growth: 5, in_flight: 2, due_ms: 77 });
         let phext = |name: &str, writes: &[Writes]| Phext {
             name: name.to_owned(),
             size: 3,
