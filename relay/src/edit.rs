@@ -8,11 +8,12 @@ use std::fmt::Write as _;
 use std::ops::Range;
 
 use libphext::phext::{self, Coordinate};
+use protocol::calendar;
 use protocol::{ApiKey, KeyHash, TenantId, TenantStatus, TierName};
 
 use crate::registry::line::{self, Line};
 use crate::registry::scroll::{COORDINATE_MAX, lines};
-use crate::registry::{Faults, Registry, date};
+use crate::registry::{Faults, Registry};
 
 pub mod registry_file;
 
@@ -226,7 +227,7 @@ fn insert_after(scroll: &mut String, anchor: Option<Found>, name: &str, value: &
 /// `value` with its end set, whatever end it had.
 fn ending(value: &str, end_s: u64) -> String {
     let key = value.split(';').next().unwrap_or_default().trim_end();
-    format!("{key}; expires={}", date::format(end_s))
+    format!("{key}; expires={}", calendar::rfc3339(end_s))
 }
 
 fn settable(name: &str, value: &str) -> Result<(), EditError> {

@@ -9,10 +9,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
 use libphext::phext::{Coordinate, is_phext_break};
+use protocol::calendar;
 use protocol::key::KEY_PREFIX;
 use protocol::{ApiKey, KeyHash, Limits, TenantId, TenantStatus, TierName, Verdict};
 
-pub mod date;
 pub mod fault;
 pub mod limit_field;
 pub mod line;
@@ -307,7 +307,7 @@ fn read_key(entry: &Entry) -> Result<Key, String> {
     for part in parts {
         let date = part.strip_prefix("expires=").filter(|_| expires_s.is_none());
         let date = date.ok_or_else(|| format!("{name}: after `;` only one `expires=DATE`"))?;
-        let end = date::parse(date.trim())
+        let end = calendar::parse_utc(date.trim())
             .ok_or_else(|| format!("{name}: a date is 2027-01-31 or 2027-01-31T23:59:59Z"))?;
         expires_s = Some(end);
     }

@@ -120,7 +120,7 @@ fn act(file: &Path, allow_loss: bool, action: &Action) -> Result<Said, CommandEr
             let now = now_s();
             let end = now.saturating_add(*overlap);
             store::change(file, allow_loss, |document| document.rotate(tenant, hash, now, end))?;
-            let end = crate::registry::date::format(end);
+            let end = protocol::calendar::rfc3339(end);
             let words = format!("tenant {tenant} has a new key; the old ones end {end}");
             Ok(new_key_of(tenant, key, format!("{words}{}\n", once(&hash))))
         }

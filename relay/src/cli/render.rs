@@ -2,12 +2,13 @@
 
 use std::fmt::Write as _;
 
+use protocol::calendar;
 use protocol::{Limits, TenantId, TenantStatus};
 use serde_json::{Value, json};
 
 use crate::cli::Format;
 use crate::registry::limit_field::{FIELDS, Field};
-use crate::registry::{Key, Registry, Tenant, date};
+use crate::registry::{Key, Registry, Tenant};
 
 /// All tenants.
 pub fn list(registry: &Registry, now_s: u64, format: Format) -> Result<String, serde_json::Error> {
@@ -65,7 +66,7 @@ pub fn one(
         let end = match (state(key, now_s), key.expires_s) {
             ("live", None) => String::new(),
             (state, end) => {
-                format!("  {state}, ends {}", end.map(date::format).unwrap_or_default())
+                format!("  {state}, ends {}", end.map(calendar::rfc3339).unwrap_or_default())
             }
         };
         let plain = if key.plain { "  (in plain text)" } else { "" };
@@ -80,7 +81,7 @@ fn tenant(id: &TenantId, tenant: &Tenant, now_s: u64) -> Value {
     let key = |key: &Key| {
         json!({
             "sha256": key.hash,
-            "expires": key.expires_s.map(date::format),
+            "expires": key.expires_s.map(calendar::rfc3339),
             "state": state(key, now_s),
             "plain": key.plain,
         })

@@ -95,8 +95,8 @@ fn rotation_lets_old_keys_end_and_takes_ended_ones_out() {
         "tenant: alice\nkey-sha256: {a}  # first\nkey-sha256: {b}; expires=2020-01-01\n\
          key-sha256: {c};expires=2026-05-01\ntier: free\n"
     ));
-    let now = date::parse("2026-01-01").unwrap();
-    let end = date::parse("2026-06-01T12:00:00Z").unwrap();
+    let now = calendar::parse_utc("2026-01-01").unwrap();
+    let end = calendar::parse_utc("2026-06-01T12:00:00Z").unwrap();
     let rotated = document.rotate(&id("alice"), hash(4), now, end).unwrap();
     assert_eq!(
         scroll(&rotated),

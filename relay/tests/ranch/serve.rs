@@ -136,7 +136,7 @@ async fn without_any_good_registry_there_is_no_verdict() {
 #[tokio::test]
 async fn a_key_that_ends_is_pushed_without_an_edit() {
     let world = World::new();
-    let end = relay::registry::date::format(relay::serve::reload::now_s() + 2);
+    let end = protocol::calendar::rfc3339(relay::serve::reload::now_s() + 2);
     let digest = key(1).hash().to_string();
     world.save(&world.text().replace(&digest, &format!("{digest}; expires={end}")));
     let (relay, client) = world.serve().await;

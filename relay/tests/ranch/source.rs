@@ -57,7 +57,7 @@ async fn a_key_ends_in_time_however_often_the_source_is_asked() {
     let sq = Sq::new(&world, "0.6.0").await;
     let end_s = relay::serve::reload::now_s() + 3;
     let digest = key(1).hash().to_string();
-    let ending = format!("{digest}; expires={}", relay::registry::date::format(end_s));
+    let ending = format!("{digest}; expires={}", protocol::calendar::rfc3339(end_s));
     sq.write(&registry(&[("alice", 1, "free"), ("bob", 2, "pro")]).replace(&digest, &ending)).await;
     let mut config = sq.config(&world);
     if let SourceConfig::Sq(address) = &mut config.source {

@@ -19,7 +19,7 @@ fn registry(keys: &[(u8, bool, Option<u64>)]) -> Registry {
             continue;
         }
         seen.push(*n);
-        let end = end.map(|s| format!("; expires={}", crate::registry::date::format(s)));
+        let end = end.map(|s| format!("; expires={}", protocol::calendar::rfc3339(s)));
         let status = if *suspended { "suspended" } else { "active" };
         let (key, end) = (hash(*n), end.unwrap_or_default());
         let _ = write!(
