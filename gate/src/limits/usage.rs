@@ -1,23 +1,23 @@
-//! What one VM has served, until the orchestrator has it in its ledger.
+//! Counts requests per tenant and hour until the orchestrator has them in its ledger.
 //!
 //! ```text
-//!  record ─► row (tenant, hour), cumulative ─ flush ─► report ─ acked ─► clean ─ hour over ─► gone
+//!  record ─► row (tenant, hour), cumulative ─ flush ─► report ─ acked ─► clean ─ hour over ─► removed
 //!              ▲        ▲                               │
 //!              │        └──── changed since the flush ◄─┤
-//!              └───────────── no answer: same rows again┘
+//!              └──────────── no response: same rows again
 //! ```
 //!
-//! Counters are cumulative for the life of the VM, so a report may be lost or arrive twice. Only one
-//! set of rows is under way at a time: while the orchestrator is away the same rows are sent again,
-//! and everything else is *unsent*. When rows get too many, an unsent row is added to a later one of
-//! its tenant: counted once, in the wrong hour. A row that was ever sent is never moved (the ledger
-//! may have it). With more tenants than rows the newest tenants are not counted: a gap, told by
-//! [`Usage::record`] and a metric.
+//! Counters are cumulative per source, so a report may be lost or arrive twice. Only one set of rows
+//! is in flight at a time: while the orchestrator is away, the same rows are sent again and all
+//! others stay *unsent*. When there are too many rows, an unsent row is added to a later one of the
+//! same tenant: counted once, in the wrong hour. A row that was ever sent is never moved, because the
+//! ledger may have it. If there are more tenants than rows, the newest tenants are not counted.
+//! [`Usage::record`] and a metric report that gap.
 //!
-//! An hour whose rows are gone is never opened again by the same source, for the ledger would take
-//! the larger of two counters in place of their sum. A clock that steps back into the hour before
-//! leaves the counters in the later one; one that steps back further had been ahead, and from then on
-//! the VM reports under another name: a new *life*. Rows of the lives before keep theirs.
+//! A source never reopens an hour whose rows are removed, because the ledger would take the larger of
+//! two counters instead of their sum. If the clock steps back into the previous hour, counters stay
+//! in the later one. If it steps back further, it had been ahead; from then on the VM reports as
+//! another source, a new *generation*. Rows of earlier generations keep their source.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
@@ -36,130 +36,132 @@ mod tests;
 
 use row::{Row, Tenant};
 
-/// Rows of a report: about 300 KB of JSON, well inside what the orchestrator takes.
+/// Bound on the rows of a report: about 300 kB of JSON, well within the orchestrator's limit.
 pub(crate) const REPORT_ROWS: usize = 500;
-/// Rows kept per VM, about 10 MB: 10,000 active tenants for three hours without an orchestrator
-/// before hours are merged.
+/// Bound on the rows of a VM, about 10 MB: without an orchestrator, 10,000 active tenants for three
+/// hours before hours are merged.
 pub(crate) const ROWS_MAX: usize = 30_000;
 
-/// Whether a request changes the tenant's data. Deletes write.
+/// The effect of a request on the tenant's data. Deletes write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Class {
-    /// It does not.
+    /// It leaves the data unchanged.
     Read,
-    /// It does.
+    /// It changes the data.
     Write,
 }
 
-/// How a request ended: forwarded, or refused by the gateway.
+/// The way in which a request ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
-    /// It went to the tenant's SQ.
+    /// It was forwarded to the tenant's SQ.
     Forwarded(Class),
-    /// The gateway answered.
+    /// The gateway refused it.
     Refused(RefusalKind),
-    /// Its client went away while it waited or before it had sent all: no answer, counted as refused.
+    /// Its client disconnected while it waited or before its body was complete. It got no response
+    /// and counts as refused.
     Gone,
 }
 
 /// Name of [`Fate::Gone`] among the refusals of a report.
 pub(crate) const GONE: &str = "client-gone";
 
-/// One request of a tenant, at its end, whatever ended it.
+/// One request of a tenant, at its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Served {
-    /// Forwarded or refused.
+    /// The way in which it ended.
     pub fate: Fate,
-    /// Status of the answer; 0: none was sent (client gone).
+    /// HTTP status of the response; 0 if there was none.
     pub status: u16,
-    /// Request body and query string.
+    /// Bytes of request body and query string.
     pub bytes_in: u64,
-    /// Answer body.
+    /// Bytes of the response body.
     pub bytes_out: u64,
-    /// From the forwarded headers to the end of the answer; 0 when refused.
+    /// Time from the forwarded head to the end of the response; 0 if refused.
     pub service_us: u64,
 }
 
-/// All counters of one VM.
+/// All usage counters of one VM.
 #[derive(Debug)]
 pub struct Usage {
     gateway: GatewayId,
     source: String,
-    /// How often the clock stepped back into hours that are closed.
-    life: u32,
+    /// Number of times the clock stepped back into closed hours.
+    generation: u32,
     sequence: u64,
     rows_max: usize,
     tenants: BTreeMap<TenantId, Tenant>,
-    /// Rows in memory, over all tenants.
+    /// Number of rows in memory, over all tenants.
     rows: usize,
-    /// Tenants with rows to send, each once, longest waiting first.
+    /// Tenants with unsent changes, each once, the longest waiting first.
     dirty: VecDeque<TenantId>,
-    under_way: Option<UnderWay>,
-    /// The last report had no room for all that was to tell.
+    in_flight: Option<InFlightReport>,
+    /// The last report had no room for all changed rows.
     behind: bool,
-    /// Hours up to this one are closed: their rows may be gone.
+    /// Hours up to this one are closed: their rows may be removed.
     closed_hour: u64,
 }
 
-/// From when on requests are summed up.
+/// The point from which requests are summed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Since {
-    /// The last report that was answered.
+    /// The last acknowledged report.
     Answered,
     /// The last report that was sent.
     Sent,
 }
 
 #[derive(Debug)]
-struct UnderWay {
+struct InFlightReport {
     sequence: u64,
-    /// Of one life.
-    life: u32,
+    /// All rows belong to this generation.
+    generation: u32,
     /// Tenants and hours.
     rows: Vec<(TenantId, u64)>,
 }
 
 impl Usage {
-    /// Counters of a new VM; `source` must differ from that of every other life of every VM.
+    /// Creates the counters of a new VM. `source` must differ from that of every other VM instance.
     pub fn new(gateway: GatewayId, source: String) -> Self {
         Self::with_rows_max(gateway, source, ROWS_MAX)
     }
 
-    /// The same with another bound on rows.
+    /// Creates counters with another bound on rows.
     pub(crate) fn with_rows_max(gateway: GatewayId, source: String, rows_max: usize) -> Self {
         Self {
             gateway,
             source,
-            life: 0,
+            generation: 0,
             sequence: 0,
             rows_max: rows_max.max(1),
             tenants: BTreeMap::new(),
             rows: 0,
             dirty: VecDeque::new(),
-            under_way: None,
+            in_flight: None,
             behind: false,
             closed_hour: 0,
         }
     }
 
-    /// Counts one request of the verdict's tenant. Call it exactly once per request. `false`: there was
-    /// no room.
+    /// Counts one request of the verdict's tenant. Call it exactly once per request. Returns `false` if
+    /// there was no room.
     pub fn record(&mut self, verdict: &Rc<Verdict>, served: &Served, now_s: u64) -> bool {
         let row = self.changed_row(verdict, now_s);
         row.map(|row| row.count(served)).is_some()
     }
 
-    /// Counts a wake that the orchestrator has put down to this VM's question.
+    /// Counts a wake that the orchestrator attributes to this VM's lease request.
     pub(crate) fn woke(&mut self, verdict: &Rc<Verdict>, kind: WakeKind, now_s: u64) {
         if let Some(row) = self.changed_row(verdict, now_s) {
-            row.woke(kind);
+            row.count_wake(kind);
         }
     }
 
-    /// The tenant's row of this hour, which is about to change; `None`: there is no room.
+    /// Returns the tenant's row of this hour for a change; `None` if there is no room for it.
     fn changed_row(&mut self, verdict: &Rc<Verdict>, now_s: u64) -> Option<&mut Row> {
         self.follow(now_s / HOUR_S);
-        let (life, hour) = (self.life, (now_s / HOUR_S).max(self.closed_hour + 1));
+        let generation = self.generation;
+        let hour = (now_s / HOUR_S).max(self.closed_hour + 1);
         let tenant = &verdict.tenant;
         if !self.has_row(tenant, hour) {
             if !self.make_room() {
@@ -175,71 +177,71 @@ impl Usage {
             account.queued = true;
             self.dirty.push_back(tenant.clone());
         }
-        let (row, added) = account.row(life, hour);
+        let (row, added) = account.row(generation, hour);
         self.rows += usize::from(added);
         Some(row)
     }
 
-    /// The next report, if there is something to tell. Until it is [`acked`](Self::acked) the same
-    /// rows come again, with newer counters. Don't call it while a report is on its way.
+    /// Returns the next report, if rows have changed. Until it is [`acked`](Self::acked), the same rows
+    /// are sent again with newer counters. Do not call it while a report is in flight.
     pub fn flush(&mut self, now_s: u64) -> Option<UsageReport> {
         self.follow(now_s / HOUR_S);
         self.close(now_s / HOUR_S);
-        let (life, rows) = match self.under_way.take() {
-            Some(again) => (again.life, again.rows),
-            None => self.pick(),
+        let (generation, rows) = match self.in_flight.take() {
+            Some(unacked) => (unacked.generation, unacked.rows),
+            None => self.pick_rows(),
         };
         self.behind = !self.dirty.is_empty();
         if rows.is_empty() {
             return None;
         }
         self.sequence += 1;
-        let mut under_way = UnderWay { sequence: self.sequence, life, rows: Vec::new() };
+        let mut in_flight =
+            InFlightReport { sequence: self.sequence, generation, rows: Vec::new() };
         let mut report = UsageReport {
             gateway: self.gateway.clone(),
-            source: self.name(life),
+            source: self.source_name(generation),
             sequence: self.sequence,
             rows: Vec::with_capacity(rows.len()),
         };
         for (tenant, hour) in rows {
             let Some(account) = self.tenants.get_mut(&tenant) else { continue };
-            let Verdict { tier, limits, .. } = &*account.verdict;
-            let (tier, limits) = (tier.clone(), limits.clone());
-            let Some(row) = account.find(life, hour) else { continue };
-            row.sent = row.told();
+            let verdict = account.verdict.clone();
+            let Some(row) = account.find(generation, hour) else { continue };
+            row.sent = row.mark();
             report.rows.push(UsageRow {
                 tenant: tenant.clone(),
-                tier,
-                limits,
+                tier: verdict.tier.clone(),
+                limits: verdict.limits.clone(),
                 hour,
                 counters: row.counters(),
             });
-            under_way.rows.push((tenant, hour));
+            in_flight.rows.push((tenant, hour));
         }
-        self.under_way = Some(under_way);
+        self.in_flight = Some(in_flight);
         Some(report)
     }
 
-    /// A report without rows: its answer tells who has used up a quota elsewhere.
+    /// Returns a report without rows. Its response names tenants that have used up a quota elsewhere.
     pub(crate) fn ask_for_news(&mut self) -> UsageReport {
         self.sequence += 1;
         UsageReport {
             gateway: self.gateway.clone(),
-            source: self.name(self.life),
+            source: self.source_name(self.generation),
             sequence: self.sequence,
             rows: Vec::new(),
         }
     }
 
-    /// The orchestrator has report `sequence` in its ledger. Answers to older ones are ignored.
-    /// Whether that report left out what was to tell, for it has a bound or repeated an older one:
-    /// the next is due at once.
+    /// Records that report `sequence` is in the ledger; responses to older ones are ignored. Returns
+    /// whether the next report is due at once: this one had no room for all changed rows.
     pub fn acked(&mut self, sequence: u64) -> bool {
-        let under_way = self.under_way.take_if(|u| u.sequence == sequence);
-        let Some(under_way) = under_way else { return false };
-        for (tenant, hour) in under_way.rows {
+        let Some(acked) = self.in_flight.take_if(|report| report.sequence == sequence) else {
+            return false;
+        };
+        for (tenant, hour) in acked.rows {
             let Some(account) = self.tenants.get_mut(&tenant) else { continue };
-            let Some(row) = account.find(under_way.life, hour) else { continue };
+            let Some(row) = account.find(acked.generation, hour) else { continue };
             row.acked = row.sent;
             if account.rows.iter().any(Row::is_dirty) && !account.queued {
                 account.queued = true;
@@ -249,23 +251,24 @@ impl Usage {
         self.behind
     }
 
-    /// Whether a report is on its way, or may have arrived although its answer did not.
+    /// Returns whether a report is unacknowledged. It may have arrived nevertheless.
     pub(crate) fn awaits_answer(&self) -> bool {
-        self.under_way.is_some()
+        self.in_flight.is_some()
     }
 
-    /// What is counted here and not yet in a notice, for [`crate::limits::quota::check`].
+    /// Requests counted here that no notice contains yet, for [`crate::limits::quota::check`].
     pub fn delta(&self, tenant: &TenantId, since: Since, now_s: u64) -> Delta {
         let this_hour = now_s / HOUR_S;
         let mut delta = Delta::default();
         for row in self.tenants.get(tenant).map_or(&[][..], |a| &a.rows) {
-            let told = if since == Since::Sent { row.sent } else { row.acked };
-            let (reads, writes) = (row.reads - told.reads, row.writes - told.writes);
+            let mark = if since == Since::Sent { row.sent } else { row.acked };
+            let reads = row.reads - mark.reads;
+            let writes = row.writes - mark.writes;
             if reads + writes == 0 {
                 continue;
             }
             let start_s = row.hour * HOUR_S;
-            // Mostly it is of this hour, and then the calendar need not be asked.
+            // The common case, a row of this hour, needs no calendar arithmetic.
             let is_now = row.hour == this_hour;
             if is_now || start_s / DAY_S == now_s / DAY_S {
                 delta.requests_day += reads + writes;
@@ -278,31 +281,35 @@ impl Usage {
         delta
     }
 
-    /// Rows in memory.
+    /// Number of rows in memory.
     #[cfg(test)]
     pub(crate) fn rows(&self) -> usize {
         self.rows
     }
 
     fn has_row(&self, tenant: &TenantId, hour: u64) -> bool {
-        let is_it = |r: &Row| r.life == self.life && r.hour == hour;
-        self.tenants.get(tenant).is_some_and(|a| a.rows.iter().any(is_it))
+        self.tenants.get(tenant).is_some_and(|account| {
+            account.rows.iter().any(|row| row.generation == self.generation && row.hour == hour)
+        })
     }
 
-    /// Under which name a life reports.
-    fn name(&self, life: u32) -> String {
-        if life == 0 { self.source.clone() } else { format!("{}-{life}", self.source) }
+    /// Source name of a generation.
+    fn source_name(&self, generation: u32) -> String {
+        if generation == 0 { self.source.clone() } else { format!("{}-{generation}", self.source) }
     }
 
-    /// Rows of one life for the next report: all that changed, the longest waiting tenants first.
-    fn pick(&mut self) -> (u32, Vec<(TenantId, u64)>) {
-        let (mut life, mut rows, mut others) = (None, Vec::new(), Vec::new());
+    /// Picks changed rows of one generation for the next report, the longest waiting tenants first.
+    fn pick_rows(&mut self) -> (u32, Vec<(TenantId, u64)>) {
+        let mut generation = None;
+        let mut rows = Vec::new();
+        let mut others = Vec::new();
         while rows.len() < REPORT_ROWS {
             let Some(tenant) = self.dirty.pop_front() else { break };
             let Some(account) = self.tenants.get_mut(&tenant) else { continue };
             account.queued = false;
             for row in account.rows.iter().filter(|r| r.is_dirty()) {
-                if *life.get_or_insert(row.life) == row.life {
+                // A row of another generation waits for the next report.
+                if *generation.get_or_insert(row.generation) == row.generation {
                     rows.push((tenant.clone(), row.hour));
                 } else {
                     account.queued = true;
@@ -313,18 +320,18 @@ impl Usage {
             }
         }
         self.dirty.extend(others);
-        (life.unwrap_or(self.life), rows)
+        (generation.unwrap_or(self.generation), rows)
     }
 
-    /// A new life, should the clock be in hours that are long closed.
+    /// Begins a new generation if the clock has stepped back into hours that are long closed.
     fn follow(&mut self, hour: u64) {
         if hour < self.closed_hour {
-            self.life += 1;
+            self.generation += 1;
             self.closed_hour = hour.saturating_sub(1);
         }
     }
 
-    /// Once an hour: rows of past hours that are in the ledger go, and tenants without rows.
+    /// Once an hour, removes acknowledged rows of past hours, and tenants without rows.
     fn close(&mut self, hour: u64) {
         if hour <= self.closed_hour + 1 {
             return;
@@ -334,16 +341,20 @@ impl Usage {
     }
 
     fn sweep(&mut self) {
-        let (life, closed_hour) = (self.life, self.closed_hour);
+        let generation = self.generation;
+        let closed_hour = self.closed_hour;
         self.tenants.retain(|_, account| {
-            let may_grow = |r: &Row| r.life == life && r.hour > closed_hour;
-            account.rows.retain(|r| may_grow(r) || r.is_dirty());
+            account.rows.retain(|row| {
+                let may_grow = row.generation == generation && row.hour > closed_hour;
+                may_grow || row.is_dirty()
+            });
             !account.rows.is_empty()
         });
         self.rows = self.tenants.values().map(|a| a.rows.len()).sum();
     }
 
-    /// Room for one more row: what the ledger has goes, then unsent hours are merged.
+    /// Makes room for one more row: removes acknowledged rows, then merges unsent hours. Returns
+    /// whether there is room.
     fn make_room(&mut self) -> bool {
         if self.rows < self.rows_max {
             return true;

@@ -1,4 +1,4 @@
-//! What was counted for one tenant: a row for each hour.
+//! The counters of one tenant, one row per hour.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -8,21 +8,21 @@ use protocol::{Counters, Verdict, WakeKind};
 use super::{Class, Fate, GONE, Served};
 use crate::http::refusal::RefusalKind;
 
-/// A tenant's rows.
+/// The usage rows of one tenant.
 #[derive(Debug)]
 pub(super) struct Tenant {
-    /// The last one, for its tier and limits.
+    /// The newest verdict, for tier and limits.
     pub(super) verdict: Rc<Verdict>,
-    /// Oldest first; one, but for the turn of the hour and while the orchestrator is away.
+    /// Oldest first. There is one, except at the turn of the hour and while the orchestrator is away.
     pub(super) rows: Vec<Row>,
-    /// In `dirty`.
+    /// The tenant stands in the queue of changed tenants.
     pub(super) queued: bool,
 }
 
-/// One hour. Compact: most rows have no refusals.
+/// The counters of one hour. Compact, because most rows have no refusals.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Row {
-    pub(super) life: u32,
+    pub(super) generation: u32,
     pub(super) hour: u64,
     pub(super) reads: u64,
     pub(super) writes: u64,
@@ -31,21 +31,21 @@ pub(super) struct Row {
     status: [u64; 6],
     bytes_in: u64,
     bytes_out: u64,
-    /// Summed up finer than it is told, for most requests take less than a millisecond.
+    /// Finer than the reported milliseconds, because most requests take less than one.
     service_us: u64,
-    /// In the order of [`WAKES`].
+    /// Wakes by kind, in the order of [`WAKES`].
     wakes: [u64; WAKES.len()],
-    /// Grows with every change.
+    /// Number of changes to this row.
     changes: u64,
-    /// As of the last flush that was answered.
-    pub(super) acked: Told,
-    /// The same as of the last flush, answered or not.
-    pub(super) sent: Told,
+    /// State at the last acknowledged flush.
+    pub(super) acked: Mark,
+    /// State at the last flush, acknowledged or not.
+    pub(super) sent: Mark,
 }
 
-/// What of a row was told.
+/// The state of a row at a flush.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Told {
+pub(super) struct Mark {
     changes: u64,
     pub(super) reads: u64,
     pub(super) writes: u64,
@@ -56,33 +56,32 @@ impl Tenant {
         Self { verdict: verdict.clone(), rows: Vec::with_capacity(1), queued: false }
     }
 
-    pub(super) fn find(&mut self, life: u32, hour: u64) -> Option<&mut Row> {
-        self.rows.iter_mut().find(|r| r.life == life && r.hour == hour)
+    pub(super) fn find(&mut self, generation: u32, hour: u64) -> Option<&mut Row> {
+        self.rows.iter_mut().find(|r| r.generation == generation && r.hour == hour)
     }
 
-    /// The row of `hour`, and whether it is new.
-    pub(super) fn row(&mut self, life: u32, hour: u64) -> (&mut Row, bool) {
-        let found = self.rows.iter().position(|r| r.life == life && r.hour == hour);
+    /// Returns the row of `hour`, and whether it is new.
+    pub(super) fn row(&mut self, generation: u32, hour: u64) -> (&mut Row, bool) {
+        let found = self.rows.iter().position(|r| r.generation == generation && r.hour == hour);
         let index = found.unwrap_or_else(|| {
-            self.rows.push(Row { life, hour, ..Row::default() });
+            self.rows.push(Row { generation, hour, ..Row::default() });
             self.rows.len() - 1
         });
         (&mut self.rows[index], found.is_none())
     }
 
-    /// Adds unsent rows to later ones and says how many went.
+    /// Adds unsent rows to later ones. Returns the number of rows removed.
     pub(super) fn merge(&mut self) -> usize {
         let before = self.rows.len();
-        self.rows.sort_by_key(|r| (r.life, r.hour));
-        let mut kept: Vec<Row> = Vec::with_capacity(1);
-        for row in std::mem::take(&mut self.rows) {
-            let mut row = row;
-            if let Some(earlier) = kept.pop_if(|earlier| !earlier.was_sent()) {
+        self.rows.sort_by_key(|r| (r.generation, r.hour));
+        let mut merged: Vec<Row> = Vec::with_capacity(1);
+        for mut row in std::mem::take(&mut self.rows) {
+            if let Some(earlier) = merged.pop_if(|earlier| !earlier.was_sent()) {
                 row.absorb(&earlier);
             }
-            kept.push(row);
+            merged.push(row);
         }
-        self.rows = kept;
+        self.rows = merged;
         before - self.rows.len()
     }
 }
@@ -103,7 +102,7 @@ impl Row {
         self.changes += 1;
     }
 
-    pub(super) fn woke(&mut self, kind: WakeKind) {
+    pub(super) fn count_wake(&mut self, kind: WakeKind) {
         if let Some(at) = WAKES.iter().position(|k| *k == kind) {
             self.wakes[at] += 1;
             self.changes += 1;
@@ -144,13 +143,13 @@ impl Row {
         self.sent.changes > 0
     }
 
-    pub(super) fn told(&self) -> Told {
-        Told { changes: self.changes, reads: self.reads, writes: self.writes }
+    pub(super) fn mark(&self) -> Mark {
+        Mark { changes: self.changes, reads: self.reads, writes: self.writes }
     }
 
     pub(super) fn counters(&self) -> Counters {
-        let named = |(kind, n): &(RefusalKind, u64)| (kind.row().name.to_owned(), *n);
-        let mut refused = self.refused.iter().map(named).collect::<BTreeMap<_, _>>();
+        let mut refused: BTreeMap<String, u64> =
+            self.refused.iter().map(|(kind, n)| (kind.row().name.to_owned(), *n)).collect();
         if self.gone > 0 {
             refused.insert(GONE.to_owned(), self.gone);
         }
@@ -168,5 +167,5 @@ impl Row {
     }
 }
 
-/// What is counted: to find it awake is no wake.
+/// The kinds of wakes that are counted.
 const WAKES: [WakeKind; 3] = [WakeKind::Doze, WakeKind::Start, WakeKind::Create];

@@ -42,7 +42,7 @@ fn record(usage: &mut Usage, n: usize, served: &Served, now_s: u64) -> bool {
     usage.record(&verdict(n), served, now_s)
 }
 
-/// The ledger in one line: the maximum per source, tenant and hour.
+/// A model of the ledger: the maximum per source, tenant and hour.
 #[derive(Default)]
 struct Ledger(BTreeMap<(String, TenantId, u64), u64>);
 
@@ -61,7 +61,7 @@ impl Ledger {
 }
 
 #[test]
-fn a_report_has_only_what_changed_and_is_cumulative() {
+fn report_has_changed_rows_with_cumulative_counters() {
     let mut usage = usage(100);
     record(&mut usage, 1, &read(), NOON);
     record(&mut usage, 2, &read(), NOON);
@@ -76,7 +76,7 @@ fn a_report_has_only_what_changed_and_is_cumulative() {
 }
 
 #[test]
-fn what_was_not_answered_is_sent_again() {
+fn unacknowledged_report_is_sent_again() {
     let mut usage = usage(100);
     record(&mut usage, 1, &read(), NOON);
     let lost = usage.flush(NOON).unwrap();
@@ -88,7 +88,7 @@ fn what_was_not_answered_is_sent_again() {
 }
 
 #[test]
-fn requests_counted_between_flush_and_answer_are_not_lost() {
+fn requests_between_flush_and_ack_are_kept() {
     let mut usage = usage(100);
     record(&mut usage, 1, &read(), NOON);
     let report = usage.flush(NOON).unwrap();
@@ -99,7 +99,7 @@ fn requests_counted_between_flush_and_answer_are_not_lost() {
 }
 
 #[test]
-fn a_report_has_the_tier_and_limits_of_the_last_request() {
+fn report_has_the_newest_tier_and_limits() {
     let mut usage = usage(100);
     record(&mut usage, 1, &read(), NOON);
     let mut raised = (*verdict(1)).clone();
@@ -110,7 +110,7 @@ fn a_report_has_the_tier_and_limits_of_the_last_request() {
 }
 
 #[test]
-fn every_kind_of_end_is_counted_once() {
+fn each_kind_of_end_is_counted_once() {
     let mut usage = usage(100);
     record(&mut usage, 1, &read(), NOON);
     let write = Served { fate: Fate::Forwarded(Class::Write), status: 0, ..read() };
@@ -126,7 +126,7 @@ fn every_kind_of_end_is_counted_once() {
 }
 
 #[test]
-fn service_is_summed_up_before_it_is_told_in_milliseconds() {
+fn service_time_is_summed_in_microseconds() {
     let mut usage = usage(100);
     let quick = Served { service_us: 400, ..read() };
     for _ in 0..1_000 {
@@ -136,7 +136,7 @@ fn service_is_summed_up_before_it_is_told_in_milliseconds() {
 }
 
 #[test]
-fn past_hours_leave_memory_once_they_are_in_the_ledger() {
+fn acknowledged_past_hours_leave_memory() {
     let mut usage = usage(100);
     for n in 0..10 {
         record(&mut usage, n, &read(), NOON);
@@ -149,7 +149,7 @@ fn past_hours_leave_memory_once_they_are_in_the_ledger() {
 }
 
 #[test]
-fn a_clock_that_steps_back_into_the_hour_before_reopens_no_hour() {
+fn small_clock_step_reopens_no_hour() {
     let mut usage = usage(100);
     record(&mut usage, 1, &read(), NOON + HOUR);
     let report = usage.flush(NOON + 2 * HOUR).unwrap();
@@ -160,24 +160,25 @@ fn a_clock_that_steps_back_into_the_hour_before_reopens_no_hour() {
 }
 
 #[test]
-fn a_clock_that_was_ahead_costs_only_what_was_served_meanwhile() {
-    let (mut usage, mut ledger) = (usage(100), Ledger::default());
-    let mut tell = |usage: &mut Usage, now_s: u64| {
+fn clock_jump_costs_only_requests_within_it() {
+    let mut usage = usage(100);
+    let mut ledger = Ledger::default();
+    let mut deliver = |usage: &mut Usage, now_s: u64| {
         while let Some(report) = usage.flush(now_s) {
             ledger.take(&report);
             usage.acked(report.sequence);
         }
     };
     record(&mut usage, 1, &read(), NOON);
-    tell(&mut usage, NOON);
+    deliver(&mut usage, NOON);
     record(&mut usage, 1, &read(), NOON);
-    // A hundred days ahead for a moment; the row of before is not sent yet, nor is that of then.
+    // A hundred days ahead for a moment. The rows from before and within it are not sent yet.
     record(&mut usage, 1, &read(), NOON + 2_400 * HOUR);
     assert!(usage.flush(NOON + 2_400 * HOUR).is_some());
     record(&mut usage, 1, &read(), NOON + 10);
-    tell(&mut usage, NOON + 10);
+    deliver(&mut usage, NOON + 10);
     record(&mut usage, 1, &read(), NOON + 20);
-    tell(&mut usage, NOON + 20);
+    deliver(&mut usage, NOON + 20);
     let of_noon = ledger.0.iter().filter(|((_, _, hour), _)| *hour == NOON / HOUR);
     assert_eq!(of_noon.map(|(_, n)| n).sum::<u64>(), 4);
     assert_eq!(ledger.total(), 5);
@@ -186,7 +187,7 @@ fn a_clock_that_was_ahead_costs_only_what_was_served_meanwhile() {
 }
 
 #[test]
-fn the_delta_is_of_this_day_and_month_only() {
+fn delta_covers_this_day_and_month() {
     let mut usage = usage(100);
     // 2027-01-31 23:59:59 and the second after.
     let end_s = 1_801_439_999;
@@ -200,15 +201,16 @@ fn the_delta_is_of_this_day_and_month_only() {
 }
 
 #[test]
-fn hours_without_an_orchestrator_stay_bounded_and_are_billed_once() {
-    let (mut usage, mut ledger) = (usage(50), Ledger::default());
+fn hours_without_orchestrator_are_billed_once() {
+    let mut usage = usage(50);
+    let mut ledger = Ledger::default();
     let mut counted = 0;
     for hour in 0..12 {
         for n in 0..20 {
             assert!(record(&mut usage, n, &read(), NOON + hour * HOUR));
             counted += 1;
         }
-        // The report arrives, its answer does not.
+        // The report arrives, its response does not.
         ledger.take(&usage.flush(NOON + hour * HOUR).unwrap());
         assert!(usage.rows() <= 50, "{} rows", usage.rows());
     }
@@ -220,7 +222,7 @@ fn hours_without_an_orchestrator_stay_bounded_and_are_billed_once() {
 }
 
 #[test]
-fn more_tenants_than_rows_is_a_gap_that_is_told() {
+fn tenants_beyond_the_rows_are_reported_uncounted() {
     let mut usage = usage(5);
     let counted = (0..8).filter(|n| record(&mut usage, *n, &read(), NOON));
     assert_eq!((counted.count(), usage.rows()), (5, 5));
@@ -229,7 +231,7 @@ fn more_tenants_than_rows_is_a_gap_that_is_told() {
 #[derive(Debug, Clone)]
 enum Step {
     Record(usize),
-    /// Sent; whether it arrives and whether its answer does.
+    /// A report is sent; it and its response may get lost.
     Flush {
         arrives: bool,
         answered: bool,
@@ -251,12 +253,14 @@ fn step() -> impl Strategy<Value = Step> {
 
 proptest! {
     #[test]
-    fn whatever_is_lost_repeated_or_late_each_request_is_in_the_ledger_once(
+    fn each_request_is_in_the_ledger_once(
         rows_max in 6..40_usize,
         steps in prop::collection::vec(step(), 1..400),
     ) {
-        let (mut usage, mut ledger) = (usage(rows_max), Ledger::default());
-        let (mut now_s, mut counted) = (NOON, 0);
+        let mut usage = usage(rows_max);
+        let mut ledger = Ledger::default();
+        let mut now_s = NOON;
+        let mut counted = 0;
         let mut old = Vec::new();
         for step in steps {
             match step {
