@@ -1,5 +1,5 @@
-//! The body, checked as it comes and refused before SQ sees a byte. Memory: a few dozen bytes,
-//! however long the body is.
+//! Checks a body as it arrives, before SQ sees a byte. A check takes a few dozen bytes of memory,
+//! whatever the length of the body.
 //!
 //! ```text
 //! text   UTF-8 without a border between scrolls, not empty
@@ -8,26 +8,28 @@
 //!        separator = "," / ";" / LF      space = SP / TAB / CR
 //! ```
 //!
-//! SQ skips a line without a checksum and reads `1.1.1000` as a coordinate whose answer never ends;
-//! what it would skip or bend is refused here.
+//! SQ skips a line without a checksum, and takes `1.1.1000` for a coordinate whose response never
+//! ends. Lines that it would skip or misread are refused here.
 
 use std::borrow::Cow;
 
 use crate::{Refusal, RefusalKind};
 
-use super::coordinate::{Coordinate, Groups, Scan, Step};
+use super::coordinate::{Coordinate, Groups, Scan, ScanResult};
 use super::text;
 
-/// Lines of one `delta`: SQ 0.6.0 takes 0.7 KB for each (measured), a tenant has 64 MiB.
+/// Bound on the lines of one `delta`: SQ 0.6.0 takes 0.7 kB of memory for each (measured), and a
+/// tenant has 64 MiB.
 pub(crate) const DELTA_LINES_MAX: u64 = 40_000;
-/// Coordinates of one `query`, and its results: SQ 0.6.0 takes 1.2 KB for each (measured).
+/// Bound on the coordinates and results of one `query`: SQ 0.6.0 takes 1.2 kB of memory for each
+/// (measured).
 pub(crate) const QUERY_ITEMS_MAX: u64 = 10_000;
-/// What SQ writes into the answer for a scroll that it does not have.
+/// Bytes that SQ writes into the response for a missing scroll.
 const MISSING_BYTES: u64 = 23;
-/// Hexadecimal digits of a checksum.
+/// Number of hexadecimal digits of a checksum.
 const HASH_DIGITS: u8 = 32;
 
-/// Checks one body.
+/// The check of one body.
 #[derive(Debug, Clone)]
 pub struct BodyCheck {
     kind: Kind,
@@ -44,7 +46,7 @@ enum Kind {
     Set(Set),
 }
 
-/// UTF-8 across chunks: the bytes of a character that is not whole yet.
+/// Validates UTF-8 across chunks; holds the bytes of an incomplete character.
 #[derive(Debug, Clone, Default)]
 struct Utf8 {
     part: [u8; 4],
@@ -54,12 +56,12 @@ struct Utf8 {
 #[derive(Debug, Clone)]
 struct Lines {
     at: LineAt,
-    /// The coordinate of the line before, for the cost of the answer.
+    /// Coordinate of the previous line, for the cost of the response.
     before: Coordinate,
     count: u64,
-    /// At most so many bytes can come back.
-    answer: u64,
-    answer_max: u64,
+    /// Upper bound on the bytes of the response so far.
+    response: u64,
+    response_max: u64,
 }
 
 #[derive(Debug, Clone)]
@@ -75,7 +77,7 @@ enum LineAt {
 struct Set {
     at: SetAt,
     items: u64,
-    /// There is a range too, so no item is needed.
+    /// The request has a range, so no item is required.
     optional: bool,
 }
 
@@ -86,7 +88,7 @@ enum SetAt {
     After,
 }
 
-/// What is wrong with a body, for the client.
+/// The fault of a body, as text for the client.
 type Fault = Cow<'static, str>;
 
 fn bad(detail: &'static str) -> Fault {
@@ -98,29 +100,34 @@ impl BodyCheck {
         Self { kind, received: 0, max, example }
     }
 
-    /// No byte may come.
+    /// Accepts no byte.
     pub(super) fn empty(example: &'static str) -> Self {
         Self::new(Kind::Empty, 0, example)
     }
 
-    /// A scroll's text.
+    /// Accepts the text of a scroll.
     pub(super) fn text(max: u64, example: &'static str) -> Self {
         Self::new(Kind::Text(Utf8::default()), max, example)
     }
 
-    /// Lines of `delta`; `answer_max`: what SQ may be made to answer, in bytes.
-    pub(super) fn lines(max: u64, answer_max: u64, example: &'static str) -> Self {
-        let lines =
-            Lines { at: LineAt::Start, before: Coordinate::ROOT, count: 0, answer: 0, answer_max };
+    /// Accepts lines of `delta` whose response has at most `response_max` bytes.
+    pub(super) fn lines(max: u64, response_max: u64, example: &'static str) -> Self {
+        let lines = Lines {
+            at: LineAt::Start,
+            before: Coordinate::ROOT,
+            count: 0,
+            response: 0,
+            response_max,
+        };
         Self::new(Kind::Lines(lines), max, example)
     }
 
-    /// Coordinates of `query`.
+    /// Accepts the coordinates of `query`.
     pub(super) fn set(max: u64, optional: bool, example: &'static str) -> Self {
         Self::new(Kind::Set(Set { at: SetAt::Between, items: 0, optional }), max, example)
     }
 
-    /// Takes the next bytes. After a refusal the check is not to be used again.
+    /// Checks the next bytes. Do not use the check again after a refusal.
     pub fn on_chunk(&mut self, chunk: &[u8]) -> Result<(), Refusal> {
         self.received = self.received.saturating_add(chunk.len() as u64);
         let checked = match &mut self.kind {
@@ -134,7 +141,7 @@ impl BodyCheck {
         checked.map_err(|fault| self.refuse(fault))
     }
 
-    /// The body is over.
+    /// Checks the end of the body.
     pub fn on_end(&mut self) -> Result<(), Refusal> {
         let checked = match &mut self.kind {
             Kind::Text(_) if self.received == 0 => {
@@ -148,7 +155,7 @@ impl BodyCheck {
         checked.map_err(|fault| self.refuse(fault))
     }
 
-    /// Bytes so far.
+    /// Bytes received so far.
     pub(crate) fn received_bytes(&self) -> u64 {
         self.received
     }
@@ -158,7 +165,7 @@ impl BodyCheck {
     }
 }
 
-/// The body is larger than the tenant's tier takes.
+/// Refuses a body that exceeds the limit of the tenant's tier.
 pub(super) fn too_large(bytes: u64, max: u64) -> Refusal {
     Refusal::new(RefusalKind::BodyTooLarge, format!("a body may have at most {max} bytes"))
         .used_and_cap(bytes, max)
@@ -203,14 +210,14 @@ impl Lines {
             (LineAt::Start | LineAt::Hash(HASH_DIGITS), b'\r') => LineAt::Return,
             (LineAt::Start, _) => {
                 let mut scan = Scan::new(Groups::SlashOrSemicolon);
-                if scan.push(byte) != Step::Taken {
+                if scan.push(byte) != ScanResult::Accepted {
                     return Err(bad(BAD_LINE));
                 }
                 LineAt::Coordinate(scan)
             }
             (LineAt::Coordinate(scan), _) => match scan.push(byte) {
-                Step::Taken => return Ok(()),
-                Step::After(coordinate) if byte == b':' => {
+                ScanResult::Accepted => return Ok(()),
+                ScanResult::Complete(coordinate) if byte == b':' => {
                     self.add(coordinate)?;
                     LineAt::Space
                 }
@@ -225,22 +232,22 @@ impl Lines {
         Ok(())
     }
 
-    /// SQ answers a scroll that it lacks with a marker at its coordinate, delimiters included: a
-    /// small body can ask for an answer of gigabytes.
+    /// Adds a line's part of the response. SQ reports a missing scroll by a marker at its coordinate,
+    /// with all delimiters up to it, so a small body can cause a response of gigabytes.
     fn add(&mut self, coordinate: Coordinate) -> Result<(), Fault> {
         self.count += 1;
         if self.count > DELTA_LINES_MAX {
             let fault = format!("a delta may have at most {DELTA_LINES_MAX} lines; ask in several");
             return Err(Cow::Owned(fault));
         }
-        let way = if coordinate > self.before {
+        let delimiters = if coordinate > self.before {
             coordinate.delimiters_after(&self.before)
         } else {
             coordinate.delimiters_max()
         };
         self.before = coordinate;
-        self.answer += way + MISSING_BYTES;
-        if self.answer > self.answer_max {
+        self.response += delimiters + MISSING_BYTES;
+        if self.response > self.response_max {
             return Err(bad("the answer could become larger than a phext may be: the lines name \
                             coordinates that are too far apart; sort them, or ask in several"));
         }
@@ -269,14 +276,14 @@ impl Set {
             SetAt::After if space => SetAt::After,
             SetAt::Between => {
                 let mut scan = Scan::new(Groups::Slash);
-                if scan.push(byte) != Step::Taken {
+                if scan.push(byte) != ScanResult::Accepted {
                     return Err(bad(BAD_ITEM));
                 }
                 SetAt::Coordinate(scan)
             }
             SetAt::Coordinate(scan) => match scan.push(byte) {
-                Step::Taken => return Ok(()),
-                Step::After(_) if separator || space => {
+                ScanResult::Accepted => return Ok(()),
+                ScanResult::Complete(_) if separator || space => {
                     self.count()?;
                     if separator { SetAt::Between } else { SetAt::After }
                 }

@@ -1,67 +1,68 @@
 //! A phext coordinate: nine integers 1…999, written `1.1.1/1.1.1/1.1.1`.
 //!
-//! SQ reads a coordinate leniently: what is missing or not a digit is 1, a zero or a number above
-//! 999 is taken as it is and breaks the phext when it is next loaded, and a very large one never
-//! ends. Only the nine integers in their standard grouping mean the same to everyone.
+//! SQ parses coordinates leniently: a missing part or one that is not a number counts as 1, a zero or
+//! a number above 999 is accepted and corrupts the phext at its next load, and a very large one never
+//! ends. Only nine integers in their standard grouping mean the same to every reader.
 
 use std::fmt;
 
-/// The largest value of one part: SQ's reader can't step beyond it.
+/// Largest value of one part; SQ's reader cannot go beyond it.
 pub(crate) const PART_MAX: u16 = 999;
-/// Digits of one part; leading zeros are read as SQ reads them.
+/// Digits of one part. Leading zeros are accepted, as in SQ.
 const DIGITS_MAX: u8 = 3;
 
-/// Library, shelf, series / collection, volume, book / chapter, section, scroll.
+/// A position in a phext: library, shelf, series / collection, volume, book / chapter, section,
+/// scroll.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Coordinate([u16; 9]);
 
-/// Whether `;` may stand for `/` between groups.
+/// The accepted separators between groups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Groups {
-    /// `/` only: what SQ's `query` reads.
+    /// Only `/`, as in the body of SQ's `query`.
     Slash,
-    /// `/` or `;`.
+    /// Either `/` or `;`.
     SlashOrSemicolon,
 }
 
-/// Reads a coordinate byte by byte, so that a body can be checked as it comes.
+/// Parses a coordinate byte by byte, so that a body can be checked as it arrives.
 #[derive(Debug, Clone)]
 pub(crate) struct Scan {
     parts: [u16; 9],
-    /// The part being read, 0…8.
+    /// Index of the current part, 0 to 8.
     at: u8,
-    /// Digits of it so far.
+    /// Digits of the current part so far.
     digits: u8,
     groups: Groups,
 }
 
-/// What a byte was to a [`Scan`].
+/// The result of one byte in a [`Scan`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Step {
-    /// Part of the coordinate.
-    Taken,
-    /// Not part of it; the coordinate before it is whole.
-    After(Coordinate),
-    /// No coordinate goes on like this.
-    Wrong,
+pub(crate) enum ScanResult {
+    /// The byte belongs to the coordinate.
+    Accepted,
+    /// The byte follows a complete coordinate.
+    Complete(Coordinate),
+    /// No coordinate has this byte here.
+    Invalid,
 }
 
 impl Coordinate {
-    /// The first coordinate.
+    /// The first coordinate, 1.1.1/1.1.1/1.1.1.
     pub const ROOT: Self = Self([1; 9]);
 
-    /// Reads a whole text; `/` or `;` between groups.
+    /// Parses a whole text with `/` or `;` between groups.
     pub fn parse(text: &str) -> Option<Self> {
         let mut scan = Scan::new(Groups::SlashOrSemicolon);
         for byte in text.bytes() {
-            if scan.push(byte) != Step::Taken {
+            if scan.push(byte) != ScanResult::Accepted {
                 return None;
             }
         }
         scan.end()
     }
 
-    /// From its parts; `None` if one is not 1…999.
+    /// Builds a coordinate from its parts; `None` if one is not within 1 to 999.
     pub fn new(parts: [u16; 9]) -> Option<Self> {
         parts.iter().all(|part| (1..=PART_MAX).contains(part)).then_some(Self(parts))
     }
@@ -71,21 +72,22 @@ impl Coordinate {
         &self.0
     }
 
-    /// By how many delimiter bytes a phext grows at most when its first text is stored here.
+    /// Upper bound on the delimiter bytes that a phext gains when its first text is stored here.
     ///
     /// A phext is one text in which each step in a dimension is one byte. With `p` the scroll before
-    /// and `n` the one after, the growth is the way p→here plus here→n less p→n, and that is at most
-    /// the way from the first coordinate: the sum of all parts less one. 8,982 bytes at the farthest.
+    /// and `n` the one after, the growth is the distance p→here plus here→n less p→n. That is at most
+    /// the distance from the first coordinate: the sum of all parts less one each, 8,982 bytes at the
+    /// farthest.
     pub(crate) fn delimiters_max(&self) -> u64 {
         self.0.iter().map(|part| u64::from(*part) - 1).sum()
     }
 
-    /// Delimiter bytes on the way from `before`, which comes first, to here.
+    /// Delimiter bytes between `before`, an earlier coordinate, and this one.
     pub(crate) fn delimiters_after(&self, before: &Self) -> u64 {
         let Some(level) = (0..9).find(|level| self.0[*level] != before.0[*level]) else { return 0 };
-        let step = self.0[level].saturating_sub(before.0[level]);
+        let difference = self.0[level].saturating_sub(before.0[level]);
         let below = self.0[level + 1..].iter().map(|part| u64::from(*part) - 1).sum::<u64>();
-        u64::from(step) + below
+        u64::from(difference) + below
     }
 
     /// Appends the canonical text without allocating for each part.
@@ -117,41 +119,41 @@ impl fmt::Display for Coordinate {
 }
 
 impl Scan {
-    /// A scan that has read nothing.
+    /// Starts a scan.
     pub(crate) fn new(groups: Groups) -> Self {
         Self { parts: [0; 9], at: 0, digits: 0, groups }
     }
 
-    /// Reads one byte.
-    pub(crate) fn push(&mut self, byte: u8) -> Step {
+    /// Parses one byte.
+    pub(crate) fn push(&mut self, byte: u8) -> ScanResult {
         let at = usize::from(self.at);
         match byte {
             b'0'..=b'9' if self.digits < DIGITS_MAX => {
                 self.parts[at] = self.parts[at] * 10 + u16::from(byte - b'0');
                 self.digits += 1;
-                Step::Taken
+                ScanResult::Accepted
             }
-            _ if self.digits == 0 || self.parts[at] == 0 => Step::Wrong,
+            _ if self.digits == 0 || self.parts[at] == 0 => ScanResult::Invalid,
             b'.' | b'/' | b';' if self.at < 8 => {
                 let between_groups = self.at % 3 == 2;
-                let right = match byte {
+                let is_expected = match byte {
                     b'.' => !between_groups,
                     b'/' => between_groups,
                     _ => between_groups && self.groups == Groups::SlashOrSemicolon,
                 };
-                if !right {
-                    return Step::Wrong;
+                if !is_expected {
+                    return ScanResult::Invalid;
                 }
                 self.at += 1;
                 self.digits = 0;
-                Step::Taken
+                ScanResult::Accepted
             }
-            b'0'..=b'9' => Step::Wrong,
-            _ => self.end().map_or(Step::Wrong, Step::After),
+            b'0'..=b'9' => ScanResult::Invalid,
+            _ => self.end().map_or(ScanResult::Invalid, ScanResult::Complete),
         }
     }
 
-    /// The coordinate, if it is whole.
+    /// Returns the coordinate, if it is complete.
     pub(crate) fn end(&self) -> Option<Coordinate> {
         (self.at == 8 && self.digits > 0).then(|| Coordinate::new(self.parts)).flatten()
     }
@@ -166,7 +168,7 @@ mod tests {
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
     #[test]
-    fn a_coordinate_is_nine_integers_from_1_to_999_in_three_groups() {
+    fn coordinate_is_nine_integers_in_three_groups() {
         for (good, canonical) in [
             ("1.1.1/1.1.1/1.1.1", "1.1.1/1.1.1/1.1.1"),
             ("1.2.3;4.5.6;7.8.9", "1.2.3/4.5.6/7.8.9"),
@@ -203,27 +205,27 @@ mod tests {
     }
 
     #[test]
-    fn the_farthest_coordinate_costs_8982_delimiters() {
+    fn farthest_coordinate_costs_8982_delimiters() {
         assert_eq!(Coordinate::new([999; 9]).unwrap().delimiters_max(), 8982);
         assert_eq!(Coordinate::ROOT.delimiters_max(), 0);
     }
 
     proptest! {
         #[test]
-        fn what_is_written_is_read_back(parts: [u16; 9]) {
+        fn coordinate_round_trips(parts: [u16; 9]) {
             let wrapped = parts.map(|part| part % PART_MAX + 1);
             let coordinate = Coordinate::new(wrapped).unwrap();
             prop_assert_eq!(Coordinate::parse(&coordinate.to_string()), Some(coordinate));
         }
 
         #[test]
-        fn any_text_is_read_as_a_naive_reader_would(text in "[0-9./; ]{0,40}") {
+        fn parser_agrees_with_a_naive_one(text in "[0-9./; ]{0,40}") {
             let naive = naive(&text);
             prop_assert_eq!(Coordinate::parse(&text).map(|c| c.0.to_vec()), naive);
         }
 
         #[test]
-        fn storing_one_scroll_never_adds_more_than_delimiters_max(
+        fn one_scroll_adds_at_most_delimiters_max(
             others in prop::collection::btree_set(prop::array::uniform9(1u16..4), 0..6),
             here in prop::array::uniform9(1u16..4),
         ) {
@@ -244,7 +246,7 @@ mod tests {
         }
     }
 
-    /// Split and parse: obviously right, and slow.
+    /// Splits and parses: obviously correct, and slow.
     fn naive(text: &str) -> Option<Vec<u16>> {
         let groups: Vec<&str> = text.split(['/', ';']).collect();
         let parts: Vec<&str> = groups.iter().flat_map(|group| group.split('.')).collect();

@@ -1,9 +1,9 @@
-//! The one table of what the gateway takes: endpoint, verb, parameters, body, effect.
+//! The table of accepted requests: endpoint, verb, parameters, body, effect.
 //!
-//! | endpoint | verbs | needs | may have | body | class |
+//! | endpoint | verbs | needs | may have | body | access |
 //! |---|---|---|---|---|---|
-//! | `version` | GET HEAD | | p | | read, answered by the gateway |
-//! | `usage` | GET HEAD | | | | read, answered by the gateway |
+//! | `version` | GET HEAD | | p | | read, from the gateway |
+//! | `usage` | GET HEAD | | | | read, from the gateway |
 //! | `toc` `get` `checksum` `status` `load` `json-export` | GET HEAD | p | | | read |
 //! | `select` | GET HEAD | p c | | | read |
 //! | `insert` `update` | GET | p c s | | | write |
@@ -15,13 +15,13 @@
 //! | `query` | GET HEAD | p | from to set limit | | read |
 //! | `query` | POST | p | from to set limit | coordinates, unless `set` or a range | read |
 //!
-//! HEAD is GET without the answer's body, and only for reads. `update` with an empty text is sent on
-//! as `delete`: the scroll is empty afterwards in both, and SQ 0.5.0 moves all later scrolls when it
-//! keeps an empty one. `json-export` is made by the gateway from `get`.
+//! HEAD is GET without the response body, for reads only. `update` with an empty text is forwarded as
+//! `delete`: the scroll is empty afterwards in both cases, and SQ 0.5.0 moves all later scrolls when
+//! it stores an empty one. The gateway makes `json-export` from `get`.
 
 use protocol::SqVersion;
 
-/// An example that names a phext and a coordinate.
+/// Builds an example that names a phext and a coordinate.
 macro_rules! example {
     ($verb:literal, $name:literal, BODY) => {
         example!($verb, $name, " with the body hello")
@@ -30,16 +30,17 @@ macro_rules! example {
         concat!($verb, " /api/v2/", $name, "?p=index&c=1.1.1/1.1.1/1.1.1", $rest)
     };
 }
-/// What a client may ask for under `/api/v2/`.
+
+/// An endpoint under `/api/v2/`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Endpoint {
-    /// The SQ version; answered by the gateway.
+    /// The version of SQ, from the gateway.
     Version,
-    /// The tenant's own numbers; answered by the gateway.
+    /// The tenant's usage and limits, from the gateway.
     Usage,
     /// Coordinates and first lines of all scrolls.
     Toc,
-    /// One scroll.
+    /// The text of one scroll.
     Select,
     /// The whole phext.
     Get,
@@ -59,7 +60,7 @@ pub enum Endpoint {
     Status,
     /// The phext's checksum.
     Checksum,
-    /// Loads the phext anew.
+    /// Loads the phext again.
     Load,
     /// All scrolls as JSON.
     JsonExport,
@@ -69,80 +70,80 @@ pub enum Endpoint {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Param {
-    /// The phext.
+    /// Name of the phext.
     P,
-    /// The coordinate.
+    /// Coordinate of the scroll.
     C,
-    /// The text.
+    /// Text of the scroll.
     S,
     /// First coordinate of a range.
     From,
     /// Last coordinate of a range.
     To,
-    /// Coordinates.
+    /// List of coordinates.
     Set,
-    /// `query`: most results. `where`: least length of a scroll.
+    /// For `query` the maximum number of results, for `where` the minimum length of a scroll.
     Limit,
-    /// `xor` or `checksum`.
+    /// Algorithm of `where`: `xor` or `checksum`.
     Algo,
 }
 
-/// What the client wants done; HEAD counts as [`Verb::Get`].
+/// A method that an endpoint distinguishes. HEAD counts as [`Verb::Get`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verb {
     /// GET or HEAD.
     Get,
-    /// POST.
+    /// The method POST.
     Post,
-    /// DELETE.
+    /// The method DELETE.
     Delete,
 }
 
-/// What a request does to storage.
+/// The effect of a request on storage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Class {
-    /// Nothing.
+    /// Leaves the phext unchanged.
     Read,
-    /// May make it larger.
+    /// May enlarge the phext.
     Write,
-    /// Makes it smaller.
+    /// Shrinks the phext.
     Delete,
 }
 
-/// What may stand in a body.
+/// The accepted content of a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum BodyRule {
-    /// Nothing.
+    /// No body at all.
     Empty,
-    /// A scroll's text.
+    /// The text of a scroll.
     Text,
     /// `coordinate: checksum` lines.
     Lines,
-    /// Coordinates.
+    /// List of coordinates.
     Set,
 }
 
-/// One row: how an endpoint is asked with one verb.
+/// One row of the table: an endpoint with one verb.
 #[derive(Debug)]
 pub(crate) struct Rule {
-    /// With which verb.
+    /// Verb of this row.
     pub(crate) verb: Verb,
-    /// Parameters that must be there.
+    /// Parameters that must be present.
     pub(crate) required: &'static [Param],
-    /// Parameters that may be there.
+    /// Parameters that may be present.
     pub(crate) optional: &'static [Param],
-    /// What the body is.
+    /// Accepted content of the body.
     pub(crate) body: BodyRule,
-    /// A request that works.
+    /// A request that succeeds.
     pub(crate) example: &'static str,
 }
 
 impl Param {
-    /// Every parameter.
+    /// Every parameter, in the order of the enum.
     pub(crate) const ALL: [Self; 8] =
         [Self::P, Self::C, Self::S, Self::From, Self::To, Self::Set, Self::Limit, Self::Algo];
 
-    /// As it stands in the query.
+    /// Name in the query string.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::P => "p",
@@ -156,7 +157,7 @@ impl Param {
         }
     }
 
-    /// The parameter of this name.
+    /// Finds a parameter by its name.
     pub(crate) fn of(name: &str) -> Option<Self> {
         Some(match name {
             "p" => Self::P,
@@ -173,7 +174,7 @@ impl Param {
 }
 
 impl Rule {
-    /// Whether the parameter may be there.
+    /// Returns whether the parameter may be present.
     pub(crate) fn takes(&self, param: Param) -> bool {
         self.required.contains(&param) || self.optional.contains(&param)
     }
@@ -214,7 +215,7 @@ impl Endpoint {
         self != Self::Query || sq.has_query()
     }
 
-    /// As it stands in the path, after `/api/v2/`.
+    /// Last segment of the path, after `/api/v2/`.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Version => "version",
@@ -235,7 +236,7 @@ impl Endpoint {
         }
     }
 
-    /// The endpoint of this name, all of it: SQ itself would take `selectXYZ` for `select`.
+    /// Finds an endpoint by its whole name. SQ itself would take `selectXYZ` for `select`.
     pub(crate) fn of(name: &str) -> Option<Self> {
         Some(match name {
             "version" => Self::Version,
@@ -257,7 +258,7 @@ impl Endpoint {
         })
     }
 
-    /// What it does to storage.
+    /// Effect on storage.
     pub(crate) const fn class(self) -> Class {
         match self {
             Self::Insert | Self::Update => Class::Write,
@@ -266,7 +267,7 @@ impl Endpoint {
         }
     }
 
-    /// For `Allow`.
+    /// Value of the header `Allow`.
     pub(crate) const fn allow(self) -> &'static str {
         match self {
             Self::Insert | Self::Update => "GET, POST, OPTIONS",
@@ -277,7 +278,7 @@ impl Endpoint {
         }
     }
 
-    /// Its rows of the table.
+    /// The rows of this endpoint.
     pub(crate) const fn rules(self) -> &'static [Rule] {
         use BodyRule::{Empty, Lines, Set, Text};
         use Param::{Algo, C, From, Limit, P, S, Set as SetParam, To};
@@ -322,7 +323,7 @@ impl Endpoint {
         }
     }
 
-    /// The row for this verb.
+    /// The row for one verb.
     pub(crate) fn rule(self, verb: Verb) -> Option<&'static Rule> {
         self.rules().iter().find(|rule| rule.verb == verb)
     }

@@ -1,23 +1,23 @@
-//! The parameters of one request: each known one at most once, each checked as it is read.
+//! Parses the query parameters of one request. Each may appear once and is checked as it is parsed.
 
 use std::borrow::Cow;
 
 use crate::{Refusal, RefusalKind};
 
 use super::body::QUERY_ITEMS_MAX;
-use super::coordinate::{Coordinate, Groups, Scan, Step};
+use super::coordinate::{Coordinate, Groups, Scan, ScanResult};
 use super::endpoint::{Class, Endpoint, Param, Rule};
 use super::query::{self, Pair};
 use super::request::QUERY_TEXT_MAX_BYTES;
 use super::text;
 
-/// How much of an unknown parameter's name is repeated to the client.
+/// Length to which an unknown parameter's name is repeated to the client.
 const NAME_SHOWN_CHARS: usize = 40;
-/// Digits of a limit.
+/// Bound on the digits of `limit`.
 const LIMIT_DIGITS_MAX: usize = 9;
 const COORDINATE: &str = "must be nine integers from 1 to 999 like 1.1.1/1.1.1/1.1.1";
 
-/// What was read.
+/// The parsed parameters.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Params {
     pub(super) p: Option<String>,
@@ -30,8 +30,8 @@ pub(super) struct Params {
     pub(super) algo: Option<&'static str>,
 }
 
-/// One request's reading: which endpoint, for the refusals' texts.
-struct Reader {
+/// The parser of one query string. Knows the endpoint for the texts of refusals.
+struct Parser {
     endpoint: Endpoint,
     rule: &'static Rule,
     seen: u16,
@@ -39,24 +39,24 @@ struct Reader {
 }
 
 impl Params {
-    /// Reads a query string by the endpoint's rule.
-    pub(super) fn read(
+    /// Parses a query string by the endpoint's rule.
+    pub(super) fn parse(
         endpoint: Endpoint,
         rule: &'static Rule,
         query: &str,
     ) -> Result<Self, Refusal> {
-        let mut reader = Reader { endpoint, rule, seen: 0, params: Self::default() };
+        let mut parser = Parser { endpoint, rule, seen: 0, params: Self::default() };
         for pair in query::pairs(query) {
             let pair = pair.map_err(|_| {
                 Refusal::new(RefusalKind::BadRequest, "the query is not UTF-8 once decoded")
                     .example(rule.example)
             })?;
-            reader.pair(pair)?;
+            parser.pair(pair)?;
         }
-        reader.end()
+        parser.end()
     }
 
-    /// Appends the query for SQ, in an order of our own.
+    /// Appends the query for SQ, in a fixed order.
     pub(super) fn write_to(
         &self,
         path: &mut String,
@@ -103,7 +103,7 @@ impl Params {
     }
 }
 
-impl Reader {
+impl Parser {
     fn bad(&self, parameter: &'static str, detail: impl Into<Cow<'static, str>>) -> Refusal {
         Refusal::new(RefusalKind::BadParameter, detail)
             .parameter(parameter)
@@ -165,8 +165,8 @@ impl Reader {
         Ok(value.into_owned())
     }
 
-    /// Coordinates with `,`, `;` or a line break between them. A `;` inside an unfinished coordinate
-    /// stands for `/`: a coordinate has exactly three groups, so there is one way to read it.
+    /// Parses coordinates with `,`, `;` or a line break between them. A `;` inside an incomplete
+    /// coordinate stands for `/`. This is unambiguous, because a coordinate has exactly three groups.
     fn set(&self, value: &str) -> Result<Vec<Coordinate>, Refusal> {
         let wrong = || {
             self.bad(
@@ -179,8 +179,8 @@ impl Reader {
         for byte in value.bytes() {
             let current = scan.get_or_insert_with(|| Scan::new(Groups::SlashOrSemicolon));
             match current.push(byte) {
-                Step::Taken => {}
-                Step::After(coordinate) if matches!(byte, b',' | b';' | b'\n') => {
+                ScanResult::Accepted => {}
+                ScanResult::Complete(coordinate) if matches!(byte, b',' | b';' | b'\n') => {
                     all.push(coordinate);
                     scan = None;
                 }

@@ -1,25 +1,25 @@
-//! The query string: decoded once, written anew.
+//! Decodes and encodes query strings.
 //!
 //! Decoding is that of the URL standard's `application/x-www-form-urlencoded`: pairs end at `&`,
 //! names at the first `=`, `+` is a space, `%` and two digits are a byte, any other `%` stands for
-//! itself. SQ's own decoder agrees on all of this; where it does not (it takes the last of repeated
-//! names, and replaces what is not UTF-8), the request is refused before.
+//! itself. SQ's decoder agrees on this. Where it differs (it takes the last of repeated names and
+//! replaces invalid UTF-8), the request is refused first.
 
 use std::borrow::Cow;
 
-/// One decoded pair. Borrowed where nothing was encoded: most requests allocate nothing here.
+/// One decoded pair, borrowed where nothing was encoded: most requests allocate nothing here.
 pub(crate) struct Pair<'a> {
-    /// Before the first `=`, decoded.
+    /// Decoded text before the first `=`.
     pub(crate) name: Cow<'a, str>,
-    /// After it, decoded.
+    /// Decoded text after the first `=`.
     pub(crate) value: Cow<'a, str>,
 }
 
-/// Bytes that are not UTF-8 once decoded.
+/// The decoded bytes are not UTF-8.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct NotUtf8;
 
-/// The pairs of a query; empty ones (`&&`) are skipped.
+/// Iterates over the pairs of a query. Empty ones (`&&`) are skipped.
 pub(crate) fn pairs(query: &str) -> impl Iterator<Item = Result<Pair<'_>, NotUtf8>> {
     query.split('&').filter(|pair| !pair.is_empty()).map(|pair| {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -56,17 +56,15 @@ fn hex(byte: u8) -> Option<u8> {
     char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
 }
 
-/// Appends `text` so that every decoder reads exactly its bytes: only RFC 3986's unreserved
-/// characters stay as they are.
+/// Appends `text` in a form that every decoder reads in the same way: only RFC 3986's unreserved
+/// characters are not encoded.
 pub(crate) fn encode_to(out: &mut String, text: &str) {
     const HEX: &[u8; 16] = b"0123456789ABCDEF";
-    let plain =
-        |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~');
-    if text.bytes().all(plain) {
+    if text.bytes().all(is_unreserved) {
         return out.push_str(text);
     }
     for byte in text.bytes() {
-        if plain(byte) {
+        if is_unreserved(byte) {
             out.push(char::from(byte));
         } else {
             out.push('%');
@@ -74,6 +72,10 @@ pub(crate) fn encode_to(out: &mut String, text: &str) {
             out.push(char::from(HEX[usize::from(byte & 15)]));
         }
     }
+}
+
+fn is_unreserved(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~')
 }
 
 #[cfg(test)]
@@ -85,7 +87,7 @@ mod tests {
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
     #[test]
-    fn a_value_is_decoded_as_the_url_standard_says() {
+    fn values_are_decoded_as_in_the_url_standard() {
         for (encoded, decoded) in [
             ("plain", "plain"),
             ("a+b%20c%2Bd", "a b c+d"),
@@ -103,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pair_ends_at_the_ampersand_and_a_name_at_the_first_equals_sign() {
+    fn pairs_and_names_end_at_their_separators() {
         let all: Vec<_> = pairs("a=1&&b&c=x=y&=z;w=1")
             .map(|pair| pair.unwrap())
             .map(|pair| (pair.name.into_owned(), pair.value.into_owned()))
@@ -114,7 +116,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_encoded_is_decoded_to_the_same_bytes(text in ".*") {
+        fn encoded_text_round_trips(text in ".*") {
             let mut encoded = String::new();
             encode_to(&mut encoded, &text);
             prop_assert!(encoded.bytes().all(|b| b.is_ascii_graphic() && !b"&+#;=?".contains(&b)));

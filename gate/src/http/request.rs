@@ -1,15 +1,15 @@
-//! A client's request, parsed and rebuilt: what SQ is sent is written anew from what was understood.
+//! Parses a client's request and rebuilds it for SQ.
 //!
 //! ```text
 //! head ──parse──► Request ──method(), path()──► SQ
 //!        │           └─body()─► BodyCheck ──on_chunk, on_end──► SQ
-//!        └──► Refusal: which parameter, what was wrong, a request that works
+//!        └──► Refusal: parameter, fault, a request that succeeds
 //! ```
 //!
-//! Nothing that a client wrote is copied: each parameter is decoded once, checked, and encoded again
-//! so that every decoder reads the same bytes. What could be understood in two ways is refused: a
-//! repeated or unknown parameter, a coordinate left out, a text in both query and body. The table of
-//! endpoints is in [`super::endpoint`]; why each rule is there, with SQ's own behaviour, in `docs/sq.md`.
+//! No text of the client is copied: each parameter is decoded once, checked, and encoded again so that
+//! every decoder reads the same bytes. Ambiguous requests are refused: a repeated or unknown
+//! parameter, a missing coordinate, a text in both query and body. The table of endpoints is in
+//! [`super::endpoint`]; the reason for each rule, with SQ's own behaviour, in `docs/sq.md`.
 
 #[cfg(test)]
 mod tests;
@@ -26,54 +26,54 @@ pub use super::body::BodyCheck;
 pub use super::coordinate::Coordinate;
 pub use super::endpoint::{Class, Endpoint, Verb};
 
-/// What every path begins with.
+/// Common prefix of all paths.
 pub(crate) const BASE: &str = "/api/v2/";
-/// The longest `:path`: SQ stops reading at 64 KiB of headers, Envoy by default at 60.
+/// Longest `:path`: SQ stops reading at 64 KiB of headers, Envoy by default at 60.
 pub(crate) const PATH_MAX_BYTES: usize = 32 * 1024;
-/// The longest text in a query: three times as long when encoded. Longer ones go into a body.
+/// Longest text in a query, which is three times as long when encoded. Longer texts go into a body.
 pub(crate) const QUERY_TEXT_MAX_BYTES: usize = 8 * 1024;
 
-/// The head of a request as it came.
+/// The head of a request as received.
 #[derive(Debug, Clone, Copy)]
 pub struct Head<'a> {
-    /// `:method`.
+    /// Value of `:method`.
     pub method: &'a str,
-    /// `:path`, query included, not decoded: any bytes over HTTP/2.
+    /// Value of `:path` with its query, not decoded. HTTP/2 allows any bytes.
     pub path: &'a [u8],
-    /// `content-length`, where there is one.
+    /// Value of `content-length`, if present.
     pub content_length: Option<u64>,
-    /// Whether anything may follow the headers (`!end_of_stream`).
+    /// A body may follow (`!end_of_stream`).
     pub has_body: bool,
-    /// `content-type`.
+    /// Value of `content-type`, if present.
     pub content_type: Option<&'a str>,
 }
 
-/// A request that was understood.
+/// A valid request.
 #[derive(Debug, Clone)]
 pub struct Request {
-    /// What is asked for.
+    /// Requested endpoint.
     pub endpoint: Endpoint,
-    /// What it does to storage.
+    /// Effect on storage.
     pub class: Class,
-    /// The phext; `None` only for what the gateway answers itself.
+    /// Name of the phext; `None` only if the gateway itself responds.
     pub phext: Option<String>,
     params: Params,
     upstream: Upstream,
     body: Option<BodyCheck>,
 }
 
-/// How SQ is asked.
+/// The request that SQ receives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Upstream {
     method: &'static str,
-    /// Not always the client's: `json-export` becomes `get`, an emptying `update` becomes `delete`.
+    /// May differ from the client's: `json-export` becomes `get`, an emptying `update` becomes `delete`.
     endpoint: Endpoint,
 }
 
 const GET: &str = "GET";
 const POST: &str = "POST";
 
-/// Understands a request or says what is wrong with it.
+/// Parses a request, or refuses it with the reason.
 pub fn parse(head: &Head<'_>, limits: &Limits, sq: SqVersion) -> Result<Request, Refusal> {
     let (path, query) = split(head.path)?;
     let endpoint = endpoint_of(path)?;
@@ -82,14 +82,14 @@ pub fn parse(head: &Head<'_>, limits: &Limits, sq: SqVersion) -> Result<Request,
         let detail = format!("SQ {sq} has no {}; SQ 0.6.0 and later have", endpoint.name());
         return Err(Refusal::new(RefusalKind::NotImplemented, detail));
     }
-    let mut params = Params::read(endpoint, rule, query)?;
+    let mut params = Params::parse(endpoint, rule, query)?;
     let (upstream, body) = match rule.body {
         BodyRule::Empty => without_body(head, endpoint, rule, &params)?,
         BodyRule::Text => with_text(head, endpoint, rule, &params, limits)?,
         BodyRule::Lines => {
             expect_body(head, rule, limits)?;
-            let (max, answer_max) = (limits.body_max_bytes(), limits.phext_max_bytes());
-            let check = BodyCheck::lines(max, answer_max, rule.example);
+            let check =
+                BodyCheck::lines(limits.body_max_bytes(), limits.phext_max_bytes(), rule.example);
             (Upstream { method: POST, endpoint }, Some(check))
         }
         BodyRule::Set => with_set(head, endpoint, rule, &params, limits)?,
@@ -98,7 +98,8 @@ pub fn parse(head: &Head<'_>, limits: &Limits, sq: SqVersion) -> Result<Request,
     Ok(Request { endpoint, class: upstream.endpoint.class(), phext, params, upstream, body })
 }
 
-/// Path and query. Bytes that no client sends unencoded could be read in two ways further on.
+/// Splits path and query. Bytes that no client sends unencoded are refused, because later readers may
+/// disagree on them.
 fn split(path: &[u8]) -> Result<(&str, &str), Refusal> {
     let refuse = |detail: &'static str| {
         let example = Endpoint::Select.rules()[0].example;
@@ -107,7 +108,7 @@ fn split(path: &[u8]) -> Result<(&str, &str), Refusal> {
     if path.len() > PATH_MAX_BYTES {
         return refuse("the path with its query is longer than 32 KiB; send a long text as a body");
     }
-    // HTTP/2 lets other bytes through; what they are read as would be up to the reader.
+    // HTTP/2 allows other bytes, which readers interpret in different ways.
     let plain = |byte: &u8| byte.is_ascii_graphic() && *byte != b'#';
     let Some(path) =
         std::str::from_utf8(path).ok().filter(|path| path.as_bytes().iter().all(plain))
@@ -145,7 +146,7 @@ fn rule_of(endpoint: Endpoint, method: &str) -> Result<&'static Rule, Refusal> {
 
 type Plan = (Upstream, Option<BodyCheck>);
 
-/// GET, HEAD and DELETE. A length that is not told may still turn out to be nothing.
+/// Plans GET, HEAD and DELETE. A body of undeclared length may still be empty.
 fn without_body(
     head: &Head<'_>,
     endpoint: Endpoint,
@@ -171,8 +172,9 @@ fn no_body(head: &Head<'_>, rule: &Rule) -> Result<Option<BodyCheck>, Refusal> {
     }
 }
 
-/// SQ keeps an empty scroll as a scroll, and all later ones move when 0.5.0 writes the file (on
-/// 0.6.0 when `delta` answers). An emptying update is what `delete` does; an empty insert is nothing.
+/// Returns the endpoint for a text in the query. SQ stores an empty text as a scroll, and all later
+/// scrolls move when 0.5.0 writes the file (on 0.6.0, in the response to `delta`). An emptying update
+/// is therefore forwarded as a delete, and an empty insert is refused.
 fn for_text(endpoint: Endpoint, rule: &Rule, text: &str) -> Result<Endpoint, Refusal> {
     match (endpoint, text.is_empty()) {
         (_, false) => Ok(endpoint),
@@ -183,7 +185,7 @@ fn for_text(endpoint: Endpoint, rule: &Rule, text: &str) -> Result<Endpoint, Ref
     }
 }
 
-/// POST insert, update and where: the text is the body, or `s`, not both.
+/// Plans POST `insert`, `update` and `where`: the text is either the body or `s`.
 fn with_text(
     head: &Head<'_>,
     endpoint: Endpoint,
@@ -191,7 +193,6 @@ fn with_text(
     params: &Params,
     limits: &Limits,
 ) -> Result<Plan, Refusal> {
-    let said_empty = head.content_length == Some(0);
     if let Some(text) = &params.s {
         if head.content_length.is_some_and(|length| length > 0) {
             let detail = "the text is in s and in the body; send one of them";
@@ -202,7 +203,8 @@ fn with_text(
         let upstream = Upstream { method: GET, endpoint: for_text(endpoint, rule, text)? };
         return Ok((upstream, no_body(head, rule)?));
     }
-    if said_empty && endpoint == Endpoint::Update {
+    let is_empty = head.content_length == Some(0);
+    if is_empty && endpoint == Endpoint::Update {
         return Ok((Upstream { method: GET, endpoint: Endpoint::Delete }, None));
     }
     expect_body(head, rule, limits)?;
@@ -210,7 +212,7 @@ fn with_text(
     Ok((Upstream { method: POST, endpoint }, Some(check)))
 }
 
-/// POST query: the set is the body, or `set`, not both; a range needs neither.
+/// Plans POST `query`: the set is either the body or `set`; a range needs neither.
 fn with_set(
     head: &Head<'_>,
     endpoint: Endpoint,
@@ -218,14 +220,14 @@ fn with_set(
     params: &Params,
     limits: &Limits,
 ) -> Result<Plan, Refusal> {
-    let may_come = head.content_length.map_or(head.has_body, |length| length > 0);
+    let may_have_body = head.content_length.map_or(head.has_body, |length| length > 0);
     if params.set.is_some() && head.content_length.is_some_and(|length| length > 0) {
         let detail = "the coordinates are in set and in the body; send one of them";
         return Err(Refusal::new(RefusalKind::BadParameter, detail)
             .parameter("set")
             .example(rule.example));
     }
-    if params.set.is_some() || (params.from.is_some() && !may_come) {
+    if params.set.is_some() || (params.from.is_some() && !may_have_body) {
         return Ok((Upstream { method: GET, endpoint }, no_body(head, rule)?));
     }
     expect_body(head, rule, limits)?;
@@ -233,7 +235,7 @@ fn with_set(
     Ok((Upstream { method: POST, endpoint }, Some(check)))
 }
 
-/// The body that must come, as far as the head tells.
+/// Checks the head of a request that must have a body.
 fn expect_body(head: &Head<'_>, rule: &Rule, limits: &Limits) -> Result<(), Refusal> {
     let refuse = |kind, detail: &'static str| Err(Refusal::new(kind, detail).example(rule.example));
     if head.content_length == Some(0) || !head.has_body {
@@ -258,18 +260,18 @@ fn expect_body(head: &Head<'_>, rule: &Rule, limits: &Limits) -> Result<(), Refu
 }
 
 impl Request {
-    /// What the gateway answers itself, without waking anyone: `version` and `usage`.
+    /// Returns whether the gateway itself responds, without waking the tenant: `version` and `usage`.
     pub fn is_answered_here(&self) -> bool {
         matches!(self.endpoint, Endpoint::Version | Endpoint::Usage)
     }
 
-    /// The method for SQ.
+    /// Method of the request to SQ.
     pub fn method(&self) -> &'static str {
         self.upstream.method
     }
 
-    /// The path for SQ, query included: SQ decodes it to exactly what was understood. Of no use where
-    /// [`Request::is_answered_here`].
+    /// Path of the request to SQ with its query, which SQ decodes to exactly the parsed values. Not for
+    /// requests where [`Request::is_answered_here`].
     pub fn path(&self) -> String {
         let mut path =
             String::with_capacity(96 + self.params.s.as_ref().map_or(0, |s| s.len() * 3));
@@ -280,8 +282,8 @@ impl Request {
         path
     }
 
-    /// By how many bytes the phext's file may grow through what stands in the head: the text in `s`
-    /// and the delimiters on the way to the coordinate. What a body brings comes on top.
+    /// Upper bound on the growth of the phext's file by the head alone: the text in `s` and the
+    /// delimiters up to the coordinate. A body adds to it.
     pub fn growth_bytes(&self) -> u64 {
         if self.class != Class::Write {
             return 0;
@@ -290,23 +292,23 @@ impl Request {
         text + self.params.c.map_or(0, |coordinate| coordinate.delimiters_max())
     }
 
-    /// The scroll that is written to or taken away.
+    /// Coordinate of the scroll, if the endpoint takes one.
     pub(crate) fn scroll(&self) -> Option<Coordinate> {
         self.params.c
     }
 
-    /// The check that the body must pass; `None`: nothing follows the head.
+    /// Check that the body must pass; `None` if no body follows.
     pub fn body(&self) -> Option<BodyCheck> {
         self.body.clone()
     }
 
-    /// What happens to SQ's answer.
+    /// Treatment of SQ's response.
     pub fn answer(&self) -> AnswerRule {
         let emptied = self.endpoint == Endpoint::Update && self.class == Class::Delete;
         AnswerRule::new(self.endpoint, self.phext.as_deref().unwrap_or(""), emptied)
     }
 
-    /// `limit` for SQ. A range without one could ask for more than SQ's memory holds.
+    /// Value of `limit` for SQ. A range without one could exceed SQ's memory.
     fn query_limit(&self) -> Option<u64> {
         let by_default = self.endpoint == Endpoint::Query && self.params.from.is_some();
         self.params.limit.or_else(|| by_default.then_some(QUERY_ITEMS_MAX))

@@ -1,46 +1,46 @@
-//! What happens to SQ's answers on their way to the client.
+//! Rewrites SQ's responses on their way to the client.
 //!
-//! SQ gives no Content-Type, prints server paths in `status` and `load`, and its `json-export` can't
-//! be read back: it escapes a line break but not a backslash, so two texts give the same answer. The
-//! gateway asks for `get` instead and writes the JSON itself, scroll by scroll as the bytes come.
+//! SQ sends no Content-Type and prints server paths in `status` and `load`. Its `json-export` cannot be
+//! read back: it escapes a line break but not a backslash, so two texts give the same output. The
+//! gateway requests `get` instead and writes the JSON, scroll by scroll as the bytes arrive.
 
 pub mod export;
 
 use crate::http::request::Endpoint;
 use export::Export;
 
-/// Answers that are rewritten as a whole are shorter than this; longer ones are cut.
+/// Bound on responses that are rewritten as a whole; longer ones are truncated.
 const WHOLE_MAX_BYTES: usize = 1024;
-/// How SQ 0.6.0's `get` begins, with status 200, when it can't read the file; a path and the reason
-/// follow.
+/// Beginning of SQ 0.6.0's response to `get`, with status 200, for a file that it cannot read. A path
+/// and the reason follow.
 const UNREADABLE: &str = "Unable to open requested phext ";
-/// The reason that every damaged phext gives.
+/// The reason in that message for every damaged phext.
 const NOT_UTF8: &str = "stream did not contain valid UTF-8";
 
-/// What most of SQ's answers are, and all of its errors.
+/// Content type of most of SQ's responses, and of all its errors.
 pub(crate) const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
 
-/// How an answer with status 200 is passed on.
+/// The treatment of a response with status 200.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AnswerRule {
     endpoint: Endpoint,
     phext: String,
-    /// An `update` that was sent on as `delete`.
+    /// The request was an `update` that was forwarded as `delete`.
     emptied: bool,
 }
 
-/// Rewrites one answer as it comes. What it gives back has another length: `content-length` must go.
+/// Rewrites one response as it arrives. The length changes, so `content-length` must be removed.
 #[derive(Debug)]
 pub(crate) enum Rewriter {
-    /// Needs all of it; SQ writes a few lines here.
+    /// Buffers the whole response, which is a few lines here.
     Whole {
-        /// What came so far.
+        /// Bytes received so far.
         buffer: Vec<u8>,
-        /// How it is rewritten.
+        /// Treatment of the response.
         rule: AnswerRule,
     },
-    /// A phext becomes JSON.
+    /// Converts a phext to JSON.
     Export(Export),
 }
 
@@ -49,7 +49,7 @@ impl AnswerRule {
         Self { endpoint, phext: phext.to_owned(), emptied }
     }
 
-    /// For the `content-type` header.
+    /// Value of the header `content-type`.
     pub(crate) fn content_type(&self) -> &'static str {
         match self.endpoint {
             Endpoint::Query | Endpoint::JsonExport | Endpoint::Usage => JSON,
@@ -57,7 +57,7 @@ impl AnswerRule {
         }
     }
 
-    /// How the body is rewritten; `None`: it passes as it is. `content_length` is SQ's.
+    /// Returns the rewriter for the body; `None` if it passes unchanged. `content_length` is SQ's.
     pub(crate) fn rewriter(&self, content_length: Option<u64>) -> Option<Rewriter> {
         let short = content_length.is_none_or(|length| length <= WHOLE_MAX_BYTES as u64);
         let whole = match self.endpoint {
@@ -72,7 +72,7 @@ impl AnswerRule {
         whole.then(|| Rewriter::Whole { buffer: Vec::new(), rule: self.clone() })
     }
 
-    /// A whole body at once.
+    /// Rewrites a whole body at once.
     pub fn on_body(&self, body: &[u8]) -> Vec<u8> {
         let Some(mut rewriter) = self.rewriter(Some(body.len() as u64)) else {
             return body.to_vec();
@@ -86,13 +86,13 @@ impl AnswerRule {
         match self.endpoint {
             Endpoint::Load => format!("Loaded {}", self.phext).into_bytes(),
             Endpoint::Update => b"Updated 0 bytes".to_vec(),
-            // The first line is the path.
+            // The first line holds the path.
             Endpoint::Status => {
                 let rest = body.iter().position(|byte| *byte == b'\n').unwrap_or(body.len());
                 [format!("Hosting: {}", self.phext).as_bytes(), &body[rest..]].concat()
             }
             Endpoint::Get if self.is_unreadable(body) => self.unreadable().into_bytes(),
-            // The status is gone already; no array, so that nobody takes it for an empty phext.
+            // The status has been sent. An object, so that no client takes it for an empty phext.
             Endpoint::JsonExport if self.is_unreadable(body) => {
                 format!("{}\n", serde_json::json!({ "error": self.unreadable() })).into_bytes()
             }
@@ -108,13 +108,13 @@ impl AnswerRule {
         [UNREADABLE, &self.phext].concat()
     }
 
-    /// Whether this is SQ's message. A phext that holds nothing but such a message about itself can't
-    /// be told apart: only its owner can have written it, and loses the path in it.
+    /// Returns whether the body is SQ's message. A phext that holds nothing but such a message about
+    /// itself cannot be distinguished from it; only its owner can have written that.
     fn is_unreadable(&self, body: &[u8]) -> bool {
         let file = format!("/{}.phext", self.phext);
-        let said = std::str::from_utf8(body).ok().and_then(|text| text.strip_prefix(UNREADABLE));
-        // The reason holds no colon and a space, a path may.
-        said.and_then(|said| said.rsplit_once(": ")).is_some_and(|(path, reason)| {
+        let message = std::str::from_utf8(body).ok().and_then(|text| text.strip_prefix(UNREADABLE));
+        // The path may contain a colon and a space, the reason does not.
+        message.and_then(|message| message.rsplit_once(": ")).is_some_and(|(path, reason)| {
             let by_system = reason
                 .strip_suffix(')')
                 .and_then(|reason| reason.rsplit_once(" (os error "))
@@ -125,7 +125,7 @@ impl AnswerRule {
 }
 
 impl Rewriter {
-    /// Takes the next bytes of SQ's answer and gives those for the client.
+    /// Takes the next bytes of SQ's response and returns those for the client.
     pub(crate) fn on_chunk(&mut self, chunk: &[u8]) -> Vec<u8> {
         match self {
             Self::Whole { buffer, .. } => {
@@ -137,7 +137,7 @@ impl Rewriter {
         }
     }
 
-    /// SQ's answer is over.
+    /// Ends SQ's response and returns the last bytes for the client.
     pub(crate) fn on_end(&mut self) -> Vec<u8> {
         match self {
             Self::Whole { buffer, rule } => rule.rewrite(buffer),
@@ -152,40 +152,40 @@ mod tests {
     #[cfg(target_family = "wasm")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
-    fn answer(endpoint: Endpoint, body: &str) -> String {
+    fn rewrite(endpoint: Endpoint, body: &str) -> String {
         let rule = AnswerRule::new(endpoint, "index", false);
         String::from_utf8(rule.on_body(body.as_bytes())).unwrap()
     }
 
     #[test]
-    fn a_server_path_never_reaches_a_client() {
+    fn server_path_never_reaches_a_client() {
         let status =
             "Hosting: /data/alice/index.phext\nConnection ID: 9\nPhext Size: 10\nScrolls: 2";
         assert_eq!(
-            answer(Endpoint::Status, status),
+            rewrite(Endpoint::Status, status),
             "Hosting: index\nConnection ID: 9\nPhext Size: 10\nScrolls: 2"
         );
-        assert_eq!(answer(Endpoint::Load, "Loaded /data/alice/index.phext"), "Loaded index");
-        assert_eq!(answer(Endpoint::Get, MESSAGES[0]), "Unable to open requested phext index");
+        assert_eq!(rewrite(Endpoint::Load, "Loaded /data/alice/index.phext"), "Loaded index");
+        assert_eq!(rewrite(Endpoint::Get, MESSAGES[0]), "Unable to open requested phext index");
     }
 
-    /// What SQ 0.6.0 says of a file that it can't read.
+    /// SQ 0.6.0's messages about files that it cannot read.
     const MESSAGES: [&str; 2] = [
         "Unable to open requested phext /data/a/index.phext: stream did not contain valid UTF-8",
         "Unable to open requested phext /data/a: b/index.phext: Permission denied (os error 13)",
     ];
 
     #[test]
-    fn what_sq_says_of_an_unreadable_file_is_never_exported_as_a_scroll() {
+    fn message_about_unreadable_file_is_no_scroll() {
         for message in MESSAGES {
-            let said = answer(Endpoint::JsonExport, message);
-            assert_eq!(said, "{\"error\":\"Unable to open requested phext index\"}\n");
-            assert_eq!(answer(Endpoint::Get, message), "Unable to open requested phext index");
+            let exported = rewrite(Endpoint::JsonExport, message);
+            assert_eq!(exported, "{\"error\":\"Unable to open requested phext index\"}\n");
+            assert_eq!(rewrite(Endpoint::Get, message), "Unable to open requested phext index");
         }
     }
 
     #[test]
-    fn a_phext_that_begins_like_a_message_passes_as_it_is() {
+    fn phext_similar_to_the_message_passes_unchanged() {
         let other_phext = MESSAGES[0].replace("index", "other");
         for text in [
             "Unable to open requested phext ",
@@ -197,20 +197,20 @@ mod tests {
             &["\x17", MESSAGES[0]].concat(),
             "",
         ] {
-            assert_eq!(answer(Endpoint::Get, text), text);
-            let exported = answer(Endpoint::JsonExport, text);
+            assert_eq!(rewrite(Endpoint::Get, text), text);
+            let exported = rewrite(Endpoint::JsonExport, text);
             assert!(exported.starts_with('['), "{text:?}: {exported}");
         }
     }
 
     #[test]
-    fn a_scroll_passes_as_it_is() {
-        assert_eq!(answer(Endpoint::Select, "Loaded /x"), "Loaded /x");
+    fn scroll_passes_unchanged() {
+        assert_eq!(rewrite(Endpoint::Select, "Loaded /x"), "Loaded /x");
         assert!(AnswerRule::new(Endpoint::Select, "index", false).rewriter(None).is_none());
     }
 
     #[test]
-    fn an_emptying_update_is_answered_as_an_update() {
+    fn emptying_update_gets_the_response_of_an_update() {
         let rule = AnswerRule::new(Endpoint::Update, "index", true);
         assert_eq!(rule.on_body(b"Removed 7 bytes"), b"Updated 0 bytes");
     }

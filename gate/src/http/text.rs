@@ -1,28 +1,28 @@
-//! What may stand in a scroll, and what a phext may be called.
+//! Rules for the text of a scroll and the name of a phext.
 //!
-//! A phext is one text in which nine control bytes are the borders between scrolls. SQ stores them
-//! when they come inside a text, answers 200, and all later scrolls have moved at the next load.
+//! A phext is one text in which nine control bytes separate the scrolls. If a text contains one, SQ
+//! stores it and responds 200, and all later scrolls have moved at the next load.
 
-/// The longest phext name in bytes: with `.phext` and a suffix of ours it must stay a file name.
+/// Longest name of a phext in bytes: with `.phext` and a suffix of ours it must fit a file name.
 pub(crate) const NAME_MAX_BYTES: usize = 120;
 
-/// Why a name is not a phext's name.
+/// The reason a name is not valid for a phext.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum BadName {
-    /// Empty.
+    /// The name is empty.
     Empty,
-    /// Longer than [`NAME_MAX_BYTES`].
+    /// It is longer than [`NAME_MAX_BYTES`].
     Long,
-    /// A control character.
+    /// It contains a control character.
     Control,
-    /// `/` or `\`.
+    /// It contains `/` or `\`.
     Slash,
-    /// It begins with a dot or contains two together.
+    /// It begins with a dot or contains two in a row.
     Dots,
 }
 
 impl BadName {
-    /// For the client.
+    /// Text for the client.
     pub(crate) fn text(self) -> &'static str {
         match self {
             Self::Empty => "p is empty: it names the phext",
@@ -34,8 +34,8 @@ impl BadName {
     }
 }
 
-/// Whether `name` is the name of a phext: 1…120 bytes, no control character, no `/` `\`, no leading
-/// dot, no `..`.
+/// Checks the name of a phext: 1 to 120 bytes, no control character, `/` or `\`, no leading dot, no
+/// `..`.
 pub(crate) fn check_name(name: &str) -> Result<(), BadName> {
     if name.is_empty() {
         return Err(BadName::Empty);
@@ -43,7 +43,7 @@ pub(crate) fn check_name(name: &str) -> Result<(), BadName> {
     if name.len() > NAME_MAX_BYTES {
         return Err(BadName::Long);
     }
-    // As if a dot stood before it, so that a leading one is the second of two.
+    // An imagined dot before the name makes a leading dot the second of two.
     let mut before = '.';
     for c in name.chars() {
         match c {
@@ -56,7 +56,7 @@ pub(crate) fn check_name(name: &str) -> Result<(), BadName> {
     Ok(())
 }
 
-/// One bit for each of 0x00…0x1F that is a border between scrolls.
+/// One bit for each byte from 0x00 to 0x1F that separates scrolls.
 const BREAKS: u32 = 1 << 0x01
     | 1 << 0x17
     | 1 << 0x18
@@ -67,12 +67,12 @@ const BREAKS: u32 = 1 << 0x01
     | 1 << 0x1E
     | 1 << 0x1F;
 
-/// Whether `byte` is a border between scrolls (a line break is not: it stays inside a scroll).
+/// Returns whether `byte` separates scrolls. A line break does not.
 pub const fn is_break(byte: u8) -> bool {
     byte < 0x20 && BREAKS >> byte & 1 == 1
 }
 
-/// The first border in `bytes`.
+/// Finds the first separator in `bytes`.
 pub(crate) fn find_break(bytes: &[u8]) -> Option<u8> {
     bytes.iter().copied().find(|byte| is_break(*byte))
 }
@@ -84,13 +84,13 @@ mod tests {
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
     #[test]
-    fn the_nine_borders_and_nothing_else_are_breaks() {
+    fn nine_separators_are_breaks() {
         let found: Vec<u8> = (0..=255).filter(|byte| is_break(*byte)).collect();
         assert_eq!(found, [0x01, 0x17, 0x18, 0x19, 0x1A, 0x1C, 0x1D, 0x1E, 0x1F]);
     }
 
     #[test]
-    fn a_name_is_not_a_path_and_fits_a_file_name() {
+    fn name_is_a_file_name_and_no_path() {
         for good in ["index", "a", "a b", "a.b", "héllo", "日本", "100%", "a&b=c", &"x".repeat(120)]
         {
             assert_eq!(check_name(good), Ok(()), "{good}");

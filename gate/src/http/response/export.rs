@@ -1,22 +1,22 @@
-//! A phext as JSON: `[{"coord": "1.1.1/1.1.1/1.1.1", "scroll": "…"}, …]`, the fields of SQ's own
-//! `json-export`, in coordinate order, without its empty scrolls, and always valid.
+//! Converts a phext to JSON: `[{"coord": "1.1.1/1.1.1/1.1.1", "scroll": "…"}, …]`. The fields are
+//! those of SQ's `json-export`, in coordinate order, without empty scrolls, and always valid.
 //!
-//! Works byte by byte on what `get` answers and keeps nine numbers, so a phext of any size passes
-//! through without being held.
+//! It works byte by byte on SQ's response to `get` and keeps nine numbers, so a phext of any size
+//! streams through.
 
 use std::fmt::Write as _;
 
 use crate::http::coordinate::PART_MAX;
 use crate::http::text::is_break;
 
-/// Borders between scrolls from library down to scroll.
+/// Separators of scrolls, from library down to scroll.
 const BREAKS: [u8; 9] = [0x01, 0x1F, 0x1E, 0x1D, 0x1C, 0x1A, 0x19, 0x18, 0x17];
 
-/// The state between two chunks.
+/// The state of a conversion between two chunks.
 #[derive(Debug)]
 pub struct Export {
     at: [u16; 9],
-    /// Inside a scroll's text.
+    /// The position is inside the text of a scroll.
     open: bool,
     started: bool,
 }
@@ -28,7 +28,7 @@ impl Default for Export {
 }
 
 impl Export {
-    /// Takes the next bytes of a phext and gives the JSON they make.
+    /// Converts the next bytes of a phext.
     pub fn on_chunk(&mut self, chunk: &[u8]) -> Vec<u8> {
         let mut out = Vec::with_capacity(chunk.len() + 64);
         for byte in chunk {
@@ -53,7 +53,7 @@ impl Export {
         out
     }
 
-    /// The phext is over.
+    /// Ends the JSON document.
     pub fn on_end(&mut self) -> Vec<u8> {
         let mut out = Vec::new();
         self.close(&mut out);
@@ -68,12 +68,13 @@ impl Export {
         out.extend_from_slice(if self.started { b",\n" } else { b"[\n" });
         let mut head = String::from("{\"coord\": \"");
         for (part, separator) in self.at.iter().zip([".", ".", "/", ".", ".", "/", ".", ".", ""]) {
-            // Writing to a String does not fail.
+            // Writing to a String cannot fail.
             let _ = write!(head, "{part}{separator}");
         }
         head.push_str("\", \"scroll\": \"");
         out.extend_from_slice(head.as_bytes());
-        (self.open, self.started) = (true, true);
+        self.open = true;
+        self.started = true;
     }
 
     fn close(&mut self, out: &mut Vec<u8>) {
@@ -102,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn each_scroll_is_one_row_at_its_coordinate() {
+    fn each_scroll_is_one_row() {
         let rows = export(&[b"one\x17\x17three\x18\"q\\n\n\x01far\x1b"]);
         let expected = [
             ("1.1.1/1.1.1/1.1.1", "one"),
