@@ -12,6 +12,7 @@ pub mod admin;
 pub mod lease;
 pub mod loopback;
 pub mod snapshots;
+pub mod startup;
 pub mod status;
 pub mod usage;
 

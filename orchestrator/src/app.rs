@@ -1,27 +1,32 @@
 //! The composition root: configuration in, running orchestrator out.
 //!
-//! Start: lock, runtime, adoption, then gate and xDS are answered (their sockets are bound before,
-//! so that an early caller waits instead of failing). The ledger is checked beside all that: no
-//! lease waits for it, and a damaged one stops no tenant. End: the gate stops taking leases, those
-//! under way are answered, the keeper's round and the runtime's jobs end, Envoys' streams close;
-//! tenants stay.
+//! ```text
+//!  lock ─► bind ─► open (disk, ledger, vault) ─► adopt ─► serve ─► drain
+//! ```
+//!
+//! The sockets are bound before adoption, so that an early client waits instead of failing; the
+//! gate and xDS are served after it. The ledger is checked beside all that: no lease waits for it,
+//! and a damaged one stops no tenant. At the end the gate API stops taking leases, those under way
+//! are answered, a round of copies and the runtime's jobs complete, and Envoys' streams close.
+//! Tenants are left running, for the next orchestrator to adopt.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
+use axum::Router;
 use axum::middleware::from_fn;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
-use tokio::task::JoinSet;
+use tokio::sync::mpsc;
 use tokio::time::sleep;
 use tracing::{info, warn};
 
-use crate::api::admin::{self, Admin};
-use crate::api::lease::{self, Gate, Notices};
+use crate::api::admin::{self, AdminApi};
+use crate::api::lease::{self, LeaseApi};
 use crate::api::loopback;
-use crate::api::snapshots::{self, Restoring, Snapshots};
+use crate::api::snapshots::{self, SnapshotsApi};
+use crate::api::startup::Startup;
 use crate::api::usage::{self as usage_api, UsageApi};
 use crate::config::{Config, Listen};
 use crate::host;
@@ -31,36 +36,56 @@ use crate::storage::backup_task;
 use crate::storage::disk::Disk;
 use crate::storage::lock::Lock;
 use crate::storage::vault::Vault;
-use crate::tenants::driver::{Closed, Driver, Handle, Parts};
+use crate::tenants::driver::{Driver, Handle, Parts};
 use crate::tenants::previous_run::Life;
 use crate::usage::ledger::Ledger;
 use crate::usage::metrics::UsageCollector;
-use crate::xds::{self, Publisher};
+use crate::xds::{self, Publisher, XdsEvent};
+use tasks::{Stage, TaskName, Tasks};
 
-/// How long until the runtime is asked again for what runs.
+mod tasks;
+
+/// Interval at which a runtime that can't list its tenants is asked again.
 const ADOPT_RETRY: Duration = Duration::from_secs(1);
-/// How long leases under way may take after the end was asked for: an asker's usual patience.
-const GATE_DRAIN: Duration = Duration::from_secs(10);
 
-/// Bound sockets; the caller owns them.
-#[derive(Debug)]
-pub struct Listeners {
-    /// Leases and usage.
-    pub gate: TcpListener,
-    /// Clusters.
-    pub xds: TcpListener,
-    /// Status and metrics.
-    pub admin: TcpListener,
+/// Runs an orchestrator until `shutdown` resolves or a task fails.
+pub async fn serve(
+    config: Config,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> anyhow::Result<()> {
+    // Before the sockets: the lock's refusal says more than that of a port.
+    let _lock = Lock::take(&config.data_root)?;
+    let listeners = Listeners::bind(&config.listen).await?;
+    let (app, xds_events) = App::open(config)?;
+    let mut tasks = Tasks::new();
+    tasks.spawn(TaskName::Shutdown, async move {
+        shutdown.await;
+        Ok(())
+    });
+    // Served during adoption, to show how far it is.
+    let admin_closed = tasks.reached(Stage::Closing);
+    tasks.spawn(TaskName::Admin, serve_http(listeners.admin, app.admin_routes(), admin_closed));
+    let adopted = tokio::select! {
+        adopted = app.adopt(xds_events) => adopted?,
+        ended = tasks.first_end() => return ended,
+    };
+    app.spawn_all(&mut tasks, adopted, listeners.gate, listeners.xds);
+    let Listen { gate, xds, admin } = &app.config.listen;
+    info!(%gate, %xds, %admin, "orchestrator ready");
+    let ended = tasks.first_end().await;
+    tasks.drain().await;
+    ended
+}
+
+/// Bound sockets of the configured addresses.
+struct Listeners {
+    gate: TcpListener,
+    xds: TcpListener,
+    admin: TcpListener,
 }
 
 impl Listeners {
-    /// Binds the configured addresses.
-    pub async fn bind(listen: &Listen) -> anyhow::Result<Self> {
-        let bind = |name: &'static str, at: SocketAddr| async move {
-            TcpListener::bind(at).await.with_context(|| {
-                format!("listen.{name}: {at} can't be bound; is another orchestrator running?")
-            })
-        };
+    async fn bind(listen: &Listen) -> anyhow::Result<Self> {
         Ok(Self {
             gate: bind("gate", listen.gate).await?,
             xds: bind("xds", listen.xds).await?,
@@ -69,176 +94,150 @@ impl Listeners {
     }
 }
 
-/// Binds the configured addresses and runs. The lock comes first: its refusal says more than that
-/// of a port.
-pub async fn serve(
-    config: Config,
-    shutdown: impl Future<Output = ()> + Send + 'static,
-) -> anyhow::Result<()> {
-    let _lock = Lock::take(&config.data_root)?;
-    let listeners = Listeners::bind(&config.listen).await?;
-    run_locked(config, listeners, shutdown).await
+async fn bind(name: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| {
+        format!("listen.{name}: {address} can't be bound; is another orchestrator running?")
+    })
 }
 
-/// Runs until `shutdown`, or until a part dies.
-pub async fn run(
+/// The parts that exist before the tenants are adopted.
+struct App {
     config: Config,
-    listeners: Listeners,
-    shutdown: impl Future<Output = ()> + Send + 'static,
-) -> anyhow::Result<()> {
-    let _lock = Lock::take(&config.data_root)?;
-    run_locked(config, listeners, shutdown).await
+    disk: Disk,
+    usage: UsageApi,
+    vault: Arc<Vault>,
+    metrics: Arc<Metrics>,
+    publisher: Publisher,
+    startup: Startup,
 }
 
-async fn run_locked(
-    config: Config,
-    listeners: Listeners,
-    shutdown: impl Future<Output = ()> + Send + 'static,
-) -> anyhow::Result<()> {
-    let (stop, stopped) = watch::channel(Stage::Serving);
-    let (publisher, xds_events) = Publisher::new();
-    let disk = Disk::new(&config.data_root, config.disk_floor_bytes);
-    if let Some(warning) = disk.host()?.warning {
-        warn!("{warning}");
+/// The parts that adoption adds.
+struct Adopted {
+    runtime: Arc<dyn Runtime>,
+    driver: Driver,
+    handle: Handle,
+}
+
+impl App {
+    /// Opens disk, ledger and vault; the ledger's thread begins its check.
+    fn open(config: Config) -> anyhow::Result<(Self, mpsc::Receiver<XdsEvent>)> {
+        let disk = Disk::new(&config.data_root, config.disk_floor_bytes);
+        if let Some(warning) = disk.host()?.warning {
+            warn!("{warning}");
+        }
+        let state_dir = &config.state_dir;
+        std::fs::create_dir_all(state_dir)
+            .with_context(|| format!("state_dir {} can't be created", state_dir.display()))?;
+        let ledger = Ledger::open(&state_dir.join("ledger.sqlite"))
+            .context("the ledger's thread can't be started")?;
+        let vault_dir = state_dir.join("vault");
+        let vault = Vault::open(&vault_dir, &config.data_root)
+            .with_context(|| format!("{} can't be used", vault_dir.display()))?;
+        let metrics = Metrics::new(Some(Box::new(UsageCollector(ledger.clone()))));
+        let startup = Startup::default();
+        let target_usd = config.revenue_target_usd_month;
+        let usage = UsageApi::new(ledger, disk.clone(), startup.clone(), target_usd);
+        let (publisher, xds_events) = Publisher::new();
+        let app = Self {
+            config,
+            disk,
+            usage,
+            vault: Arc::new(vault),
+            metrics: Arc::new(metrics),
+            publisher,
+            startup,
+        };
+        Ok((app, xds_events))
     }
-    let usage = usage(&config, disk.clone())?;
-    let vault = Arc::new(vault(&config)?);
-    let metrics = Arc::new(metrics(&usage));
-    let admin = Admin {
-        handle: usage.handle.clone(),
-        runtime: Arc::default(),
-        publisher: publisher.clone(),
-        disk,
-        vault: vault.clone(),
-        metrics: metrics.clone(),
-        ledger: usage.ledger.clone(),
-        sq_version: config.sq_version,
-    };
-    let (adopted, chosen) = (admin.handle.clone(), admin.runtime.clone());
-    let mut tasks = JoinSet::new();
-    let at_drain = |stage| until(stopped.clone(), stage);
-    let snapshots = Snapshots {
-        handle: admin.handle.clone(),
-        vault: vault.clone(),
-        restoring: Restoring::default(),
-    };
-    let routes = admin::router(admin)
-        .merge(snapshots::router(snapshots))
-        .merge(usage_api::admin_router(usage.clone()))
-        .layer(from_fn(loopback::no_pages_by_name));
-    tasks.spawn(named("admin", answer(listeners.admin, routes, at_drain(Stage::Closing))));
-    tasks.spawn(named("signal", async move {
-        shutdown.await;
-        Ok(())
-    }));
 
-    let adopting = async {
-        let (runtime, leases_ms) = choose(&config).await?;
-        let _ = chosen.set(runtime.clone());
+    fn admin_routes(&self) -> Router {
+        let admin = AdminApi {
+            startup: self.startup.clone(),
+            publisher: self.publisher.clone(),
+            disk: self.disk.clone(),
+            vault: self.vault.clone(),
+            metrics: self.metrics.clone(),
+            ledger: self.usage.ledger.clone(),
+            sq_version: self.config.sq_version,
+        };
+        let snapshots = SnapshotsApi::new(self.startup.clone(), self.vault.clone());
+        admin::router(admin)
+            .merge(snapshots::router(snapshots))
+            .merge(usage_api::admin_router(self.usage.clone()))
+            .layer(from_fn(loopback::reject_dns_rebinding))
+    }
+
+    fn gate_routes(&self, handle: Handle) -> Router {
+        let lease = LeaseApi {
+            handle,
+            usage: self.usage.clone(),
+            metrics: self.metrics.clone(),
+            lease_ms: self.config.lifecycle.lease_ms,
+            patience: Duration::from_millis(self.config.lifecycle.patience_ms),
+        };
+        lease::router(lease)
+            .merge(usage_api::gate_router(self.usage.clone()))
+            .layer(from_fn(loopback::reject_cross_origin))
+    }
+
+    /// Chooses the runtime and takes over the tenants that it runs.
+    async fn adopt(&self, xds_events: mpsc::Receiver<XdsEvent>) -> anyhow::Result<Adopted> {
+        let (runtime, leases_ms) = choose_runtime(&self.config).await?;
+        self.startup.set_adopting();
+        let found = loop {
+            match runtime.list().await {
+                Ok(found) => break found,
+                Err(error) => warn!(%error, "runtime can't list its tenants; trying again"),
+            }
+            sleep(ADOPT_RETRY).await;
+        };
         let parts = Parts {
             runtime: runtime.clone(),
-            publisher: publisher.clone(),
-            vault: Some(vault.clone()),
-            metrics: metrics.clone(),
-            sq_version: config.sq_version,
+            publisher: self.publisher.clone(),
+            vault: Some(self.vault.clone()),
+            metrics: self.metrics.clone(),
+            sq_version: self.config.sq_version,
         };
-        let (driver, handle) = adopt(&config, parts, leases_ms, xds_events).await;
-        anyhow::Ok((runtime, driver, handle))
-    };
-    let (runtime, driver, handle) = tokio::select! {
-        adopted = adopting => adopted?,
-        ended = tasks.join_next() => return ended.map_or(Ok(()), first_end),
-    };
-    let _ = adopted.set(handle.clone());
-    let gate = gate_routes(&config, handle.clone(), usage.clone(), metrics.clone());
-    tasks.spawn(named("gate", answer(listeners.gate, gate, at_drain(Stage::Draining))));
-    tasks.spawn(named("ledger", ledger_lives(usage, at_drain(Stage::Closing))));
-    let xds = xds::serve(listeners.xds, publisher, at_drain(Stage::Closing));
-    tasks.spawn(named("xds", async { Ok(xds.await?) }));
-    let driver = driver.run(at_drain(Stage::Closing));
-    tasks.spawn(named("driver", async { Ok(driver.await?) }));
-    let floor = config.memory_floor_bytes;
-    let memory = host::watch(floor, handle.clone(), runtime.clone(), metrics.clone());
-    tasks.spawn(named("memory", unless(memory, at_drain(Stage::Draining))));
-    // Its round is completed, never cut off: it asks SQ from a blocking thread.
-    let keeper = backup_task::keep(vault, runtime, handle, metrics, at_drain(Stage::Draining));
-    tasks.spawn(named("keeper", async { Ok(keeper.await?) }));
-    info!(gate = %config.listen.gate, xds = %config.listen.xds, admin = %config.listen.admin, "ready");
-    let ended = tasks.join_next().await.map_or(Ok(()), first_end);
-    drain(&stop, tasks).await;
-    ended
-}
+        let settings = self.config.lifecycle.clone();
+        let (driver, handle) = Driver::adopt(settings, parts, found, leases_ms, xds_events);
+        self.startup.set_serving(runtime.clone(), handle.clone());
+        Ok(Adopted { runtime, driver, handle })
+    }
 
-/// How far the end has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Stage {
-    Serving,
-    Draining,
-    Closing,
-}
+    /// Starts all tasks that need adopted tenants.
+    fn spawn_all(&self, tasks: &mut Tasks, adopted: Adopted, gate: TcpListener, xds: TcpListener) {
+        let Adopted { runtime, driver, handle } = adopted;
+        let draining = tasks.reached(Stage::Draining);
+        tasks.spawn(TaskName::Gate, serve_http(gate, self.gate_routes(handle.clone()), draining));
 
-type Ended = (&'static str, anyhow::Result<()>);
+        let closing = tasks.reached(Stage::Closing);
+        let xds = xds::serve(xds, self.publisher.clone(), closing);
+        tasks.spawn(TaskName::Xds, async { Ok(xds.await?) });
 
-async fn named(name: &'static str, task: impl Future<Output = anyhow::Result<()>>) -> Ended {
-    (name, task.await)
-}
+        let driver = driver.run(tasks.reached(Stage::Closing));
+        tasks.spawn(TaskName::Driver, async { Ok(driver.await?) });
 
-/// A task that goes on until the end is asked for.
-async fn unless(
-    task: impl Future<Output = Result<(), Closed>>,
-    stopping: impl Future<Output = ()>,
-) -> anyhow::Result<()> {
-    tokio::select! {
-        ended = task => Ok(ended?),
-        () = stopping => Ok(()),
+        let ledger = self.usage.ledger.clone();
+        tasks.spawn_until(Stage::Closing, TaskName::Ledger, async move {
+            ledger.closed().await;
+            Err(anyhow!("its thread has ended"))
+        });
+
+        let floor_bytes = self.config.memory_floor_bytes;
+        let memory =
+            host::watch(floor_bytes, handle.clone(), runtime.clone(), self.metrics.clone());
+        tasks.spawn_until(Stage::Draining, TaskName::Memory, async { Ok(memory.await?) });
+
+        // Completes its round before it ends: a blocking thread of the round may be asking SQ.
+        let draining = tasks.reached(Stage::Draining);
+        let vault = self.vault.clone();
+        let backup = backup_task::keep(vault, runtime, handle, self.metrics.clone(), draining);
+        tasks.spawn(TaskName::Backup, async { Ok(backup.await?) });
     }
 }
 
-async fn until(mut stage: watch::Receiver<Stage>, at: Stage) {
-    // The sender lives until everything has ended.
-    let _ = stage.wait_for(|stage| *stage >= at).await;
-}
-
-/// The signal ends the process in order; any other task that ends is a fault.
-fn first_end(ended: Result<Ended, tokio::task::JoinError>) -> anyhow::Result<()> {
-    match ended {
-        Ok(("signal", _)) => Ok(()),
-        Ok((name, Ok(()))) => Err(anyhow!("{name} ended by itself")),
-        Ok((name, Err(e))) => Err(e.context(format!("{name} failed"))),
-        Err(e) => Err(anyhow!("a task panicked: {e}")),
-    }
-}
-
-async fn drain(stop: &watch::Sender<Stage>, mut tasks: JoinSet<Ended>) {
-    info!("draining; tenants stay as they are");
-    stop.send_replace(Stage::Draining);
-    let gate = async {
-        while let Some(ended) = tasks.join_next().await {
-            if matches!(ended, Ok(("gate", _))) {
-                return;
-            }
-        }
-    };
-    if tokio::time::timeout(GATE_DRAIN, gate).await.is_err() {
-        warn!("leases were still asked for");
-    }
-    stop.send_replace(Stage::Closing);
-    let rest = async { while tasks.join_next().await.is_some() {} };
-    if tokio::time::timeout(GATE_DRAIN, rest).await.is_err() {
-        warn!("not everything ended in time");
-    }
-}
-
-async fn answer(
-    listener: TcpListener,
-    routes: axum::Router,
-    shutdown: impl Future<Output = ()> + Send + 'static,
-) -> anyhow::Result<()> {
-    Ok(axum::serve(listener, routes).with_graceful_shutdown(shutdown).await?)
-}
-
-/// The runtime, and how long leases may hold that earlier lives gave.
-async fn choose(config: &Config) -> anyhow::Result<(Arc<dyn Runtime>, u64)> {
+/// Chooses the runtime. Returns with it how long leases of earlier runs may still be live.
+async fn choose_runtime(config: &Config) -> anyhow::Result<(Arc<dyn Runtime>, u64)> {
     let state_dir = &config.state_dir;
     let unusable = || format!("{} can't be used", Life::path(state_dir).display());
     let last = Life::last(state_dir).with_context(unusable)?;
@@ -250,71 +249,10 @@ async fn choose(config: &Config) -> anyhow::Result<(Arc<dyn Runtime>, u64)> {
     Ok((runtime, leases_ms))
 }
 
-/// Asks the runtime what runs until it answers.
-async fn adopt(
-    config: &Config,
-    parts: Parts,
-    leases_ms: u64,
-    xds_events: tokio::sync::mpsc::Receiver<xds::XdsEvent>,
-) -> (Driver, Handle) {
-    loop {
-        match parts.runtime.list().await {
-            Ok(found) => {
-                let settings = config.lifecycle.clone();
-                return Driver::adopt(settings, parts, found, leases_ms, xds_events);
-            }
-            Err(error) => warn!(%error, "the runtime can't tell what runs; trying again"),
-        }
-        sleep(ADOPT_RETRY).await;
-    }
-}
-
-fn vault(config: &Config) -> anyhow::Result<Vault> {
-    let root = config.state_dir.join("vault");
-    std::fs::create_dir_all(&config.state_dir)
-        .with_context(|| format!("state_dir {} can't be made", config.state_dir.display()))?;
-    Vault::open(&root, &config.data_root)
-        .with_context(|| format!("{} can't be used", root.display()))
-}
-
-/// The ledger, which is checked from now on, and what is asked of it.
-fn usage(config: &Config, disk: Disk) -> anyhow::Result<UsageApi> {
-    std::fs::create_dir_all(&config.state_dir)
-        .with_context(|| format!("state_dir {} can't be made", config.state_dir.display()))?;
-    let ledger = Ledger::open(&config.state_dir.join("ledger.sqlite"))
-        .context("the ledger's thread can't be started")?;
-    Ok(UsageApi::new(ledger, disk, config.revenue_target_usd_month))
-}
-
-fn metrics(usage: &UsageApi) -> Metrics {
-    Metrics::new(Some(Box::new(UsageCollector(usage.ledger.clone()))))
-}
-
-/// The ledger's thread ends only with the process.
-async fn ledger_lives(usage: UsageApi, stopping: impl Future<Output = ()>) -> anyhow::Result<()> {
-    tokio::select! {
-        () = usage.ledger.closed() => Err(anyhow!("its thread has ended")),
-        () = stopping => Ok(()),
-    }
-}
-
-fn gate_routes(
-    config: &Config,
-    handle: Handle,
-    usage: UsageApi,
-    metrics: Arc<Metrics>,
-) -> axum::Router {
-    let (storage, ledger) = (usage.clone(), usage.ledger.clone());
-    let notices: Notices = Arc::new(move |tenant| storage.notice(tenant));
-    let used: Notices = Arc::new(move |tenant| ledger.notice(tenant));
-    lease::router(Gate {
-        handle,
-        notices,
-        used,
-        metrics,
-        lease_ms: config.lifecycle.lease_ms,
-        patience: Duration::from_millis(config.lifecycle.patience_ms),
-    })
-    .merge(usage_api::gate_router(usage))
-    .layer(from_fn(loopback::no_pages))
+async fn serve_http(
+    listener: TcpListener,
+    routes: Router,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> anyhow::Result<()> {
+    Ok(axum::serve(listener, routes).with_graceful_shutdown(shutdown).await?)
 }

@@ -1,4 +1,4 @@
-//! `orchestrator`: trace → command → serve until a signal → drain.
+//! The `orchestrator` program: sets up logging and signals, then runs the command.
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -18,19 +18,19 @@ async fn main() -> ExitCode {
         .with_ansi(colours)
         .with_writer(std::io::stderr)
         .init();
-    cli.run(ended()).await
+    cli.run(stop_signal()).await
 }
 
 /// Resolves at SIGTERM or SIGINT.
-async fn ended() {
-    let (Ok(mut term), Ok(mut int)) =
-        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        // Without handlers the signals' default ends the process.
+async fn stop_signal() {
+    let terminate = signal(SignalKind::terminate());
+    let interrupt = signal(SignalKind::interrupt());
+    let (Ok(mut terminate), Ok(mut interrupt)) = (terminate, interrupt) else {
+        // Without handlers the default action of the signals ends the process.
         return std::future::pending().await;
     };
     tokio::select! {
-        _ = term.recv() => (),
-        _ = int.recv() => (),
+        _ = terminate.recv() => (),
+        _ = interrupt.recv() => (),
     }
 }

@@ -1,21 +1,21 @@
-//! The operator's HTTP, on loopback: status, sleep, health, metrics. For programs only: what a web
-//! page asks is 403 ([`crate::api::loopback`]).
+//! The operator's HTTP API: status, sleep, health, metrics. For programs only: a web page gets 403
+//! ([`crate::api::loopback`]).
 //!
-//! | request | answer |
+//! | request | response |
 //! |---|---|
-//! | `GET /v1/tenants` | [`Status`] |
-//! | `POST /v1/tenants/{id}/sleep[?force=true]` | 202 and [`SleepReport`]; 404 |
-//! | `POST /v1/tenants/{id}/repaired` | 200; 404: a damaged or failing tenant may be tried again |
-//! | `GET /healthz` | 200 while the process lives |
-//! | `GET /readyz` | 200 when tenants are adopted and Envoys are answered, else 503; says what is wrong with the ledger, without which tenants are served |
-//! | `GET /metrics` | `OpenMetrics` |
+//! | `GET /v1/tenants` | 200 [`Status`] |
+//! | `POST /v1/tenants/{id}/sleep[?force=true]` | 202 [`SleepReport`]; 404 |
+//! | `POST /v1/tenants/{id}/repaired` | 200 [`SleepReport`]: a damaged or failing tenant may be started again; 404 |
+//! | `GET /healthz` | 200 while the process runs |
+//! | `GET /readyz` | 200 once tenants are adopted and Envoys are served, else 503; names a problem of the ledger, without which tenants are served |
+//! | `GET /metrics` | 200 `OpenMetrics` text |
 //!
-//! Sleep without `force` waits until no lease is live and the grace is over. Where the grace is
-//! shorter than the askers' patience, new leases wait meanwhile and the tenant is woken again for
-//! them; elsewhere it sleeps in the first pause of its traffic. With `force` requests in flight
-//! fail, and who is in use (a lease is live, or was within the grace) is started again at once.
+//! Sleep without `force` waits until no lease is live and the grace is over. If the grace is shorter
+//! than clients' patience, new leases wait during that time and the tenant is woken again for them;
+//! otherwise it sleeps in the first pause of its traffic. With `force`, requests in flight fail, and
+//! a tenant in use (a lease is live, or was within the grace) is started again at once.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
@@ -27,47 +27,45 @@ use futures_util::stream;
 use protocol::{SqVersion, TenantId};
 use serde::{Deserialize, Serialize};
 
+use crate::api::startup::Startup;
 use crate::api::status::{HostStatus, LastWake, Status, TenantStatus};
 use crate::host;
 use crate::metrics::Metrics;
 use crate::runtime::Runtime;
 use crate::storage::disk::Disk;
 use crate::storage::vault::Vault;
-use crate::tenants::driver::Handle;
 use crate::tenants::lifecycle::{Drain, TenantView};
 use crate::usage::ledger::Ledger;
 use crate::xds::Publisher;
 
-/// Questions to the runtime at once: each may be a round trip to the Docker daemon.
-const MEMORY_QUESTIONS: usize = 16;
+/// Bound on concurrent requests to the runtime: each may be a round trip to the Docker daemon.
+const MEMORY_REQUESTS_MAX: usize = 16;
 
-/// What the routes need.
+/// State of the routes.
 #[derive(Clone)]
-pub struct Admin {
-    /// The driver; filled in when tenants are adopted.
-    pub handle: Arc<OnceLock<Handle>>,
-    /// Asked for memory; filled in when it is found.
-    pub runtime: Arc<OnceLock<Arc<dyn Runtime>>>,
-    /// Asked for Envoys.
+pub struct AdminApi {
+    /// Access to runtime and driver once they exist.
+    pub startup: Startup,
+    /// Source of the number of connected Envoys.
     pub publisher: Publisher,
-    /// Asked for storage.
+    /// Source of storage sizes.
     pub disk: Disk,
-    /// Asked for phexts put back.
+    /// Source of each tenant's good copies.
     pub vault: Arc<Vault>,
-    /// Shown.
+    /// All metrics of the process.
     pub metrics: Arc<Metrics>,
-    /// Shown when it can't be used.
+    /// Source of the ledger's condition.
     pub ledger: Ledger,
-    /// Shown.
+    /// Version of SQ that tenants are started with.
     pub sq_version: SqVersion,
 }
 
-/// Answer to `POST /v1/tenants/{id}/sleep`.
+/// Response to `POST /v1/tenants/{id}/sleep` and `…/repaired`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SleepReport {
-    /// Where it is now.
+    /// The tenant's present state.
     pub state: String,
-    /// No sooner than this it can be stopped.
+    /// Least time until the tenant can be stopped.
     pub earliest_ms: u64,
 }
 
@@ -77,8 +75,8 @@ struct SleepQuery {
     force: bool,
 }
 
-/// The routes.
-pub fn router(admin: Admin) -> Router {
+/// Builds the routes.
+pub fn router(api: AdminApi) -> Router {
     Router::new()
         .route("/v1/tenants", get(tenants))
         .route("/v1/tenants/{id}/sleep", post(sleep))
@@ -86,66 +84,64 @@ pub fn router(admin: Admin) -> Router {
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
-        .with_state(admin)
+        .with_state(api)
 }
 
-async fn tenants(State(admin): State<Admin>) -> Response {
-    let (Some(handle), Some(runtime)) = (admin.handle.get(), admin.runtime.get()) else {
-        return not_adopted(&admin);
-    };
-    let Ok(views) = handle.tenants().await else { return gone() };
-    let sizes = storage(&admin, &views).await;
-    let rows = stream::iter(views.into_iter().zip(sizes))
-        .map(|(view, folder)| row(&admin, runtime.as_ref(), view, folder))
-        .buffered(MEMORY_QUESTIONS)
+async fn tenants(State(api): State<AdminApi>) -> Response {
+    let Some((runtime, handle)) = api.startup.serving() else { return api.startup.not_adopted() };
+    let Ok(views) = handle.tenants().await else { return shutting_down() };
+    let folders = folder_sizes(&api, &views).await;
+    let tenants = stream::iter(views.into_iter().zip(folders))
+        .map(|(view, folder)| tenant_status(&api, runtime.as_ref(), view, folder))
+        .buffered(MEMORY_REQUESTS_MAX)
         .collect()
         .await;
     let mut description = runtime.describe();
-    description.notes.extend(admin.ledger.condition().problem());
+    description.notes.extend(api.ledger.condition().problem());
     let host = HostStatus {
         runtime: description.kind.to_owned(),
         notes: description.notes,
-        sq_version: admin.sq_version,
-        streams: admin.publisher.streams(),
+        sq_version: api.sq_version,
+        streams: api.publisher.streams(),
         memory_available_bytes: host::memory_available(),
-        disk: admin.disk.host().ok(),
+        disk: api.disk.host().ok(),
     };
-    Json(Status { host, tenants: rows }).into_response()
+    Json(Status { host, tenants }).into_response()
 }
 
-/// What a tenant's folder holds and can hold.
+/// Size and hard limit of a tenant's folder; `None` where they can't be examined.
 #[derive(Debug, Clone, Copy, Default)]
-struct Folder {
+struct FolderSize {
     bytes: Option<u64>,
     hard_bytes: Option<u64>,
 }
 
-/// The tenants' folders, looked at off the async threads.
-async fn storage(admin: &Admin, views: &[TenantView]) -> Vec<Folder> {
-    let disk = admin.disk.clone();
-    let ids: Vec<TenantId> = views.iter().map(|v| v.tenant.clone()).collect();
-    let count = ids.len();
-    let look = move |id: &TenantId| Folder {
-        bytes: disk.used_bytes(id).ok(),
-        hard_bytes: disk.hard_bytes(id).ok().flatten(),
+/// Examines the tenants' folders, on the blocking pool.
+async fn folder_sizes(api: &AdminApi, views: &[TenantView]) -> Vec<FolderSize> {
+    let disk = api.disk.clone();
+    let tenants: Vec<TenantId> = views.iter().map(|view| view.tenant.clone()).collect();
+    let count = tenants.len();
+    let examine = move |tenant: &TenantId| FolderSize {
+        bytes: disk.used_bytes(tenant).ok(),
+        hard_bytes: disk.hard_bytes(tenant).ok().flatten(),
     };
-    let looks = tokio::task::spawn_blocking(move || ids.iter().map(look).collect());
-    looks.await.unwrap_or_else(|_| vec![Folder::default(); count])
+    let sizes = tokio::task::spawn_blocking(move || tenants.iter().map(examine).collect());
+    sizes.await.unwrap_or_else(|_| vec![FolderSize::default(); count])
 }
 
-async fn row(
-    admin: &Admin,
+async fn tenant_status(
+    api: &AdminApi,
     runtime: &dyn Runtime,
     view: TenantView,
-    folder: Folder,
+    folder: FolderSize,
 ) -> TenantStatus {
     let memory_bytes = if matches!(view.state.label(), "awake" | "retiring" | "dozing") {
         runtime.memory_bytes(&view.tenant).await.ok().flatten()
     } else {
         None
     };
-    let restored = admin.vault.restored(&view.tenant);
-    let copies_failing = admin.vault.failing(&view.tenant);
+    let restored = api.vault.restored(&view.tenant);
+    let copies_failing = api.vault.failing(&view.tenant);
     TenantStatus {
         tenant: view.tenant,
         tier: view.tier,
@@ -168,16 +164,16 @@ async fn row(
 }
 
 async fn sleep(
-    State(admin): State<Admin>,
+    State(api): State<AdminApi>,
     Path(id): Path<String>,
     Query(query): Query<SleepQuery>,
 ) -> Response {
-    let Some(handle) = admin.handle.get() else { return not_adopted(&admin) };
-    let Ok(tenant) = TenantId::parse(&id) else { return unknown(&id) };
+    let Some(handle) = api.startup.handle() else { return api.startup.not_adopted() };
+    let Ok(tenant) = TenantId::parse(&id) else { return unknown_tenant(&id) };
     let drain = if query.force { Drain::Forced } else { Drain::Gently };
     match handle.sleep(tenant, drain).await {
-        Err(_) => gone(),
-        Ok(None) => unknown(&id),
+        Err(_) => shutting_down(),
+        Ok(None) => unknown_tenant(&id),
         Ok(Some(answer)) => {
             let state = answer.state.label().to_owned();
             let report = SleepReport { state, earliest_ms: answer.earliest_ms };
@@ -186,45 +182,41 @@ async fn sleep(
     }
 }
 
-async fn repaired(State(admin): State<Admin>, Path(id): Path<String>) -> Response {
-    let Some(handle) = admin.handle.get() else { return not_adopted(&admin) };
-    let Ok(tenant) = TenantId::parse(&id) else { return unknown(&id) };
+async fn repaired(State(api): State<AdminApi>, Path(id): Path<String>) -> Response {
+    let Some(handle) = api.startup.handle() else { return api.startup.not_adopted() };
+    let Ok(tenant) = TenantId::parse(&id) else { return unknown_tenant(&id) };
     match handle.repaired(tenant).await {
-        Err(_) => gone(),
-        Ok(None) => unknown(&id),
+        Err(_) => shutting_down(),
+        Ok(None) => unknown_tenant(&id),
         Ok(Some(state)) => {
             Json(SleepReport { state: state.label().to_owned(), earliest_ms: 0 }).into_response()
         }
     }
 }
 
-async fn readyz(State(admin): State<Admin>) -> Response {
-    if !admin.metrics.is_ready() {
-        return not_adopted(&admin);
+async fn readyz(State(api): State<AdminApi>) -> Response {
+    if !api.metrics.is_ready() {
+        return api.startup.not_adopted();
     }
-    // Tenants are served: whoever asks whether to send them here is told yes.
-    let trouble = admin.ledger.condition().problem();
-    format!("ready\n{}", trouble.map(|trouble| trouble + "\n").unwrap_or_default()).into_response()
+    // A ledger that is not open is shown, but tenants are served: so this is still 200.
+    let mut text = "ready\n".to_owned();
+    if let Some(problem) = api.ledger.condition().problem() {
+        text += &problem;
+        text.push('\n');
+    }
+    text.into_response()
 }
 
-async fn metrics(State(admin): State<Admin>) -> Response {
+async fn metrics(State(api): State<AdminApi>) -> Response {
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, kind)], admin.metrics.encode()).into_response()
+    ([(header::CONTENT_TYPE, kind)], api.metrics.encode()).into_response()
 }
 
-fn not_adopted(admin: &Admin) -> Response {
-    let text = match admin.runtime.get() {
-        Some(_) => "tenants are not adopted yet: the runtime has not listed them\n",
-        None => "no runtime yet: where tenants ran in Docker its daemon is waited for\n",
-    };
-    (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
-}
-
-fn gone() -> Response {
+fn shutting_down() -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, "the orchestrator is shutting down\n").into_response()
 }
 
-fn unknown(id: &str) -> Response {
-    let text = format!("{id:?} is no tenant that has ever been woken here\n");
+fn unknown_tenant(id: &str) -> Response {
+    let text = format!("unknown tenant {id:?}: no request has woken it on this host\n");
     (StatusCode::NOT_FOUND, text).into_response()
 }

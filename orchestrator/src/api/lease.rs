@@ -1,8 +1,9 @@
-//! `POST /v1/lease`, for the filter: wakes the tenant and answers when the asking Envoy can route.
+//! `POST /v1/lease`, for the filter: wakes the tenant and responds once the requesting Envoy can
+//! route to it.
 //!
-//! Loopback only. The answer carries what the filter needs to judge quotas and storage
-//! ([`Notices`]), looked up after the wake so that it is fresh. A filter knows no quota of a tenant
-//! that it has no lease on, so who has used up the day or month is refused here, and not woken.
+//! The response carries a notice, with which the filter judges quotas and storage; it is built after
+//! the wake, so that it is fresh. A filter without a lease knows no usage of the tenant: therefore a
+//! tenant that has used up its day or month is refused here, before it is woken.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,67 +16,65 @@ use axum::{Json, Router};
 use protocol::headers::LEASE_PATH;
 use protocol::lease::LeaseRefusalKind;
 use protocol::{LeaseRefusal, LeaseRequest, LeaseResponse, TenantId, TenantNotice};
+use tokio::time::timeout;
 
+use crate::api::usage::UsageApi;
 use crate::host;
 use crate::metrics::Metrics;
 use crate::tenants::driver::Handle;
 use crate::tenants::lifecycle::Answer;
 
-/// A lease request is a few names and a tier's limits.
+/// Bound on a request body: a few names and a tier's limits.
 const BODY_MAX_BYTES: usize = 64 * 1024;
-/// On top of the asker's patience, which the lifecycle keeps: then the driver itself is stuck.
+/// Time beyond the patience, which the lifecycle itself enforces, after which the driver counts as
+/// stuck.
 const SLACK: Duration = Duration::from_secs(5);
 
-/// What is told of a tenant with each lease.
-pub type Notices = Arc<dyn Fn(&TenantId) -> TenantNotice + Send + Sync>;
-
-/// What the routes need.
+/// State of the route.
 #[derive(Clone)]
-pub struct Gate {
-    /// The driver.
+pub struct LeaseApi {
+    /// The driver of the tenants.
     pub handle: Handle,
-    /// Usage and storage; may block on files.
-    pub notices: Notices,
-    /// Usage alone; never blocks.
-    pub used: Notices,
-    /// For those whom the driver does not see.
+    /// Source of notices.
+    pub usage: UsageApi,
+    /// Counts the requests that the driver does not see.
     pub metrics: Arc<Metrics>,
-    /// How long a lease holds.
+    /// Duration of a lease.
     pub lease_ms: u64,
-    /// How long the lifecycle lets an asker wait.
+    /// Longest time that the lifecycle lets a request wait.
     pub patience: Duration,
 }
 
-/// The routes.
-pub fn router(gate: Gate) -> Router {
+/// Builds the route.
+pub fn router(api: LeaseApi) -> Router {
     Router::new()
         .route(LEASE_PATH, post(lease))
         .layer(DefaultBodyLimit::max(BODY_MAX_BYTES))
-        .with_state(gate)
+        .with_state(api)
 }
 
-async fn lease(State(gate): State<Gate>, Json(request): Json<LeaseRequest>) -> Response {
-    if let Some(resume_s) = over_quota(&gate, &request) {
-        return refuse_over_quota(&gate, request.tenant, resume_s).await;
+async fn lease(State(api): State<LeaseApi>, Json(request): Json<LeaseRequest>) -> Response {
+    // Quotas come first: a tenant that may not be served is not woken.
+    if let Some(resume_s) = quota_resumes_s(&api, &request) {
+        return refuse_for_quota(&api, request.tenant, resume_s).await;
     }
     let tenant = request.tenant.clone();
-    let asked = gate.handle.lease(request);
-    let outcome = match tokio::time::timeout(gate.patience + SLACK, asked).await {
+    let outcome = match timeout(api.patience + SLACK, api.handle.lease(request)).await {
         Ok(Ok(outcome)) => outcome,
         Ok(Err(closed)) => return unavailable(&closed.to_string()),
-        Err(_) => return unavailable("the driver does not answer"),
+        Err(_) => return unavailable("the driver does not respond"),
     };
     match outcome.answer {
         Answer::Granted { wake, wake_ms, waker } => {
             let cluster = tenant.cluster();
             Json(LeaseResponse {
                 cluster,
-                lease_ms: gate.lease_ms,
+                lease_ms: api.lease_ms,
                 wake,
                 wake_ms,
                 waker,
                 sq_version: outcome.sq_version,
-                notice: notice(&gate, tenant).await.unwrap_or_default(),
+                notice: notice(&api, tenant).await.unwrap_or_default(),
             })
             .into_response()
         }
@@ -86,28 +85,31 @@ async fn lease(State(gate): State<Gate>, Json(request): Json<LeaseRequest>) -> R
     }
 }
 
-/// When the asker's requests are allowed again, seconds since 1970, if they are used up.
-fn over_quota(gate: &Gate, request: &LeaseRequest) -> Option<u64> {
+/// Returns when the tenant's requests are allowed again, in seconds since 1970, if its day or month
+/// is used up.
+fn quota_resumes_s(api: &LeaseApi, request: &LeaseRequest) -> Option<u64> {
     if !request.within_quotas {
         return None;
     }
-    (gate.used)(&request.tenant).requests_resume_s(&request.limits)
+    // The usage half alone: unlike the storage half it never blocks.
+    api.usage.ledger.notice(&request.tenant).requests_resume_s(&request.limits)
 }
 
-async fn refuse_over_quota(gate: &Gate, tenant: TenantId, resume_s: u64) -> Response {
-    gate.metrics.count_lease_request(Some(LeaseRefusalKind::Quota));
+async fn refuse_for_quota(api: &LeaseApi, tenant: TenantId, resume_s: u64) -> Response {
+    api.metrics.count_lease_request(Some(LeaseRefusalKind::Quota));
     let wait_s = resume_s.saturating_sub(host::now_s()).max(1);
     refuse(&LeaseRefusal {
         kind: LeaseRefusalKind::Quota,
         retry_after_s: u32::try_from(wait_s).unwrap_or(u32::MAX),
         detail: "the requests of the day or month are used up".to_owned(),
-        notice: notice(gate, tenant).await,
+        notice: notice(api, tenant).await,
     })
 }
 
-async fn notice(gate: &Gate, tenant: TenantId) -> Option<TenantNotice> {
-    let notices = gate.notices.clone();
-    tokio::task::spawn_blocking(move || notices(&tenant)).await.ok()
+/// Builds the whole notice, on the blocking pool because it may list the tenant's folder.
+async fn notice(api: &LeaseApi, tenant: TenantId) -> Option<TenantNotice> {
+    let usage = api.usage.clone();
+    tokio::task::spawn_blocking(move || usage.notice(&tenant)).await.ok()
 }
 
 fn unavailable(detail: &str) -> Response {
@@ -120,6 +122,6 @@ fn refuse(refusal: &LeaseRefusal) -> Response {
         LeaseRefusalKind::WakeBudget | LeaseRefusalKind::Quota => StatusCode::TOO_MANY_REQUESTS,
         _ => StatusCode::SERVICE_UNAVAILABLE,
     };
-    let retry = [(header::RETRY_AFTER, refusal.retry_after_s.to_string())];
-    (status, retry, Json(refusal)).into_response()
+    let retry_after = [(header::RETRY_AFTER, refusal.retry_after_s.to_string())];
+    (status, retry_after, Json(refusal)).into_response()
 }

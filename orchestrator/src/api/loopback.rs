@@ -1,6 +1,8 @@
-//! Who may ask on loopback: programs of this host. A web page that one of its users looks at is none,
-//! though its browser can reach these ports: it says from where the page is, or to whom it thinks it
-//! talks.
+//! Keeps web pages away from the loopback APIs, which are for programs on this host.
+//!
+//! A page that a user of the host opens is not one of them, although its browser can reach these
+//! ports. The browser gives it away: by the `Origin` header, or by the name in `Host` under which
+//! it believes to talk to the page's own server (DNS rebinding).
 
 use std::net::IpAddr;
 
@@ -10,32 +12,32 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
-/// Refuses what a page asks that is from elsewhere (its `Origin`).
-pub async fn no_pages(request: Request, next: Next) -> Response {
+/// Refuses requests that carry an `Origin`: browsers add it for pages of another origin.
+pub async fn reject_cross_origin(request: Request, next: Next) -> Response {
     if request.headers().contains_key(header::ORIGIN) {
-        return refused();
+        return forbidden();
     }
     next.run(request).await
 }
 
-/// Refuses also what is asked under another name than this host's: a name of the page's own may
-/// resolve to here.
-pub async fn no_pages_by_name(request: Request, next: Next) -> Response {
-    if request.headers().contains_key(header::ORIGIN) || !is_for_us(request.headers()) {
-        return refused();
+/// Refuses requests that carry an `Origin` or name a host other than this one: a name of the page's
+/// own domain may resolve to a loopback address.
+pub async fn reject_dns_rebinding(request: Request, next: Next) -> Response {
+    if request.headers().contains_key(header::ORIGIN) || !names_this_host(request.headers()) {
+        return forbidden();
     }
     next.run(request).await
 }
 
-fn is_for_us(headers: &HeaderMap) -> bool {
+fn names_this_host(headers: &HeaderMap) -> bool {
     let Some(host) = headers.get(header::HOST) else { return false };
     let Ok(authority) = Authority::try_from(host.as_bytes()) else { return false };
     let name = authority.host().trim_start_matches('[').trim_end_matches(']');
     name == "localhost" || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
-fn refused() -> Response {
-    let text = "for programs of this host: ask as 127.0.0.1 or localhost, and from no web page\n";
+fn forbidden() -> Response {
+    let text = "only for programs on this host: use 127.0.0.1 or localhost, and no web page\n";
     (StatusCode::FORBIDDEN, text).into_response()
 }
 
@@ -44,8 +46,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_names_of_this_host_are_ours() {
-        for (host, ours) in [
+    fn only_loopback_names_are_accepted() {
+        for (host, accepted) in [
             ("127.0.0.1:7102", true),
             ("localhost:7102", true),
             ("[::1]:7102", true),
@@ -56,8 +58,8 @@ mod tests {
             ("", false),
         ] {
             let headers = HeaderMap::from_iter([(header::HOST, host.parse().unwrap())]);
-            assert_eq!(is_for_us(&headers), ours, "{host}");
+            assert_eq!(names_this_host(&headers), accepted, "{host}");
         }
-        assert!(!is_for_us(&HeaderMap::new()));
+        assert!(!names_this_host(&HeaderMap::new()));
     }
 }

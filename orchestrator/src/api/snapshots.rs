@@ -1,18 +1,18 @@
-//! Point-in-time copies over the admin HTTP.
+//! Point-in-time copies over the admin API.
 //!
-//! | request | answer |
+//! | request | response |
 //! |---|---|
 //! | `GET /v1/tenants/{id}/snapshots` | list of [`crate::storage::vault::snapshots::Snapshot`], oldest first |
-//! | `POST /v1/tenants/{id}/snapshots/{taken_s}/restore[?sleep=true]` | 200 and [`RestoreReport`]; 404; 409 while the tenant is awake or another restore goes on |
-//! | `GET /v1/tenants/{id}/snapshots/folder[?taken_s=N]` | 200 [`SnapshotFolder`]: for an export on this host; 404 |
+//! | `POST /v1/tenants/{id}/snapshots/{taken_s}/restore[?sleep=true]` | 200 [`RestoreReport`]; 404; 409 while the tenant is awake or another restore is running |
+//! | `GET /v1/tenants/{id}/snapshots/folder[?taken_s=N]` | 200 [`SnapshotFolder`], for an export on this host; 404 |
 //!
-//! With `sleep=true` the tenant is put to sleep first, without breaking a lease. While its files are
-//! exchanged it is held: its clients wait.
+//! With `sleep=true` the tenant is put to sleep first, without breaking a lease. A restore lock keeps
+//! it stopped while its files are replaced; its clients wait.
 
 use std::collections::BTreeSet;
 use std::io;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{Path, Query, State};
@@ -20,69 +20,73 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use parking_lot::Mutex;
 use protocol::TenantId;
 use serde::{Deserialize, Serialize};
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
 
+use crate::api::startup::Startup;
 use crate::storage::vault::Vault;
 use crate::tenants::driver::Handle;
-use crate::tenants::lifecycle::State as Life;
+use crate::tenants::lifecycle::State as Lifecycle;
 
-/// How long a restore waits for the tenant to fall asleep: a lease and its grace.
-const SLEEP_LIMIT: Duration = Duration::from_mins(3);
-/// How often it looks.
+/// Deadline for the tenant to fall asleep before a restore: a lease and its grace.
+const SLEEP_DEADLINE: Duration = Duration::from_mins(3);
+/// Interval at which its state is polled until then.
 const POLL: Duration = Duration::from_millis(50);
 
-/// What the routes need.
+/// State of the routes.
 #[derive(Clone)]
-pub struct Snapshots {
-    /// The driver; filled in when tenants are adopted.
-    pub handle: Arc<std::sync::OnceLock<Handle>>,
-    /// The copies.
-    pub vault: Arc<Vault>,
-    /// Whose files are being exchanged.
-    pub restoring: Restoring,
+pub struct SnapshotsApi {
+    startup: Startup,
+    vault: Arc<Vault>,
+    restores: Restores,
 }
 
-/// Tenants that a restore holds: the first to end would let go what the second still works on.
+/// Tenants with a running restore. The lifecycle's restore lock is not counted, so the first of two
+/// restores to end would unlock the files that the second still replaces.
 #[derive(Debug, Clone, Default)]
-pub struct Restoring(Arc<Mutex<BTreeSet<TenantId>>>);
+struct Restores(Arc<Mutex<BTreeSet<TenantId>>>);
 
-/// Ends with its restore.
-struct Turn {
-    all: Restoring,
+/// A running restore; dropping it makes way for the next.
+struct Restore {
+    restores: Restores,
     tenant: TenantId,
 }
 
-impl Restoring {
-    fn begin(&self, tenant: &TenantId) -> Option<Turn> {
-        let new = self.set().insert(tenant.clone());
-        new.then(|| Turn { all: self.clone(), tenant: tenant.clone() })
-    }
-
-    fn set(&self) -> MutexGuard<'_, BTreeSet<TenantId>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+impl SnapshotsApi {
+    /// Combines the vault with access to the driver.
+    pub fn new(startup: Startup, vault: Arc<Vault>) -> Self {
+        Self { startup, vault, restores: Restores::default() }
     }
 }
 
-impl Drop for Turn {
+impl Restores {
+    /// Begins a restore; `None` if the tenant has one running.
+    fn begin(&self, tenant: &TenantId) -> Option<Restore> {
+        let is_new = self.0.lock().insert(tenant.clone());
+        is_new.then(|| Restore { restores: self.clone(), tenant: tenant.clone() })
+    }
+}
+
+impl Drop for Restore {
     fn drop(&mut self) {
-        self.all.set().remove(&self.tenant);
+        self.restores.0.lock().remove(&self.tenant);
     }
 }
 
-/// Answer to a restore.
+/// Response to a restore.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RestoreReport {
-    /// The snapshot of what stood there before.
+    /// The snapshot that was taken of the files before.
     pub before_s: u64,
 }
 
-/// Where a snapshot's files are.
+/// Location of a snapshot's files.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SnapshotFolder {
-    /// On the orchestrator's host.
+    /// The folder on the orchestrator's host.
     pub folder: PathBuf,
 }
 
@@ -98,75 +102,87 @@ struct FolderQuery {
     taken_s: Option<u64>,
 }
 
-/// The routes.
-pub fn router(snapshots: Snapshots) -> Router {
+/// Builds the routes.
+pub fn router(api: SnapshotsApi) -> Router {
     Router::new()
         .route("/v1/tenants/{id}/snapshots", get(list))
         .route("/v1/tenants/{id}/snapshots/{taken_s}/restore", post(restore))
         .route("/v1/tenants/{id}/snapshots/folder", get(folder))
-        .with_state(snapshots)
+        .with_state(api)
 }
 
-async fn list(State(s): State<Snapshots>, Path(id): Path<TenantId>) -> Response {
-    answer(blocking(move || s.vault.snapshots(&id)).await)
+async fn list(State(api): State<SnapshotsApi>, Path(id): Path<TenantId>) -> Response {
+    respond(blocking(move || api.vault.snapshots(&id)).await)
 }
 
 async fn folder(
-    State(s): State<Snapshots>,
+    State(api): State<SnapshotsApi>,
     Path(id): Path<TenantId>,
     Query(query): Query<FolderQuery>,
 ) -> Response {
-    let folder = blocking(move || s.vault.folder(&id, query.taken_s)).await;
-    answer(folder.map(|folder| SnapshotFolder { folder }))
+    let folder = blocking(move || api.vault.folder(&id, query.taken_s)).await;
+    respond(folder.map(|folder| SnapshotFolder { folder }))
 }
 
 async fn restore(
-    State(s): State<Snapshots>,
+    State(api): State<SnapshotsApi>,
     Path((id, taken_s)): Path<(TenantId, u64)>,
     Query(query): Query<RestoreQuery>,
 ) -> Response {
-    let Some(handle) = s.handle.get().cloned() else {
-        return (StatusCode::SERVICE_UNAVAILABLE, "tenants are not adopted yet\n").into_response();
-    };
-    let (vault, tenant) = (s.vault.clone(), id.clone());
+    let Some(handle) = api.startup.handle() else { return api.startup.not_adopted() };
+    // Refuse first what would put the tenant to sleep for nothing.
+    let vault = api.vault.clone();
+    let tenant = id.clone();
     if let Err(error) = blocking(move || vault.find_snapshot(&tenant, taken_s)).await {
-        return answer::<()>(Err(error));
+        return respond::<()>(Err(error));
     }
-    if !query.sleep && !at_rest(&handle, &id).await {
-        return awake();
+    if !query.sleep && !is_at_rest(&handle, &id).await {
+        return awake(&id);
     }
-    let Some(turn) = s.restoring.begin(&id) else {
-        return (StatusCode::CONFLICT, "another restore of the tenant goes on\n").into_response();
+    let Some(running) = api.restores.begin(&id) else {
+        let text = format!("another restore of {id} is running: wait for its end\n");
+        return (StatusCode::CONFLICT, text).into_response();
     };
-    // A task of its own: what is held is let go also when the asker leaves.
+    // In a task of its own: the restore lock is released even if the client leaves.
+    let tenant = id.clone();
     let restored = tokio::spawn(async move {
-        let _turn = turn;
-        handle.hold(id.clone(), true).await.map_err(io::Error::other)?;
-        let rests = until_at_rest(&handle, &id).await;
-        let tenant = id.clone();
-        let restored = if rests {
-            blocking(move || s.vault.restore(&tenant, taken_s)).await.map(Some)
-        } else {
-            Ok(None)
-        };
-        let let_go = handle.hold(id, false).await.map_err(io::Error::other);
-        let_go.and(restored)
+        let _running = running;
+        restore_locked(&handle, api.vault, tenant, taken_s).await
     });
     match restored.await.map_err(io::Error::other).flatten() {
-        Ok(None) => awake(),
+        Ok(None) => awake(&id),
         Ok(Some(before_s)) => Json(RestoreReport { before_s }).into_response(),
-        Err(e) => answer::<()>(Err(e)),
+        Err(error) => respond::<()>(Err(error)),
     }
 }
 
-fn awake() -> Response {
-    let text = "the tenant is awake: put it to sleep first, or ask with sleep=true\n";
+/// Takes the restore lock, waits until the tenant is at rest, replaces its files and releases the
+/// lock. Returns the snapshot of the files before; `None` if the tenant did not fall asleep in time.
+async fn restore_locked(
+    handle: &Handle,
+    vault: Arc<Vault>,
+    tenant: TenantId,
+    taken_s: u64,
+) -> io::Result<Option<u64>> {
+    handle.hold(tenant.clone(), true).await.map_err(io::Error::other)?;
+    let restored = if wait_until_at_rest(handle, &tenant).await {
+        let tenant = tenant.clone();
+        blocking(move || vault.restore(&tenant, taken_s)).await.map(Some)
+    } else {
+        Ok(None)
+    };
+    handle.hold(tenant, false).await.map_err(io::Error::other)?;
+    restored
+}
+
+fn awake(tenant: &TenantId) -> Response {
+    let text = format!("{tenant} is awake: put it to sleep first, or request sleep=true\n");
     (StatusCode::CONFLICT, text).into_response()
 }
 
-async fn until_at_rest(handle: &Handle, tenant: &TenantId) -> bool {
-    let deadline = Instant::now() + SLEEP_LIMIT;
-    while !at_rest(handle, tenant).await {
+async fn wait_until_at_rest(handle: &Handle, tenant: &TenantId) -> bool {
+    let deadline = Instant::now() + SLEEP_DEADLINE;
+    while !is_at_rest(handle, tenant).await {
         if Instant::now() > deadline {
             return false;
         }
@@ -175,10 +191,10 @@ async fn until_at_rest(handle: &Handle, tenant: &TenantId) -> bool {
     true
 }
 
-/// Nothing runs on its files.
-async fn at_rest(handle: &Handle, tenant: &TenantId) -> bool {
+/// Returns true if no instance uses the tenant's files.
+async fn is_at_rest(handle: &Handle, tenant: &TenantId) -> bool {
     let state = handle.state(tenant.clone()).await.ok().flatten();
-    matches!(state, None | Some(Life::Asleep | Life::Failing(_) | Life::Damaged))
+    matches!(state, None | Some(Lifecycle::Asleep | Lifecycle::Failing(_) | Lifecycle::Damaged))
 }
 
 async fn blocking<T: Send + 'static>(
@@ -187,9 +203,9 @@ async fn blocking<T: Send + 'static>(
     spawn_blocking(work).await.map_err(io::Error::other)?
 }
 
-fn answer<T: Serialize>(result: io::Result<T>) -> Response {
+fn respond<T: Serialize>(result: io::Result<T>) -> Response {
     let error = match result {
-        Ok(value) => return Json(value).into_response(),
+        Ok(body) => return Json(body).into_response(),
         Err(error) => error,
     };
     let status = match error.kind() {
@@ -205,12 +221,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_restore_at_a_time_holds_a_tenant() {
-        let (all, alice) = (Restoring::default(), TenantId::parse("alice").unwrap());
-        let first = all.begin(&alice).unwrap();
-        assert!(all.begin(&alice).is_none());
-        assert!(all.begin(&TenantId::parse("bob").unwrap()).is_some());
+    fn one_restore_per_tenant_at_a_time() {
+        let restores = Restores::default();
+        let alice = TenantId::parse("alice").unwrap();
+        let first = restores.begin(&alice).unwrap();
+        assert!(restores.begin(&alice).is_none());
+        assert!(restores.begin(&TenantId::parse("bob").unwrap()).is_some());
         drop(first);
-        assert!(all.begin(&alice).is_some());
+        assert!(restores.begin(&alice).is_some());
     }
 }

@@ -1,18 +1,22 @@
 use std::fs;
 use std::time::Duration;
 
-use protocol::Counters;
+use protocol::time::HOUR_S;
 use protocol::usage::UsageRow;
+use protocol::{Counters, TierName};
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 
 use super::*;
+use crate::api::startup::Startup;
 use crate::cli::client::AdminClient;
 use crate::metrics::Metrics;
-use crate::usage::ledger::{Condition, ReportError};
+use crate::storage::disk::Disk;
+use crate::usage::ledger::{Condition, Ledger, ReportError};
 use crate::usage::metrics::UsageCollector;
+use crate::usage::sums::Sums;
 
-/// The API over a real ledger and files.
+/// The API over a real ledger and real files.
 struct Served {
     dir: TempDir,
     api: UsageApi,
@@ -25,11 +29,11 @@ async fn served() -> Served {
     served
 }
 
-/// The same, not waiting until the ledger is open.
+/// The same, without waiting until the ledger is open.
 fn served_at(dir: TempDir, file: &str) -> Served {
     let ledger = Ledger::open(&dir.path().join(file)).unwrap();
     let disk = Disk::new(dir.path(), 0);
-    Served { api: UsageApi::new(ledger, disk, 380), dir }
+    Served { api: UsageApi::new(ledger, disk, Startup::default(), 380), dir }
 }
 
 fn tenant() -> TenantId {
@@ -67,16 +71,16 @@ async fn body(response: Response) -> (StatusCode, String) {
 }
 
 #[tokio::test]
-async fn a_report_is_answered_with_what_the_tenant_has_used_and_stores() {
+async fn report_returns_usage_and_storage_of_tenant() {
     let served = served().await;
     fs::create_dir(served.dir.path().join("alice")).unwrap();
     fs::write(served.dir.path().join("alice/notes.phext"), "12345").unwrap();
     let response = report(State(served.api.clone()), Json(report_of(5, 2))).await;
     let (status, text) = body(response).await;
     assert_eq!(status, StatusCode::OK, "{text}");
-    let answer: UsageResponse = serde_json::from_str(&text).unwrap();
-    assert_eq!(answer.sequence, 7);
-    let notice = &answer.notices[&tenant()];
+    let response: UsageResponse = serde_json::from_str(&text).unwrap();
+    assert_eq!(response.sequence, 7);
+    let notice = &response.notices[&tenant()];
     assert_eq!((notice.requests_day, notice.writes_day, notice.requests_month), (7, 2, 7));
     // Its one scroll counts for more than its bytes.
     assert_eq!((notice.storage_used_bytes, notice.phexts["notes"]), (5, 80));
@@ -84,7 +88,7 @@ async fn a_report_is_answered_with_what_the_tenant_has_used_and_stores() {
 }
 
 #[tokio::test]
-async fn what_was_answered_is_there_after_a_restart() {
+async fn acknowledged_report_survives_restart() {
     let served = served().await;
     served.api.ledger.report(report_of(5, 2)).await.unwrap();
     let path = served.dir.path().join("ledger.sqlite");
@@ -96,7 +100,7 @@ async fn what_was_answered_is_there_after_a_restart() {
 }
 
 #[tokio::test]
-async fn reports_of_many_sources_at_once_share_commits_and_are_all_counted() {
+async fn concurrent_reports_share_commits_and_all_count() {
     let served = served().await;
     let mut tasks = tokio::task::JoinSet::new();
     for source in 0..200 {
@@ -114,7 +118,7 @@ async fn reports_of_many_sources_at_once_share_commits_and_are_all_counted() {
 }
 
 #[tokio::test]
-async fn a_tenant_sees_hour_day_month_limits_and_storage() {
+async fn tenant_sees_periods_limits_and_storage() {
     let served = served().await;
     served.api.ledger.report(report_of(5, 2)).await.unwrap();
     let response = tenant_usage(State(served.api.clone()), Path("alice".to_owned())).await;
@@ -124,12 +128,12 @@ async fn a_tenant_sees_hour_day_month_limits_and_storage() {
     assert_eq!(usage.quotas.requests_day.used, 7);
     assert_eq!(usage.quotas.requests_day.limit, Some(Limits::default().requests_per_day));
     assert_eq!(usage.storage.limit_bytes, Some(Limits::default().storage_bytes));
-    let stranger = served.api.tenant(TenantId::parse("nobody").unwrap(), None).await.unwrap();
-    assert_eq!((stranger.month, stranger.limits), (Sums::default(), None));
+    let unknown = served.api.tenant(TenantId::parse("nobody").unwrap(), None).await.unwrap();
+    assert_eq!((unknown.month, unknown.limits), (Sums::default(), None));
 }
 
 #[tokio::test]
-async fn the_operator_sees_the_month_its_total_and_its_revenue() {
+async fn operator_sees_month_total_and_revenue() {
     let served = served().await;
     served.api.ledger.report(report_of(5, 2)).await.unwrap();
     let query = MonthQuery::default();
@@ -144,7 +148,7 @@ async fn the_operator_sees_the_month_its_total_and_its_revenue() {
 }
 
 #[tokio::test]
-async fn metrics_name_no_tenant_but_the_busiest_and_have_closed_labels() {
+async fn metrics_name_only_busiest_tenants() {
     let served = served().await;
     let mut report = report_of(1, 0);
     let invented = &mut report.rows[0].counters.refused;
@@ -179,10 +183,10 @@ async fn metrics_name_no_tenant_but_the_busiest_and_have_closed_labels() {
 }
 
 #[tokio::test]
-async fn both_routers_answer_over_http() {
+async fn both_routers_respond_over_http() {
     let served = served().await;
     let routes = gate_router(served.api.clone()).merge(admin_router(served.api.clone()));
-    // The month is the admin's, the report is the gate's: one path, two methods.
+    // One path, two methods: GET of the admin API, POST of the gate API.
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let base = format!("http://{}", listener.local_addr().unwrap());
     let task = tokio::spawn(async move { axum::serve(listener, routes).await });
@@ -198,7 +202,7 @@ async fn both_routers_answer_over_http() {
 }
 
 #[tokio::test]
-async fn a_used_up_quota_is_told_to_gateways_that_have_nothing_to_report() {
+async fn exhausted_quota_reaches_gateways_without_reports() {
     let served = served().await;
     let limits = Limits { requests_per_day: 7, ..Limits::default() };
     let mut over = report_of(5, 2);
@@ -206,22 +210,22 @@ async fn a_used_up_quota_is_told_to_gateways_that_have_nothing_to_report() {
     report(State(served.api.clone()), Json(over)).await;
     let nothing = UsageReport { source: "other".to_owned(), rows: vec![], ..report_of(0, 0) };
     let (status, text) = body(report(State(served.api.clone()), Json(nothing)).await).await;
-    let answer: UsageResponse = serde_json::from_str(&text).unwrap();
+    let response: UsageResponse = serde_json::from_str(&text).unwrap();
     assert_eq!(status, StatusCode::OK);
-    assert!(answer.notices[&tenant()].is_over(&limits), "{text}");
-    assert_eq!(served.api.ledger.counted().reports, 1, "nothing is written for a question");
+    assert!(response.notices[&tenant()].is_over(&limits), "{text}");
+    assert_eq!(served.api.ledger.counted().reports, 1, "a report without rows is not written");
 }
 
 #[tokio::test]
-async fn a_ledger_that_is_not_open_yet_refuses_reports_and_tells_no_quota() {
+async fn unopened_ledger_refuses_reports_and_notes_nothing() {
     let dir = TempDir::new().unwrap();
-    // As while a large one is checked: its folder comes later.
+    // Without its folder the ledger stays closed, as while a large one is checked.
     let Served { dir, api } = served_at(dir, "later/ledger.sqlite");
     let response = report(State(api.clone()), Json(report_of(5, 2))).await;
     assert_eq!(body(response).await.0, StatusCode::SERVICE_UNAVAILABLE);
     let notice = api.notice(&tenant());
     assert_eq!((notice.requests_day, notice.day_ends_s), (0, 0), "unknown, which passes");
-    assert!(!notice.host_full, "storage is known all the same");
+    assert!(!notice.host_full, "storage does not need the ledger");
     let (status, text) =
         body(tenant_usage(State(api.clone()), Path("alice".to_owned())).await).await;
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
@@ -238,15 +242,15 @@ async fn a_ledger_that_is_not_open_yet_refuses_reports_and_tells_no_quota() {
 }
 
 #[tokio::test]
-async fn a_damaged_ledger_is_told_of_and_not_written_to() {
+async fn damaged_ledger_is_shown_and_not_written() {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("ledger.sqlite");
     let garbage = "this is no database, whatever its name says".repeat(100);
     fs::write(&path, &garbage).unwrap();
     let served = served_at(dir, "ledger.sqlite");
     let condition = served.api.ledger.checked().await;
-    let trouble = condition.problem().unwrap();
-    assert!(trouble.contains("is damaged") && trouble.contains("backup"), "{trouble}");
+    let problem = condition.problem().unwrap();
+    assert!(problem.contains("is damaged") && problem.contains("backup"), "{problem}");
     assert_eq!(served.api.ledger.report(report_of(5, 2)).await, Err(ReportError::NotOpen));
     assert_eq!(served.api.notice(&tenant()).day_ends_s, 0);
     assert_eq!(fs::read_to_string(&path).unwrap(), garbage);

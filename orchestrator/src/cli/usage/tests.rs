@@ -11,6 +11,7 @@ use tokio::net::TcpListener;
 use std::time::Duration;
 
 use super::*;
+use crate::api::startup::Startup;
 use crate::api::usage::{UsageApi, admin_router};
 use crate::host;
 use crate::storage::disk::Disk;
@@ -50,7 +51,7 @@ async fn orchestrator() -> (TempDir, String, Ledger) {
     let gateway = GatewayId::parse("gw").unwrap();
     let report = UsageReport { gateway, source: "vm".to_owned(), sequence: 1, rows: vec![row] };
     ledger.report(report).await.unwrap();
-    let api = UsageApi::new(ledger.clone(), Disk::new(dir.path(), 0), 380);
+    let api = UsageApi::new(ledger.clone(), Disk::new(dir.path(), 0), Startup::default(), 380);
     let base = serve(admin_router(api)).await;
     (dir, base, ledger)
 }
