@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use gate::Gate;
-use gate::engine::{AnswerStep, BodyStep, Step};
+use gate::effect::{Effect, StreamId};
 use protocol::config::RawFilterConfig;
 use protocol::{FilterConfig, GatewayId};
 use proxy_wasm::traits::{Context, HttpContext, RootContext};
@@ -12,7 +12,7 @@ use proxy_wasm::types::{Action, ContextType};
 use crate::host::{self, SharedData};
 use crate::shell::{Shell, TICK};
 
-/// The root: configuration, ticks, and the calls that no request waits in.
+/// The root context: configuration, ticks, and the calls that were made by no request.
 pub(crate) struct Root {
     id: u32,
     shell: Option<Rc<Shell>>,
@@ -23,7 +23,7 @@ impl Root {
         Self { id, shell: None }
     }
 
-    /// All faults, one line each.
+    /// Starts the gate; otherwise returns all faults of the configuration, one per line.
     fn configure(&mut self, size: usize) -> Result<(), String> {
         let bytes = host::plugin_configuration(size);
         let bytes = if bytes.is_empty() { b"{}".as_slice() } else { &bytes };
@@ -65,7 +65,7 @@ impl RootContext for Root {
     }
 
     fn create_http_context(&self, id: u32) -> Option<Box<dyn HttpContext>> {
-        Some(Box::new(Http { id, shell: self.shell.clone() }))
+        Some(Box::new(Http { id: StreamId(id), shell: self.shell.clone() }))
     }
 
     fn get_type(&self) -> Option<ContextType> {
@@ -73,21 +73,22 @@ impl RootContext for Root {
     }
 }
 
-/// Names this life of this VM like no other of this Envoy: the time it began at, and a number that
-/// all VMs of the process count up together.
+/// A name that is unique to this VM instance in this Envoy: the time at which it began, and a number
+/// that all VMs of the process count up together.
 fn source() -> String {
-    let mut lives = 0;
+    let mut instances = 0;
     gate::shared::update(&mut SharedData, "v1/lives", |bytes| {
         let before = bytes.and_then(|b| std::str::from_utf8(b).ok()?.parse::<u64>().ok());
-        lives = before.unwrap_or(0) + 1;
-        Some(lives.to_string().into_bytes())
+        instances = before.unwrap_or(0) + 1;
+        Some(instances.to_string().into_bytes())
     });
-    protocol::usage::source(host::now_ns(), lives)
+    protocol::usage::source(host::now_ns(), instances)
 }
 
-/// A request. `shell` is there unless the configuration was refused, and then nothing passes.
+/// The context of a request. `shell` is `None` only if the configuration was refused, and then
+/// nothing passes.
 struct Http {
-    id: u32,
+    id: StreamId,
     shell: Option<Rc<Shell>>,
 }
 
@@ -104,86 +105,51 @@ impl HttpContext for Http {
         let Some(shell) = &self.shell else { return Action::Pause };
         let headers = host::request_headers();
         let now = shell.coarse_now();
-        let step = shell.with(|gate, shared| {
-            gate.on_request_head(self.id, &headers, end, host::client_address, now, shared)
+        shell.with(|gate, shared| {
+            gate.on_request_head(self.id, &headers, end, host::client_address, now, shared);
         });
-        match step.or(shell.perform_within(self.id)) {
-            Step::Forward(headers) if shell.forward(self.id, &headers) => Action::Continue,
-            Step::Forward(_) => Action::Pause,
-            Step::Answer(reply) => {
-                host::drop_reserved(&headers);
-                host::send_reply(&reply);
-                Action::Pause
-            }
-            Step::Wait => {
-                host::drop_reserved(&headers);
-                Action::Pause
-            }
+        let effect = shell.next_own_effect(self.id);
+        if !matches!(effect, Some(Effect::Forward(..))) {
+            // A forwarded head is replaced as a whole. Any other is paused or answered as it is, and
+            // must not carry names of ours for a later filter or route to believe.
+            host::remove_reserved(&headers);
         }
+        let action = effect.map(|effect| shell.apply(effect));
+        // A head that could not be written brings a reply.
+        shell.perform_in_callback(self.id).or(action).unwrap_or(Action::Pause)
     }
 
     fn on_http_request_body(&mut self, size: usize, end: bool) -> Action {
         let Some(shell) = &self.shell else { return Action::Pause };
-        let is_read = shell.with(|gate, _| gate.reads_body(self.id));
-        if !is_read && !end {
-            return Action::Continue;
-        }
-        let chunk = if is_read && size > 0 { host::request_body(size) } else { Vec::new() };
         let now = shell.coarse_now();
-        let step =
-            shell.with(|gate, shared| gate.on_request_body(self.id, &chunk, end, now, shared));
-        match step.or(shell.perform_within(self.id)) {
-            BodyStep::Pass => Action::Continue,
-            BodyStep::Wait => Action::Pause,
-            BodyStep::Refuse(reply) => {
-                host::send_reply(&reply);
-                Action::Pause
-            }
-        }
+        let read = || if size > 0 { host::request_body(size) } else { Vec::new() };
+        shell.with(|gate, shared| gate.on_request_body(self.id, end, read, now, shared));
+        shell.perform_in_callback(self.id).unwrap_or(Action::Pause)
     }
 
-    /// Trailers end a body as well; none are passed on.
+    /// Trailers end a body as well. Envoy drops them.
     fn on_http_request_trailers(&mut self, _: usize) -> Action {
         self.on_http_request_body(0, true)
     }
 
     fn on_http_response_headers(&mut self, _: usize, end: bool) -> Action {
         let Some(shell) = &self.shell else { return Action::Continue };
-        if !shell.with(|gate, _| gate.reads_answer(self.id)) {
-            return Action::Continue;
-        }
-        let status = host::response_status();
-        let head = &host::ResponseHead;
-        match shell.with(|gate, _| gate.on_answer_head(self.id, status, end, head)) {
-            AnswerStep::Pass => Action::Continue,
-            AnswerStep::Put(headers) => {
-                host::put_response_headers(&headers);
-                Action::Continue
-            }
-            AnswerStep::Rewrite => {
-                host::remove_response_header("content-length");
-                Action::Continue
-            }
-            AnswerStep::Replace(reply) => {
-                host::send_reply(&reply);
-                Action::Pause
-            }
-        }
+        shell.with(|gate, _| gate.on_response_head(self.id, end, &host::CurrentResponse));
+        shell.perform_in_callback(self.id).unwrap_or(Action::Continue)
     }
 
     fn on_http_response_body(&mut self, size: usize, end: bool) -> Action {
         let Some(shell) = &self.shell else { return Action::Continue };
-        if shell.with(|gate, _| gate.on_answer_bytes(self.id, size)) {
-            let chunk = if size > 0 { host::response_body(size) } else { Vec::new() };
-            let body = shell.with(|gate, _| gate.on_answer_body(self.id, &chunk, end));
+        let read = || if size > 0 { host::response_body(size) } else { Vec::new() };
+        if let Some(body) = shell.with(|gate, _| gate.on_response_body(self.id, size, end, read)) {
             host::set_response_body(size, &body);
         }
         Action::Continue
     }
 }
 
-/// A stream's end, whatever ended it: the host deletes its context. `on_done` and `on_log` say no
-/// more than this, and each would cost one more way into the VM (see `docs/decisions/`).
+/// The end of a stream, for any reason: the host deletes its context. `on_done` and `on_log` tell no
+/// more than this, and each would cost one more entry into the VM (see `docs/decisions/`).
 impl Drop for Http {
     fn drop(&mut self) {
         if let Some(shell) = &self.shell {

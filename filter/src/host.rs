@@ -5,7 +5,8 @@
 use std::cell::Cell;
 use std::time::{Duration, UNIX_EPOCH};
 
-use gate::engine::{AnswerHead, Call, Headers, Reply};
+use gate::effect::{Call, Headers, Reply};
+use gate::engine::ResponseHead;
 use gate::shared::{Changed, Shared};
 use protocol::headers::RESERVED_PREFIX;
 use proxy_wasm::hostcalls;
@@ -15,19 +16,20 @@ thread_local! {
     static HOSTCALLS: Cell<u64> = const { Cell::new(0) };
 }
 
-/// `set_shared_data` with this version writes only where no entry is yet; with none, blindly.
+/// With this version `set_shared_data` writes only if there is no entry yet; with version 0 it would
+/// write unconditionally.
 const ABSENT: u32 = u32::MAX;
 
 fn counted() {
     HOSTCALLS.with(|calls| calls.set(calls.get() + 1));
 }
 
-/// Hostcalls since the last time.
+/// Number of hostcalls since this was called last.
 pub(crate) fn take_hostcalls() -> u64 {
     HOSTCALLS.with(Cell::take)
 }
 
-/// Nanoseconds since 1970; 0 if the host has no clock.
+/// The wall clock, in nanoseconds since 1970; 0 if the host has none.
 pub(crate) fn now_ns() -> u64 {
     counted();
     let now = hostcalls::get_current_time().ok();
@@ -40,7 +42,7 @@ pub(crate) fn set_tick_period(period: Duration) {
     let _ = hostcalls::set_tick_period(period);
 }
 
-/// The plugin's configuration as it was written.
+/// The plugin's configuration, unparsed.
 pub(crate) fn plugin_configuration(size: usize) -> Vec<u8> {
     counted();
     hostcalls::get_buffer(BufferType::PluginConfiguration, 0, size)
@@ -49,14 +51,14 @@ pub(crate) fn plugin_configuration(size: usize) -> Vec<u8> {
         .unwrap_or_default()
 }
 
-/// `node.id` of this Envoy.
+/// The `node.id` of this Envoy.
 pub(crate) fn node_id() -> String {
     counted();
     let id = hostcalls::get_property(vec!["xds", "node", "id"]).ok().flatten();
     String::from_utf8_lossy(&id.unwrap_or_default()).into_owned()
 }
 
-/// Address and port of the client, as Envoy's connection manager sees it.
+/// Address and port of the client, as seen by Envoy's connection manager.
 pub(crate) fn client_address() -> String {
     counted();
     let address = hostcalls::get_property(vec!["source", "address"]).ok().flatten();
@@ -68,23 +70,22 @@ pub(crate) fn request_headers() -> Vec<(String, Vec<u8>)> {
     hostcalls::get_map_bytes(MapType::HttpRequestHeaders).unwrap_or_default()
 }
 
-/// Replaces all of them.
+/// Replaces all request headers.
 pub(crate) fn set_request_headers(headers: &Headers) -> Result<(), Status> {
     counted();
     hostcalls::set_map(MapType::HttpRequestHeaders, borrowed(headers))
 }
 
-/// Drops what a client wrote under our names. A forwarded head is replaced as a whole; where none
-/// is, nothing of a client's is left for a route or filter behind this one to believe.
-pub(crate) fn drop_reserved(headers: &[(String, Vec<u8>)]) {
+/// Removes the headers that the client has sent under names reserved for the gateway.
+pub(crate) fn remove_reserved(headers: &[(String, Vec<u8>)]) {
     for (name, _) in headers.iter().filter(|(name, _)| name.starts_with(RESERVED_PREFIX)) {
         counted();
         let _ = hostcalls::set_map_value(MapType::HttpRequestHeaders, name, None);
     }
 }
 
-/// Replaces these and leaves the others.
-pub(crate) fn put_response_headers(headers: &Headers) {
+/// Sets these response headers and leaves the others.
+pub(crate) fn set_response_headers(headers: &Headers) {
     for (name, value) in headers {
         counted();
         let _ = hostcalls::set_map_value(MapType::HttpResponseHeaders, name, Some(value));
@@ -96,25 +97,24 @@ pub(crate) fn remove_response_header(name: &str) {
     let _ = hostcalls::set_map_value(MapType::HttpResponseHeaders, name, None);
 }
 
-/// `:status` of the answer; 0 if there is none.
-pub(crate) fn response_status() -> u16 {
-    counted();
-    let value = hostcalls::get_map_value_bytes(MapType::HttpResponseHeaders, ":status");
-    let value = value.ok().flatten().unwrap_or_default();
-    std::str::from_utf8(&value).ok().and_then(|status| status.parse().ok()).unwrap_or(0)
-}
+/// The head of the response whose callback is running.
+pub(crate) struct CurrentResponse;
 
-/// The head of the answer whose callback this is.
-pub(crate) struct ResponseHead;
+impl ResponseHead for CurrentResponse {
+    fn status(&self) -> u16 {
+        counted();
+        let value = hostcalls::get_map_value_bytes(MapType::HttpResponseHeaders, ":status");
+        let value = value.ok().flatten().unwrap_or_default();
+        std::str::from_utf8(&value).ok().and_then(|status| status.parse().ok()).unwrap_or(0)
+    }
 
-impl AnswerHead for ResponseHead {
-    fn length(&self) -> Option<u64> {
+    fn content_length(&self) -> Option<u64> {
         counted();
         let value = hostcalls::get_map_value_bytes(MapType::HttpResponseHeaders, "content-length");
         std::str::from_utf8(&value.ok()??).ok()?.parse().ok()
     }
 
-    fn is_sqs(&self) -> bool {
+    fn is_from_sq(&self) -> bool {
         counted();
         let details = hostcalls::get_property(vec!["response", "code_details"]);
         details.is_ok_and(|details| details.as_deref() == Some(b"via_upstream"))
@@ -134,21 +134,21 @@ fn body(which: BufferType, size: usize) -> Vec<u8> {
     hostcalls::get_buffer(which, 0, size).ok().flatten().unwrap_or_default()
 }
 
-/// Replaces the first `size` bytes.
+/// Replaces the first `size` bytes of the current piece.
 pub(crate) fn set_response_body(size: usize, body: &[u8]) {
     counted();
     let _ = hostcalls::set_buffer(BufferType::HttpResponseBody, 0, size, body);
 }
 
-/// Answers the stream of this context; it must be paused after.
+/// Responds to the stream of the current context, which must then be paused.
 pub(crate) fn send_reply(reply: &Reply) {
     counted();
     let body = (!reply.body.is_empty()).then_some(reply.body.as_bytes());
     let _ = hostcalls::send_http_response(reply.status.into(), borrowed(&reply.headers), body);
 }
 
-/// Makes what follows happen to that stream. `false`: it is gone.
-pub(crate) fn act_for(context: u32) -> bool {
+/// Makes `context` the one that the following hostcalls are about; `false` if it does not exist.
+pub(crate) fn switch_to(context: u32) -> bool {
     counted();
     hostcalls::set_effective_context(context).is_ok()
 }
@@ -158,7 +158,7 @@ pub(crate) fn resume_request() {
     let _ = hostcalls::resume_http_request();
 }
 
-/// Sends a call in the current context; its token.
+/// Sends a call in the current context and returns its token.
 pub(crate) fn dispatch(call: &Call) -> Result<u32, Status> {
     counted();
     let mut headers = vec![
@@ -174,8 +174,8 @@ pub(crate) fn dispatch(call: &Call) -> Result<u32, Status> {
     hostcalls::dispatch_http_call(&call.cluster, headers, body, Vec::new(), timeout)
 }
 
-/// Status and body of the call whose callback this is; `None`: it failed.
-pub(crate) fn call_answer(headers: usize, size: usize) -> Option<(u16, Vec<u8>)> {
+/// Status and body of the response whose callback is running; `None` if the call has failed.
+pub(crate) fn call_response(headers: usize, size: usize) -> Option<(u16, Vec<u8>)> {
     if headers == 0 {
         return None;
     }
@@ -199,7 +199,7 @@ fn borrowed(headers: &Headers) -> Vec<(&str, &str)> {
     headers.iter().map(|(name, value)| (*name, value.as_ref())).collect()
 }
 
-/// The host's shared data.
+/// The map that all VMs of this Envoy share.
 pub(crate) struct SharedData;
 
 impl Shared for SharedData {

@@ -1,6 +1,10 @@
-//! What the contexts of one VM share: the gate, the clock, the calls on their way.
+//! State that the contexts of one VM share: the gate, its clock, the calls in flight. Performs the
+//! gate's effects.
 //!
-//! The gate is borrowed for one event at a time and never while its effects are performed.
+//! Envoy runs each hostcall on the stream of the current callback. An effect on another stream is
+//! performed by switching the effective context to that stream and back. The effect on the
+//! callback's own stream becomes the callback's return value, because Envoy cannot resume a stream
+//! that it has not paused yet.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -8,21 +12,23 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use gate::Gate;
-use gate::engine::{Call, CallFailed, CallId, Effect, Headers, metric_names};
+use gate::effect::{Call, CallFailed, CallId, Effect, StreamId};
+use gate::engine::metric_names;
+use proxy_wasm::types::Action;
 
 use crate::host::{self, SharedData};
 
-/// How often time-driven work is done. It also bounds how old the clock of a busy VM may be.
+/// Interval of time-driven work. It also bounds the age of the clock in a busy VM.
 pub(crate) const TICK: Duration = Duration::from_millis(20);
-/// Ticks between two gifts of counters to the host.
+/// Ticks between two flushes of the counters.
 const METRIC_TICKS: u32 = 50;
 
 pub(crate) struct Shell {
     root: u32,
     gate: RefCell<Gate>,
-    /// Call by the host's token.
+    /// The calls in flight, by the host's token.
     tokens: RefCell<BTreeMap<u32, CallId>>,
-    /// The time as of the last tick, or of a call that has ended since.
+    /// The time of the last tick or of the last call that has ended since.
     clock: Cell<u64>,
     ticks: Cell<u32>,
     counters: Vec<Option<u32>>,
@@ -42,14 +48,14 @@ impl Shell {
         })
     }
 
-    /// The time, at most a tick and an event old: reading it for each request would cost as much
-    /// as anything else the filter does. What is measured with it is right on the average, for it
-    /// is as old at a request's begin as at its end.
+    /// The time, stale by at most a tick and one event: reading the host's clock for each request
+    /// would cost as much as anything else that the filter does. Durations measured with it are
+    /// unbiased on average, because both ends are equally stale.
     pub(crate) fn coarse_now(&self) -> u64 {
         self.clock.get()
     }
 
-    /// The time.
+    /// The time as read from the host now.
     fn now(&self) -> u64 {
         let now = host::now_ns();
         self.clock.set(now);
@@ -61,104 +67,125 @@ impl Shell {
         event(&mut self.gate.borrow_mut(), &mut SharedData)
     }
 
-    /// Performs what the gate wants done. `own`: the stream whose call has ended; `None`: the root's.
-    pub(crate) fn perform(&self, own: Option<u32>) {
-        while let Some(effects) = self.effects() {
-            for effect in effects {
-                self.perform_one(effect, own);
+    fn next_effect(&self) -> Option<Effect> {
+        self.gate.borrow_mut().next_effect()
+    }
+
+    /// Performs all effects, in the callback of a call that `caller` has made (`None`: the root) or
+    /// of a tick. Streams that are named by an effect are paused.
+    pub(crate) fn perform(&self, caller: Option<StreamId>) {
+        while let Some(effect) = self.next_effect() {
+            self.perform_elsewhere(effect, caller);
+        }
+    }
+
+    /// Performs the effects that are not about `own`, in the callback of `own`'s head or body, up to
+    /// the first one that is.
+    pub(crate) fn next_own_effect(&self, own: StreamId) -> Option<Effect> {
+        while let Some(effect) = self.next_effect() {
+            if effect.stream() == Some(own) {
+                return Some(effect);
             }
+            self.perform_elsewhere(effect, Some(own));
         }
+        None
     }
 
-    /// The same in a callback of `own`'s head or body, which has not returned yet. What becomes of
-    /// `own` is given back, for it is what the callback returns: the host can't resume what it has not
-    /// paused.
-    pub(crate) fn perform_within(&self, own: u32) -> Option<Effect> {
-        let mut settled = None;
-        while let Some(effects) = self.effects() {
-            for effect in effects {
-                if effect.stream() == Some(own) {
-                    settled = Some(effect);
-                } else {
-                    self.perform_one(effect, Some(own));
-                }
-            }
+    /// Performs all effects in a callback of `own`. Returns the action for the callback to return;
+    /// `None` if no effect was about `own`.
+    pub(crate) fn perform_in_callback(&self, own: StreamId) -> Option<Action> {
+        let mut action = None;
+        while let Some(effect) = self.next_own_effect(own) {
+            action = Some(self.apply(effect));
         }
-        settled
+        action
     }
 
-    /// What is to be done; `None`: nothing more. A call that can't be sent is reported at once, which
-    /// may bring new effects.
-    fn effects(&self) -> Option<Vec<Effect>> {
-        let effects = self.with(|gate, _| gate.take_effects());
-        (!effects.is_empty()).then_some(effects)
-    }
-
-    fn perform_one(&self, effect: Effect, own: Option<u32>) {
-        if let Effect::Call(call) = effect {
-            return self.send(&call);
-        }
-        let Some(stream) = effect.stream() else { return };
-        if own != Some(stream) && !host::act_for(stream) {
+    /// Performs an effect on a stream other than the callback's, or a call.
+    fn perform_elsewhere(&self, effect: Effect, caller: Option<StreamId>) {
+        let stream = match (effect.stream(), &effect) {
+            (Some(stream), _) => stream,
+            (None, Effect::Call(call)) => return self.send(call),
+            (None, Effect::Abandon(call)) => return self.abandon(*call),
+            (None, _) => return,
+        };
+        let is_elsewhere = caller != Some(stream);
+        if is_elsewhere && !host::switch_to(stream.0) {
             return;
         }
-        match effect {
-            Effect::Call(_) => {}
-            Effect::Forward(_, headers) => {
-                if self.forward(stream, &headers) {
-                    host::resume_request();
-                }
-            }
-            Effect::Resume(_) => host::resume_request(),
-            Effect::Answer(_, reply) => host::send_reply(&reply),
+        if self.apply(effect) == Action::Continue {
+            host::resume_request();
         }
-        self.act_for_own(own, stream);
+        if is_elsewhere {
+            // Calls that follow are made in the context of the callback again.
+            host::switch_to(caller.map_or(self.root, |caller| caller.0));
+        }
     }
 
-    /// Writes what goes on, in the stream's context. `false`: the stream is answered instead.
-    pub(crate) fn forward(&self, stream: u32, headers: &Headers) -> bool {
-        let written = host::set_request_headers(headers).is_ok();
-        if !written {
-            host::send_reply(&self.with(|gate, _| gate.on_forward_failed(stream)));
+    /// Performs an effect in the context of its stream: whether the stream goes on.
+    pub(crate) fn apply(&self, effect: Effect) -> Action {
+        match effect {
+            Effect::Forward(stream, headers) => {
+                if host::set_request_headers(&headers).is_err() {
+                    self.with(|gate, _| gate.on_forward_failed(stream));
+                    return Action::Pause;
+                }
+                Action::Continue
+            }
+            Effect::Resume(_) => Action::Continue,
+            Effect::Reply(_, reply) => {
+                host::send_reply(&reply);
+                Action::Pause
+            }
+            Effect::SetResponseHeaders(_, headers) => {
+                host::set_response_headers(&headers);
+                Action::Continue
+            }
+            Effect::RemoveContentLength(_) => {
+                host::remove_response_header("content-length");
+                Action::Continue
+            }
+            Effect::Call(_) | Effect::Abandon(_) => Action::Continue,
         }
-        written
     }
 
     fn send(&self, call: &Call) {
         match host::dispatch(call) {
             Ok(token) => drop(self.tokens.borrow_mut().insert(token, call.id)),
+            // Reported at once, which may bring new effects.
             Err(_) => self.end_call(call.id, None),
         }
     }
 
-    /// Calls are made in the context of the callback: back to it after acting for another stream.
-    fn act_for_own(&self, own: Option<u32>, acted_for: u32) {
-        if own != Some(acted_for) {
-            host::act_for(own.unwrap_or(self.root));
-        }
+    /// The host does not cancel the calls of a stream that has ended, but the SDK drops their
+    /// responses, so nothing else would take them out of `tokens`.
+    fn abandon(&self, call: CallId) {
+        self.tokens.borrow_mut().retain(|_, id| *id != call);
     }
 
-    fn end_call(&self, id: CallId, answer: Option<&(u16, Vec<u8>)>) {
+    fn end_call(&self, id: CallId, response: Option<&(u16, Vec<u8>)>) {
         let now = self.now();
-        let result = answer.map(|(status, body)| (*status, body.as_slice()));
-        self.with(|gate, shared| gate.on_call_done(id, result.ok_or(CallFailed), now, shared));
+        let result = response.map(|(status, body)| (*status, body.as_slice())).ok_or(CallFailed);
+        self.with(|gate, shared| gate.on_call_done(id, result, now, shared));
     }
 
-    /// A stream is over. The host does not end its calls (each is the root's there), but the SDK drops
-    /// their answers, so nothing would take them out of `tokens`.
-    pub(crate) fn end_stream(&self, stream: u32) {
+    pub(crate) fn end_stream(&self, stream: StreamId) {
         let now = self.coarse_now();
-        let lost = self.with(|gate, shared| gate.on_stream_end(stream, now, shared));
-        if !lost.is_empty() {
-            self.tokens.borrow_mut().retain(|_, call| !lost.contains(call));
-        }
+        self.with(|gate, shared| gate.on_stream_end(stream, now, shared));
+        self.perform(None);
     }
 
-    /// The callback for a call that this context has made.
-    pub(crate) fn call_done(&self, own: Option<u32>, token: u32, headers: usize, size: usize) {
+    /// A call has ended that `caller` (`None`: the root) has made.
+    pub(crate) fn call_done(
+        &self,
+        caller: Option<StreamId>,
+        token: u32,
+        headers: usize,
+        size: usize,
+    ) {
         let Some(id) = self.tokens.borrow_mut().remove(&token) else { return };
-        self.end_call(id, host::call_answer(headers, size).as_ref());
-        self.perform(own);
+        self.end_call(id, host::call_response(headers, size).as_ref());
+        self.perform(caller);
     }
 
     pub(crate) fn tick(&self) {
@@ -167,14 +194,17 @@ impl Shell {
         self.perform(None);
         self.ticks.set(self.ticks.get().wrapping_add(1));
         if self.ticks.get().is_multiple_of(METRIC_TICKS) {
-            self.give_metrics();
+            self.flush_metrics();
         }
     }
 
-    fn give_metrics(&self) {
+    fn flush_metrics(&self) {
         let counts = self.with(|gate, _| gate.take_metrics());
         for (metric, count) in self.counters.iter().zip(counts) {
-            if let (Some(metric), true) = (metric, count > 0) {
+            if count == 0 {
+                continue;
+            }
+            if let Some(metric) = metric {
                 host::add(*metric, count);
             }
         }

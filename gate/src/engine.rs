@@ -1,30 +1,34 @@
 //! The gate of one VM: ties all decisions on the request path into `on event → effects`.
 //!
-//! The shell (the filter) reports what happens with the time, performs what [`Gate::take_effects`]
-//! gives it, and reports back how calls ended. Nothing here touches a host.
+//! The shell reports events with the time of its wall clock, and performs the effects that
+//! [`Gate::next_effect`] returns. Nothing here touches a host.
 //!
-//! What holds for any order of events (see `engine/tests/`): no panic; no request both
-//! forwarded and answered; every request that waits is settled by a call's end, its deadline or
-//! its own end; at most one question per key and one per tenant on its way.
+//! Each event takes the [`Stream`](stream::Stream) that it is about out of [`streams::Streams`] by
+//! value, lets it go on as far as it can, and puts it back. A stream that is taken out cannot be
+//! reached by its id, so no step can meet it in a state that an earlier step has already left.
 //!
-//! | file | is |
+//! For any order of events (see `tests/properties.rs` and `tests/revocation.rs`): nothing panics; no
+//! request is both forwarded and answered; each waiting request is settled by the end of a call,
+//! by its deadline or by its own end; at most one call per key and one per tenant is in flight.
+//!
+//! | module | purpose |
 //! |---|---|
-//! | `engine/admit.rs` | a request's way: verdict → meaning → limits → lease → forwarded |
-//! | `engine/limits.rs` | rate, quotas, storage; what was used |
-//! | `engine/responses.rs` | bodies on their way in, answers on their way out |
-//! | `engine/calls.rs` | questions to the relay and the orchestrator, and their ends |
-//! | `engine/replies.rs` | what is answered here |
-//! | `engine/metrics.rs` | the closed set of counters |
+//! | [`admission`] | the request head: verdict → meaning → limits → lease |
+//! | [`forwarding`] | the request head that SQ gets |
+//! | [`uploads`], [`responses`] | the body of a request, the response of SQ |
+//! | [`limits`], [`metering`] | applies rate, quotas and storage; counts what was served |
+//! | [`calls`], [`completions`] | outbound calls, and what their responses mean |
+//! | [`replies`] | responses of the gateway itself |
+//! | [`leases`] | the tenants that may be routed to |
+//! | [`head`], [`stream`], [`streams`] | one request and its states; all requests of the VM |
+//! | [`clock`], [`metrics`] | time that never goes back; a closed set of counters |
 
-use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::VecDeque;
 
-use protocol::time::MS_NS;
-use protocol::{FilterConfig, GatewayId, KeyHash, TenantId};
+use protocol::time::{MS_NS, SECOND_NS};
+use protocol::{FilterConfig, GatewayId};
 
-use crate::RefusalKind;
-use crate::engine::leases::Leases;
-use crate::engine::stream::{Head, State, Stream, Waiting};
+use crate::effect::{Effect, StreamId};
 use crate::identity::changes_feed::ChangesFeed;
 use crate::identity::unknown_keys::UnknownKeyLimiter;
 use crate::identity::verdicts::Verdicts;
@@ -32,366 +36,192 @@ use crate::limits::body_budget::BodyBudget;
 use crate::limits::rate::Buckets;
 use crate::limits::usage::Usage;
 use crate::shared::Shared;
+use calls::Calls;
+use clock::{Clock, Ctx};
+use leases::Leases;
+use metrics::Counts;
+use stream::{Exchange, State, Stream};
+use streams::Streams;
 
-mod admit;
+mod admission;
 mod calls;
+mod clock;
+mod completions;
+mod forwarding;
+pub mod head;
 pub(crate) mod leases;
 mod limits;
-mod metrics;
+mod metering;
+pub(crate) mod metrics;
 mod replies;
 mod responses;
-pub mod stream;
+mod stream;
+mod streams;
 #[cfg(test)]
 mod tests;
+mod uploads;
 
-use metrics::Counts;
-pub(crate) use metrics::Metric;
 pub use metrics::names as metric_names;
-pub use responses::{AnswerHead, AnswerStep, BodyStep};
+pub use responses::ResponseHead;
 
-/// A request, by the host's number of its context.
-pub type StreamId = u32;
-/// A call, numbered by the gate.
-pub type CallId = u64;
-/// Headers to write. A request's are complete: nothing else of the client's goes on.
-pub type Headers = Vec<(&'static str, Cow<'static, str>)>;
+/// Interval of dropping expired entries.
+const SWEEP_NS: u64 = SECOND_NS;
+/// Interval of returning unspent tokens. Several of these fit into the time for which a VM may keep
+/// them (`rate::LEASE_NS`).
+const RETURN_TOKENS_NS: u64 = 100 * MS_NS;
 
-/// Requests that wait at the same time in one VM; more are refused at once. Each costs its head.
-const WAITING_MAX: usize = 10_000;
-
-/// What becomes of a request now.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Step {
-    /// It goes on with exactly these headers.
-    Forward(Headers),
-    /// It is answered here.
-    Answer(Reply),
-    /// It is paused until an effect names it.
-    Wait,
-}
-
-/// An answer of our own.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reply {
-    /// HTTP status.
-    pub status: u16,
-    /// All headers but those that Envoy adds.
-    pub headers: Headers,
-    /// The body.
-    pub body: String,
-}
-
-/// A question over HTTP, made in the context of the event that caused it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Call {
-    /// Reported back with its end.
-    pub id: CallId,
-    /// Envoy cluster.
-    pub cluster: String,
-    /// Method.
-    pub method: &'static str,
-    /// Path with query.
-    pub path: String,
-    /// JSON.
-    pub body: Option<String>,
-    /// When it ends at the latest.
-    pub timeout_ms: u32,
-}
-
-/// What the shell is to do.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Effect {
-    /// Ask.
-    Call(Call),
-    /// Let a paused request go on with these headers.
-    Forward(StreamId, Headers),
-    /// Let the end of a request's body go on.
-    Resume(StreamId),
-    /// Answer a paused request.
-    Answer(StreamId, Reply),
-}
-
-impl Effect {
-    /// Which paused request it settles; `None`: it is a call.
-    pub fn stream(&self) -> Option<StreamId> {
-        match self {
-            Self::Call(_) => None,
-            Self::Forward(id, _) | Self::Resume(id) | Self::Answer(id, _) => Some(*id),
-        }
-    }
-}
-
-impl Step {
-    /// What becomes of a request that was settled before its callback returned: a call that can't be
-    /// sent ends at once.
-    #[must_use]
-    pub fn or(self, settled: Option<Effect>) -> Self {
-        match settled {
-            Some(Effect::Forward(_, headers)) => Self::Forward(headers),
-            Some(Effect::Answer(_, reply)) => Self::Answer(reply),
-            Some(Effect::Call(_) | Effect::Resume(_)) | None => self,
-        }
-    }
-}
-
-/// Why a call has no answer: not sent, no connection, or its time is over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CallFailed;
-
-/// What a call is about.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Topic {
-    Verify(KeyHash),
-    Changes,
-    Lease(TenantId),
-    Usage(StreamId),
-    Report { asked_ns: u64 },
-}
-
-/// A call on its way.
-#[derive(Debug)]
-struct Pending {
-    topic: Topic,
-    /// The stream that made it, and the only one its answer reaches. `None`: the root's.
-    leader: Option<StreamId>,
-}
-
-/// Everything one VM knows and decides.
+/// All state and policy of one VM.
 pub struct Gate {
     config: FilterConfig,
     gateway: GatewayId,
-    streams: BTreeMap<StreamId, Stream>,
-    waiting: usize,
+    clock: Clock,
+    streams: Streams,
+    calls: Calls,
+    effects: VecDeque<Effect>,
     verdicts: Verdicts,
     unknown_keys: UnknownKeyLimiter,
-    feed: ChangesFeed,
+    changes_feed: ChangesFeed,
     leases: Leases,
     buckets: Buckets,
-    bodies: BodyBudget,
+    body_budget: BodyBudget,
     usage: Usage,
-    /// A usage report is on its way.
-    report_out: bool,
-    /// When the next one is due.
-    flush_ns: u64,
-    calls: BTreeMap<CallId, Pending>,
-    next_call: CallId,
-    /// The stream whose callback this is; `None`: the root's. Calls are made in its context.
-    context: Option<StreamId>,
-    effects: Vec<Effect>,
+    /// A usage report is in flight.
+    is_reporting: bool,
+    next_report_ns: u64,
+    next_sweep_ns: u64,
+    next_return_ns: u64,
     counts: Counts,
-    swept_ns: u64,
-    settled_ns: u64,
-    /// The host's clock as of the last event.
-    wall_ns: u64,
-    /// By how much it went back, all in all.
-    behind_ns: u64,
 }
 
-/// How often what has run out is forgotten.
-const SWEEP_NS: u64 = 1_000_000_000;
-/// How often tokens that were not spent in time are put back: often within `bucket::LEASE_NS`.
-const SETTLE_NS: u64 = 100_000_000;
-
 impl Gate {
-    /// A gate that knows nothing but what VMs before it have left in `shared`.
-    /// `source` names this VM and this life of it, like no other: its counters are summed under it.
+    /// A gate that knows only what earlier VMs have left in `shared`. `source` is unique to this VM
+    /// instance: its usage counters are summed up under that name.
     pub fn new(
         config: FilterConfig,
         gateway: GatewayId,
         source: String,
         shared: &dyn Shared,
     ) -> Self {
+        let outage_after_ns = u64::from(config.outage_after_ms) * MS_NS;
         Self {
+            clock: Clock::default(),
+            streams: Streams::default(),
+            calls: Calls::default(),
+            effects: VecDeque::new(),
             verdicts: Verdicts::new(&config),
             unknown_keys: UnknownKeyLimiter::new(config.verify_per_s),
-            feed: ChangesFeed::start(shared),
-            leases: Leases::new(
-                config.cache_entries as usize,
-                u64::from(config.outage_after_ms) * MS_NS,
-            ),
+            changes_feed: ChangesFeed::start(shared),
+            leases: Leases::new(config.cache_entries as usize, outage_after_ns),
             buckets: Buckets::new(config.cache_entries as usize),
-            bodies: BodyBudget::default(),
+            body_budget: BodyBudget::default(),
             usage: Usage::new(gateway.clone(), source),
-            report_out: false,
-            flush_ns: 0,
+            is_reporting: false,
+            next_report_ns: 0,
+            next_sweep_ns: 0,
+            next_return_ns: 0,
+            counts: Counts::ZERO,
             config,
             gateway,
-            streams: BTreeMap::new(),
-            waiting: 0,
-            calls: BTreeMap::new(),
-            next_call: 0,
-            context: None,
-            effects: Vec::new(),
-            counts: Counts::ZERO,
-            swept_ns: 0,
-            settled_ns: 0,
-            wall_ns: 0,
-            behind_ns: 0,
         }
     }
 
-    /// What is to be done since the last time.
-    pub fn take_effects(&mut self) -> Vec<Effect> {
-        std::mem::take(&mut self.effects)
+    /// The next effect to perform, oldest first. The queue keeps its memory, so that effects of the
+    /// warm path allocate nothing.
+    pub fn next_effect(&mut self) -> Option<Effect> {
+        self.effects.pop_front()
     }
 
-    /// A request's head has come; `ends`: it has no body. `client` reads where it came from, which
-    /// costs a hostcall: as `192.0.2.1:4711`, empty if that is not known.
-    pub fn on_request_head(
-        &mut self,
-        id: StreamId,
-        headers: &[(String, Vec<u8>)],
-        ends: bool,
-        client: impl FnOnce() -> String,
-        wall_ns: u64,
-        shared: &mut dyn Shared,
-    ) -> Step {
-        let now_ns = self.clock(wall_ns);
-        self.context = Some(id);
-        self.count(Metric::Requests);
-        if self.streams.contains_key(&id) {
-            // The host never says so twice; if it does, the first one counts.
-            return Step::Wait;
+    /// The stream has ended, for any reason. Idempotent.
+    pub fn on_stream_end(&mut self, id: StreamId, wall_ns: u64, shared: &mut dyn Shared) {
+        let mut ctx = self.enter(None, wall_ns, shared);
+        let Some(stream) = self.streams.remove(id) else { return };
+        self.meter(&stream, &ctx);
+        if let Some(verdict) = &stream.verdict {
+            self.body_budget.release(&verdict.tenant, stream.marks.reserved_bytes);
         }
-        let (head, key) = Head::read(headers, ends);
-        self.begin(id, head, key, client, now_ns, shared)
-    }
-
-    /// The request is over, whatever ended it. Said twice, it counts once. Returns the calls whose
-    /// answers are not waited for any more.
-    pub fn on_stream_end(
-        &mut self,
-        id: StreamId,
-        wall_ns: u64,
-        shared: &mut dyn Shared,
-    ) -> Vec<CallId> {
-        let now_ns = self.clock(wall_ns);
-        let Some(stream) = self.streams.remove(&id) else { return Vec::new() };
-        self.record(&stream, now_ns);
-        self.settle_storage(&stream, shared);
-        if let Some(tenant) = stream.tenant() {
-            self.bodies.release(tenant, stream.held_bytes);
-        }
-        match stream.state {
-            State::Waiting(_) => self.waiting = self.waiting.saturating_sub(1),
-            State::Forwarded => self.end_lease_use(&stream),
-            State::Held => {
-                self.waiting = self.waiting.saturating_sub(1);
-                self.end_lease_use(&stream);
+        if let State::Forwarded(exchange) | State::Parked { exchange, .. } = &stream.state {
+            if stream.status == 200 {
+                exchange.confirm_write(&mut ctx);
             }
-            State::Answered => {}
+            self.end_lease_use(exchange);
         }
-        if stream.leads { self.drop_calls_of(id, now_ns) } else { Vec::new() }
+        self.abandon_calls_of(id, &ctx);
     }
 
-    /// A request that was forwarded could not be written: it is answered instead.
-    pub fn on_forward_failed(&mut self, id: StreamId) -> Reply {
-        if let Some(stream) = self.streams.get_mut(&id) {
-            stream.state = State::Answered;
-            if let Some(tenant) = stream.tenant() {
-                self.leases.end(tenant, stream.writes());
-            }
+    /// The shell could not write the head of a forwarded request: the client gets an error instead.
+    pub fn on_forward_failed(&mut self, id: StreamId) {
+        let Some(mut stream) = self.streams.take(id) else { return };
+        if let State::Forwarded(exchange) = &stream.state {
+            self.end_lease_use(exchange);
+            // Nothing was forwarded, so the refusal must carry all of its headers itself.
+            stream.state = State::Answered { refused: None, late_headers: None };
         }
-        self.refuse(id, &admit::internal())
+        self.refuse(&mut stream, &replies::internal());
+        self.streams.put(stream);
     }
 
-    /// A call has ended.
-    pub fn on_call_done(
-        &mut self,
-        id: CallId,
-        result: Result<(u16, &[u8]), CallFailed>,
-        wall_ns: u64,
-        shared: &mut dyn Shared,
-    ) {
-        let now_ns = self.clock(wall_ns);
-        if let Some(pending) = self.calls.remove(&id) {
-            self.context = pending.leader;
-            self.call_done(pending, result, now_ns, shared);
-        }
-    }
-
-    /// Time has passed; called in the root's context.
+    /// Does what is due by time. Called every few milliseconds, in the context of no stream.
     pub fn on_tick(&mut self, wall_ns: u64, shared: &mut dyn Shared) {
-        let now_ns = self.clock(wall_ns);
-        self.context = None;
-        self.poll_changes(now_ns);
-        self.adopt_orphans(now_ns);
-        self.ask_due_leases(now_ns);
-        self.end_patience(now_ns);
-        self.flush_usage(now_ns);
-        if now_ns.saturating_sub(self.swept_ns) >= SWEEP_NS {
-            self.swept_ns = now_ns;
-            self.verdicts.sweep(now_ns);
+        let ctx = self.enter(None, wall_ns, shared);
+        self.poll_changes(&ctx);
+        self.repeat_lost_verifications(&ctx);
+        self.request_due_leases(&ctx);
+        self.refuse_overdue(&ctx);
+        self.report_usage(&ctx);
+        if ctx.now_ns >= self.next_sweep_ns {
+            self.next_sweep_ns = ctx.now_ns + SWEEP_NS;
+            self.verdicts.sweep(ctx.now_ns);
         }
-        if now_ns.saturating_sub(self.settled_ns) >= SETTLE_NS {
-            self.settled_ns = now_ns;
-            self.buckets.settle(wall_ns, shared);
-        }
-    }
-
-    /// The host has a wall clock only. What is measured here must not go back with it: by as much
-    /// as it does, `behind_ns` grows. Leases might be stretched by that, so they are given up.
-    fn clock(&mut self, wall_ns: u64) -> u64 {
-        if wall_ns < self.wall_ns {
-            self.behind_ns = self.behind_ns.saturating_add(self.wall_ns - wall_ns);
-            self.leases.distrust(wall_ns.saturating_add(self.behind_ns));
-        }
-        self.wall_ns = wall_ns;
-        wall_ns.saturating_add(self.behind_ns)
-    }
-
-    /// Refuses those who have waited long enough.
-    fn end_patience(&mut self, now_ns: u64) {
-        if self.waiting == 0 {
-            return;
-        }
-        let late: Vec<(StreamId, Waiting)> = self
-            .streams
-            .iter()
-            .filter(|(_, stream)| now_ns >= stream.deadline_ns)
-            .filter_map(|(id, stream)| match stream.state {
-                State::Waiting(waiting) => Some((*id, waiting)),
-                State::Held => Some((*id, Waiting::Lease)),
-                _ => None,
-            })
-            .collect();
-        for (id, waiting) in late {
-            let kind = match waiting {
-                Waiting::Verdict => RefusalKind::RelayUnavailable,
-                Waiting::Lease | Waiting::Usage(_) => RefusalKind::OrchestratorUnavailable,
-            };
-            let reply = self.refuse(id, &replies::try_again(kind, 1));
-            self.settle(id, Step::Answer(reply));
+        if ctx.now_ns >= self.next_return_ns {
+            self.next_return_ns = ctx.now_ns + RETURN_TOKENS_NS;
+            self.buckets.settle(ctx.wall_ns, ctx.shared);
         }
     }
 
-    /// Ends the waiting of a request by an effect.
-    fn settle(&mut self, id: StreamId, step: Step) {
-        let Some(stream) = self.streams.get(&id).filter(|stream| stream.is_waiting()) else {
-            return;
-        };
-        let held = stream.state == State::Held;
-        let (state, effect) = match step {
-            Step::Wait => return,
-            Step::Forward(_) if held => (State::Forwarded, Effect::Resume(id)),
-            Step::Forward(headers) => (State::Forwarded, Effect::Forward(id, headers)),
-            Step::Answer(mut reply) => {
-                if held {
-                    self.take_back(id, &mut reply);
-                }
-                (State::Answered, Effect::Answer(id, reply))
+    /// Begins an event: reads the clock once for all that follows from it. `caller` is the stream
+    /// whose callback reported the event.
+    fn enter<'a>(
+        &mut self,
+        caller: Option<StreamId>,
+        wall_ns: u64,
+        shared: &'a mut dyn Shared,
+    ) -> Ctx<'a> {
+        let stepped_back = self.clock.advance(wall_ns);
+        let now_ns = self.clock.now_ns();
+        if stepped_back {
+            // For an unknown time leases were longer here than at the orchestrator: give them up.
+            self.leases.distrust(now_ns);
+        }
+        Ctx { now_ns, wall_ns, caller, shared }
+    }
+
+    /// Refuses streams that have waited past their deadline.
+    fn refuse_overdue(&mut self, ctx: &Ctx<'_>) {
+        for id in self.streams.overdue(ctx.now_ns) {
+            let Some(mut stream) = self.streams.take(id) else { continue };
+            let refusal = replies::waited_too_long(&stream);
+            self.refuse(&mut stream, &refusal);
+            self.streams.put(stream);
+        }
+    }
+
+    fn end_lease_use(&mut self, exchange: &Exchange) {
+        self.leases.end(exchange.request.tenant(), exchange.request.writes());
+    }
+
+    /// Handles each of these streams that still waits. Waiters are remembered by id and may have
+    /// ended or been refused since.
+    fn for_each_waiter(
+        &mut self,
+        waiters: Vec<StreamId>,
+        mut handle: impl FnMut(&mut Self, &mut Stream),
+    ) {
+        for id in waiters {
+            let Some(mut stream) = self.streams.take(id) else { continue };
+            if stream.is_waiting() {
+                handle(self, &mut stream);
             }
-        };
-        if let Some(stream) = self.streams.get_mut(&id) {
-            stream.state = state;
-            self.waiting = self.waiting.saturating_sub(1);
-            self.effects.push(effect);
-        }
-    }
-
-    fn end_lease_use(&mut self, stream: &Stream) {
-        if let Some(tenant) = stream.tenant() {
-            self.leases.end(tenant, stream.writes());
+            self.streams.put(stream);
         }
     }
 }

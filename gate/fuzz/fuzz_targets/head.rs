@@ -3,11 +3,11 @@
 #![no_main]
 
 use gate::identity::credentials::CredentialFault;
+use gate::engine::head::Head;
 use gate::http::request::parse;
-use gate::engine::stream::Head;
 use libfuzzer_sys::fuzz_target;
 use protocol::key::KEY_BYTES;
-use protocol::{KeyHash, Limits, SqVersion, headers};
+use protocol::{KeyHash, Limits, headers};
 
 const NAMES: [&str; 8] = [
     ":method",

@@ -19,7 +19,7 @@ use protocol::deadlines::LEASE_MAX_MS;
 use protocol::time::MS_NS;
 use protocol::{LeaseResponse, Limits, SqVersion, TenantId, TenantNotice, TierName, Verdict};
 
-use crate::engine::StreamId;
+use crate::effect::StreamId;
 
 mod known;
 
@@ -93,7 +93,7 @@ pub(crate) enum Admission {
 
 /// What to ask.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Question {
+pub(crate) struct LeaseQuery {
     /// Whom to wake.
     pub(crate) tenant: TenantId,
     /// Its tier.
@@ -111,7 +111,7 @@ pub(crate) struct Leases {
     /// Who is looked at when: to renew, to ask again, to forget.
     due: BTreeSet<(u64, TenantId)>,
     bound: usize,
-    /// Questions that have failed for so long are an outage.
+    /// Requests that have failed for so long are an outage.
     outage_ns: u64,
 }
 
@@ -164,13 +164,13 @@ impl Leases {
     }
 
     /// A question goes out now.
-    pub(crate) fn ask(&mut self, id: &TenantId, now_ns: u64) -> Option<Question> {
+    pub(crate) fn ask(&mut self, id: &TenantId, now_ns: u64) -> Option<LeaseQuery> {
         let tenant = self.tenants.get_mut(id)?;
         let limits = tenant.limits.clone();
         tenant.asking = Some(Asking { asked_ns: now_ns, limits: limits.clone(), lost: false });
         // A tenant put to sleep meanwhile is woken for those who wait, not for those who were here.
         let renew_only = tenant.waiters.is_empty();
-        Some(Question { tenant: id.clone(), tier: tenant.tier.clone(), limits, renew_only })
+        Some(LeaseQuery { tenant: id.clone(), tier: tenant.tier.clone(), limits, renew_only })
     }
 
     /// `stream` waits for the lease.
@@ -310,7 +310,7 @@ impl Leases {
     }
 
     /// What must be asked now, at most [`DUE_MAX`] at once. `alive` tells which waiters are left.
-    pub(crate) fn due(&mut self, now_ns: u64, alive: impl Fn(StreamId) -> bool) -> Vec<Question> {
+    pub(crate) fn due(&mut self, now_ns: u64, alive: impl Fn(StreamId) -> bool) -> Vec<LeaseQuery> {
         let mut questions = Vec::new();
         while questions.len() < DUE_MAX {
             let Some((due, id)) = self.due.first().cloned() else { break };

@@ -6,7 +6,7 @@ use crate::RefusalKind;
 
 /// One counter; its place in [`METRICS`] is its number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Metric {
+pub(super) enum Metric {
     /// Requests seen.
     Requests,
     /// Requests forwarded to a tenant.
@@ -67,7 +67,7 @@ const METRICS: [&str; 17] = [
 /// What is counted of refusals: each kind by its name, after this.
 const REFUSED_PREFIX: &str = "sq.refused.";
 
-/// The names of all counters, in the order in which [`Gate::take_metrics`] gives their values.
+/// The names of all counters, in the order of the values of [`Gate::take_metrics`].
 pub fn names() -> Vec<String> {
     let plain = METRICS.iter().map(|name| (*name).to_owned());
     let refused = RefusalKind::ALL.iter();
@@ -84,24 +84,18 @@ pub(super) struct Counts {
 impl Counts {
     pub(super) const ZERO: Self =
         Self { plain: [0; METRICS.len()], refused: [0; RefusalKind::ALL.len()] };
-}
 
-impl Counts {
     pub(super) fn add(&mut self, metric: Metric) {
         self.plain[metric as usize] += 1;
+    }
+
+    pub(super) fn add_refusal(&mut self, kind: RefusalKind) {
+        self.add(Metric::Refused);
+        self.refused[kind as usize] += 1;
     }
 }
 
 impl Gate {
-    pub(super) fn count(&mut self, metric: Metric) {
-        self.counts.add(metric);
-    }
-
-    pub(super) fn count_refusal(&mut self, kind: RefusalKind) {
-        self.count(Metric::Refused);
-        self.counts.refused[kind as usize] += 1;
-    }
-
     /// Counters since the last time, in the order of [`names`].
     pub fn take_metrics(&mut self) -> impl Iterator<Item = u64> + use<> {
         let counts = std::mem::replace(&mut self.counts, Counts::ZERO);

@@ -1,27 +1,159 @@
-//! What the gate answers itself: refusals as problem+json, preflights, a tenant's own numbers.
+//! Responses of the gateway itself: refusals as problem+json, preflights, the tenant's own pages.
 
 use std::borrow::Cow;
 
 use protocol::headers;
 
-use super::admit::timing;
-use super::{Gate, Headers, Reply, StreamId};
+use super::Gate;
+use super::forwarding::server_timing;
+use super::metrics::Metric;
+use super::stream::{Reason, State, Stream};
+use crate::effect::{Effect, Headers, Reply, StreamId};
+use crate::identity::credentials::CredentialFault;
 use crate::{Refusal, RefusalKind};
 
-/// `Server-Timing` of an answer to a request whose key nobody has looked at.
+/// `Server-Timing` of a reply to a request whose key was not looked up.
 const NO_KEY: &str = "auth;desc=none";
-/// RFC 9457.
+/// Media type of RFC 9457.
 pub(super) const PROBLEM: &str = "application/problem+json";
-/// Methods that a browser may use; what is not an endpoint's own is refused later.
+/// Methods that a browser may use. Those that an endpoint does not take are refused later.
 const CORS_METHODS: &str = "GET, HEAD, POST, DELETE, OPTIONS";
 const CORS_HEADERS: &str = "Authorization, Content-Type, X-SQ-API-Key";
-/// What a page may read of an answer besides the safelisted headers.
+/// Response headers that a page may read in addition to the safelisted ones.
 const CORS_EXPOSED: &str =
     "X-Request-Id, Server-Timing, RateLimit, RateLimit-Policy, Retry-After, X-SQ-Quota-Warning";
-/// Stored HTML does nothing in a browser. Where Envoy's filters see an answer they put it in.
-const POLICY: &str = "default-src 'none'; sandbox";
-/// A browser asks again after a day; most cap it lower.
+/// Makes stored HTML inert in a browser. Responses that pass Envoy's filters get it from Envoy.
+const CONTENT_SECURITY: &str = "default-src 'none'; sandbox";
+/// How long a browser may cache a preflight. Most cap it lower than this day.
 const CORS_MAX_AGE_S: &str = "86400";
+
+impl Gate {
+    /// Refuses a request, in whatever state it is. After the request was forwarded, the headers of
+    /// the refusal follow with the response's head, where they replace those of Envoy.
+    pub(super) fn refuse(&mut self, stream: &mut Stream, refusal: &Refusal) {
+        self.counts.add_refusal(refusal.kind);
+        stream.status = refusal.status();
+        let mut reply = self.problem(Some(stream), refusal);
+        let late_headers = match &stream.state {
+            State::Forwarded(exchange) | State::Parked { exchange, .. } => {
+                self.end_lease_use(exchange);
+                Some(std::mem::take(&mut reply.headers))
+            }
+            State::Waiting { .. } | State::Answered { .. } => None,
+        };
+        stream.state = State::Answered { refused: Some(refusal.kind), late_headers };
+        self.effects.push_back(Effect::Reply(stream.id, reply));
+    }
+
+    /// Refuses a request without a usable key. It is in no tenant's usage.
+    pub(super) fn refuse_unidentified(&mut self, id: StreamId, refusal: &Refusal) {
+        self.counts.add_refusal(refusal.kind);
+        let reply = self.problem(None, refusal);
+        self.effects.push_back(Effect::Reply(id, reply));
+    }
+
+    /// Answers a request without SQ.
+    pub(super) fn answer(&mut self, stream: &mut Stream, reply: Reply) {
+        self.counts.add(Metric::Answered);
+        stream.state = State::Answered { refused: None, late_headers: None };
+        self.effects.push_back(Effect::Reply(stream.id, reply));
+    }
+
+    fn problem(&self, stream: Option<&Stream>, refusal: &Refusal) -> Reply {
+        let mut out = self.reply_headers(stream, PROBLEM);
+        if let Some(challenge) = challenge(refusal.kind) {
+            out.push(("www-authenticate", Cow::Borrowed(challenge)));
+        }
+        if let Some(seconds) = refusal.retry_after_s {
+            out.push(("retry-after", Cow::Owned(seconds.to_string())));
+        }
+        if refusal.kind == RefusalKind::EncodedBody {
+            out.push(("accept-encoding", Cow::Borrowed("identity")));
+        }
+        if let Some(methods) = refusal.allow {
+            out.push(("allow", Cow::Borrowed(methods)));
+        }
+        Reply {
+            status: refusal.status(),
+            headers: out,
+            body: refusal.to_json(&self.config.problem_base),
+        }
+    }
+
+    /// The reply to a CORS preflight.
+    pub(super) fn preflight(&self) -> Reply {
+        let mut out: Headers = vec![("server-timing", Cow::Borrowed(NO_KEY))];
+        if !self.config.cors_origin.is_empty() {
+            self.add_cors(&mut out);
+            out.push(("access-control-allow-methods", Cow::Borrowed(CORS_METHODS)));
+            out.push(("access-control-allow-headers", Cow::Borrowed(CORS_HEADERS)));
+            out.push(("access-control-max-age", Cow::Borrowed(CORS_MAX_AGE_S)));
+        }
+        Reply { status: 204, headers: out, body: String::new() }
+    }
+
+    /// A reply with status 200.
+    pub(super) fn reply_with(
+        &self,
+        stream: &Stream,
+        content_type: &'static str,
+        body: String,
+    ) -> Reply {
+        Reply { status: 200, headers: self.reply_headers(Some(stream), content_type), body }
+    }
+
+    /// A reply that replaces SQ's response. Envoy sends it past its filters, so it carries itself
+    /// the headers that they would add.
+    pub(super) fn reply_in_place(
+        &self,
+        stream: &Stream,
+        status: u16,
+        content_type: &'static str,
+        body: String,
+    ) -> Reply {
+        let mut out = self.reply_headers(Some(stream), content_type);
+        out.push(("content-security-policy", Cow::Borrowed(CONTENT_SECURITY)));
+        if let Some(warning) = &stream.marks.warning {
+            out.push((headers::QUOTA_WARNING, Cow::Owned(warning.clone())));
+        }
+        if let Some(kind) = stream.marks.shadowed {
+            out.push((headers::WOULD_REFUSE, Cow::Borrowed(kind.row().name)));
+        }
+        Reply { status, headers: out, body }
+    }
+
+    /// Headers of each reply. There is no stream without a usable key.
+    fn reply_headers(&self, stream: Option<&Stream>, content_type: &'static str) -> Headers {
+        let mut out: Headers = vec![
+            ("content-type", Cow::Borrowed(content_type)),
+            ("cache-control", Cow::Borrowed("no-store")),
+            ("x-content-type-options", Cow::Borrowed("nosniff")),
+        ];
+        match stream {
+            Some(stream) => {
+                out.push(("server-timing", server_timing(stream.auth_hit, stream.wake)));
+                if let Some(rate) = &stream.marks.rate {
+                    out.push(("ratelimit", Cow::Owned(rate.header())));
+                    out.push(("ratelimit-policy", Cow::Owned(rate.policy.to_string())));
+                }
+            }
+            None => out.push(("server-timing", Cow::Borrowed(NO_KEY))),
+        }
+        self.add_cors(&mut out);
+        out
+    }
+
+    fn add_cors(&self, out: &mut Headers) {
+        if self.config.cors_origin.is_empty() {
+            return;
+        }
+        out.push(("access-control-allow-origin", Cow::Owned(self.config.cors_origin.clone())));
+        out.push(("access-control-expose-headers", Cow::Borrowed(CORS_EXPOSED)));
+        if self.config.cors_origin != "*" {
+            out.push(("vary", Cow::Borrowed("Origin")));
+        }
+    }
+}
 
 /// A 503 or 429 that says when to come back.
 pub(super) fn try_again(kind: RefusalKind, retry_after_s: u32) -> Refusal {
@@ -46,107 +178,68 @@ pub(super) fn try_again(kind: RefusalKind, retry_after_s: u32) -> Refusal {
     Refusal::new(kind, detail).retry_after_s(retry_after_s)
 }
 
-impl Gate {
-    /// A refusal as the answer to a stream; counted.
-    pub(super) fn refuse(&mut self, id: StreamId, refusal: &Refusal) -> Reply {
-        self.count_refusal(refusal.kind);
-        if let Some(stream) = self.streams.get_mut(&id) {
-            stream.refused = Some(refusal.kind);
-            stream.status = refusal.status();
-        }
-        self.reply(id, refusal)
-    }
+pub(super) fn waited_too_long(stream: &Stream) -> Refusal {
+    let kind = match &stream.state {
+        State::Waiting { reason: Reason::Verdict, .. } => RefusalKind::RelayUnavailable,
+        _ => RefusalKind::OrchestratorUnavailable,
+    };
+    try_again(kind, 1)
+}
 
-    fn reply(&self, id: StreamId, refusal: &Refusal) -> Reply {
-        let mut out = self.headers(id, PROBLEM);
-        if let Some(challenge) = challenge(refusal.kind) {
-            out.push(("www-authenticate", Cow::Borrowed(challenge)));
+pub(super) fn no_key(fault: CredentialFault) -> Refusal {
+    let refusal = match fault {
+        CredentialFault::Absent => {
+            Refusal::new(RefusalKind::NoCredentials, "Send your API key with each request.")
         }
-        if let Some(seconds) = refusal.retry_after_s {
-            out.push(("retry-after", Cow::Owned(seconds.to_string())));
-        }
-        if refusal.kind == RefusalKind::EncodedBody {
-            out.push(("accept-encoding", Cow::Borrowed("identity")));
-        }
-        if let Some(methods) = refusal.allow {
-            out.push(("allow", Cow::Borrowed(methods)));
-        }
-        Reply {
-            status: refusal.status(),
-            headers: out,
-            body: refusal.to_json(&self.config.problem_base),
-        }
-    }
+        CredentialFault::Malformed => Refusal::new(
+            RefusalKind::MalformedKey,
+            "A key is pmb-v1- and 32 hexadecimal digits; what was sent is not.",
+        ),
+        CredentialFault::Conflicting => Refusal::new(
+            RefusalKind::ConflictingKeys,
+            "Two different API keys were sent; send one, in one header.",
+        ),
+    };
+    refusal.example("Authorization: Bearer pmb-v1-0123456789abcdef0123456789abcdef")
+}
 
-    /// The answer to a browser that asks whether it may.
-    pub(super) fn preflight(&self) -> Reply {
-        let mut out: Headers = vec![("server-timing", Cow::Borrowed(NO_KEY))];
-        if !self.config.cors_origin.is_empty() {
-            self.add_cors(&mut out);
-            out.push(("access-control-allow-methods", Cow::Borrowed(CORS_METHODS)));
-            out.push(("access-control-allow-headers", Cow::Borrowed(CORS_HEADERS)));
-            out.push(("access-control-max-age", Cow::Borrowed(CORS_MAX_AGE_S)));
-        }
-        Reply { status: 204, headers: out, body: String::new() }
-    }
+pub(super) fn encoded() -> Refusal {
+    Refusal::new(
+        RefusalKind::EncodedBody,
+        "Bodies are stored as they come; send this one without Content-Encoding.",
+    )
+}
 
-    /// An answer of our own with 200.
-    pub(super) fn answer(&self, id: StreamId, content_type: &'static str, body: String) -> Reply {
-        Reply { status: 200, headers: self.headers(id, content_type), body }
-    }
+pub(super) fn unknown_key() -> Refusal {
+    Refusal::new(RefusalKind::UnknownKey, "The key does not exist, was revoked, or has expired.")
+}
 
-    /// An answer of our own in place of SQ's. Envoy sends it past its filters, so what they put into
-    /// every answer is put in here.
-    pub(super) fn in_place(
-        &self,
-        id: StreamId,
-        status: u16,
-        content_type: &'static str,
-        body: String,
-    ) -> Reply {
-        let mut out = self.headers(id, content_type);
-        out.push(("content-security-policy", Cow::Borrowed(POLICY)));
-        if let Some(stream) = self.streams.get(&id) {
-            if let Some(warning) = &stream.warning {
-                out.push((headers::QUOTA_WARNING, Cow::Owned(warning.clone())));
-            }
-            if let Some(kind) = stream.shadowed {
-                out.push((headers::WOULD_REFUSE, Cow::Borrowed(kind.row().name)));
-            }
-        }
-        Reply { status, headers: out, body }
-    }
+pub(super) fn suspended() -> Refusal {
+    Refusal::new(RefusalKind::Suspended, "The account is suspended; its data is kept.")
+}
 
-    /// What every answer of our own carries.
-    fn headers(&self, id: StreamId, content_type: &'static str) -> Headers {
-        let mut out: Headers = vec![
-            ("content-type", Cow::Borrowed(content_type)),
-            ("cache-control", Cow::Borrowed("no-store")),
-            ("x-content-type-options", Cow::Borrowed("nosniff")),
-        ];
-        if let Some(stream) = self.streams.get(&id) {
-            out.push(("server-timing", timing(stream.auth_hit, stream.wake)));
-            if let Some(rate) = &stream.rate {
-                out.push(("ratelimit", Cow::Owned(rate.header())));
-                out.push(("ratelimit-policy", Cow::Owned(rate.policy.to_string())));
-            }
-        } else {
-            out.push(("server-timing", Cow::Borrowed(NO_KEY)));
-        }
-        self.add_cors(&mut out);
-        out
-    }
+pub(super) fn no_usage() -> Refusal {
+    let detail = "This gateway counts nothing: it runs without an orchestrator.";
+    Refusal::new(RefusalKind::NotImplemented, detail)
+}
 
-    fn add_cors(&self, out: &mut Headers) {
-        if self.config.cors_origin.is_empty() {
-            return;
-        }
-        out.push(("access-control-allow-origin", Cow::Owned(self.config.cors_origin.clone())));
-        out.push(("access-control-expose-headers", Cow::Borrowed(CORS_EXPOSED)));
-        if self.config.cors_origin != "*" {
-            out.push(("vary", Cow::Borrowed("Origin")));
-        }
-    }
+pub(super) fn rate_limited(burst: u32, retry_after_s: Option<u32>) -> Refusal {
+    let detail = format!(
+        "More than {burst} requests came at once, or more than your tier's rate allows. \
+         The RateLimit header tells how many are left."
+    );
+    Refusal::new(RefusalKind::RateLimited, detail).retry_after_s(retry_after_s.unwrap_or(1))
+}
+
+pub(super) fn database_failed() -> Refusal {
+    Refusal::new(
+        RefusalKind::DatabaseFailed,
+        "Your database could not answer this; if it was a write, look whether it was done.",
+    )
+}
+
+pub(super) fn internal() -> Refusal {
+    Refusal::new(RefusalKind::Internal, "Please try again, and tell the operator the request id.")
 }
 
 /// RFC 6750, section 3: no error code when no credentials were sent; `invalid_request` when they

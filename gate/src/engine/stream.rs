@@ -1,230 +1,273 @@
-//! One request from its head to its end, and what of its head is kept.
+//! One request from its head to its end.
 //!
 //! ```text
-//!                           lease ran out while the body came
-//!  head ──┬──────────────► Forwarded ──────► Held ──┬──► end
-//!         ├─► Waiting ───►   │  ▲ leased again │    │
-//!         │      │           │  └──────────────┤    │
-//!         │      │ refused   ▼ body refused    │    │
-//!         └──────┴────────► Answered ◄─────────┘────┘
+//!             the lease is there                 the lease ran out before the body's end
+//!  head ──┬────────────────────────► Forwarded ─────────────────────────► Parked
+//!         │                           ▲    │  ◄──────────────────────────   │
+//!         ├──► Waiting ───────────────┘    │        leased again            │
+//!         │       │                        │ body refused                   │ refused, deadline
+//!         │       │ refused, deadline      ▼                                ▼
+//!         └───────┴────────────────────► Answered ◄─────────────────────────┘
 //! ```
 //!
-//! A request is forwarded or answered here, never both, and never twice: the gate's `settle`
-//! is the only way out of waiting.
+//! Each state holds the data that is valid in it only. A request is forwarded or answered, never
+//! both at once and neither of them twice.
 
 use std::rc::Rc;
 
 use protocol::{KeyHash, TenantId, Verdict, WakeKind};
 
+use super::clock::Ctx;
+use super::head::Head;
 use crate::RefusalKind;
-use crate::engine::{CallId, Headers};
-use crate::http::request::{self, BodyCheck, Request};
+use crate::effect::{Headers, StreamId};
+use crate::http::request::{BodyCheck, Class, Endpoint, Request};
 use crate::http::response::Rewriter;
-use crate::identity::credentials::{CredentialFault, Credentials};
 use crate::limits::rate::Rate;
-use crate::limits::storage::Written;
+use crate::limits::storage::{self, Change, Written};
+use crate::limits::usage;
 
-/// What of a request's head is kept. The key is not: only its digest.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Head {
-    /// `:method`.
-    pub method: String,
-    /// `:path` with its query, as it came: the parser refuses what is not ASCII.
-    pub path: Vec<u8>,
-    /// `content-length`, as the host's codec has checked it.
-    pub content_length: Option<u64>,
-    /// `content-type`.
-    pub(crate) content_type: Option<String>,
-    /// `content-encoding`, where it says something else than `identity`.
-    pub(crate) encoding: Option<String>,
-    /// Whether the head is all there is.
-    pub ends: bool,
-    /// Given by the host; goes back with the answer.
-    pub(crate) request_id: Option<String>,
-    /// `origin` and `access-control-request-method` are there: a browser asks whether it may.
-    pub is_preflight: bool,
-    /// `x-sq-test-panic`, in builds that have the trigger.
-    pub(crate) test_panic: bool,
+/// One request and all that is known of it.
+#[derive(Debug)]
+pub(super) struct Stream {
+    pub(super) id: StreamId,
+    pub(super) head: Head,
+    pub(super) key: KeyHash,
+    pub(super) state: State,
+    /// The verdict on the key, once it is known.
+    pub(super) verdict: Option<Rc<Verdict>>,
+    /// The verdict was cached when the request came.
+    pub(super) auth_hit: bool,
+    /// The wake that this request has waited for.
+    pub(super) wake: Option<Wake>,
+    /// Whether the request counts as usage: the tenant's own pages do not.
+    pub(super) is_metered: bool,
+    pub(super) marks: Marks,
+    /// Status of the response; 0 while there is none.
+    pub(super) status: u16,
+    /// Size of query string and body.
+    pub(super) bytes_in: u64,
+    /// Size of the response's body.
+    pub(super) bytes_out: u64,
 }
 
-impl Head {
-    /// Reads the head. What is not UTF-8 in method, type and coding stays visible as U+FFFD, which
-    /// none of those that are taken contains.
-    pub fn read(
-        headers: &[(String, Vec<u8>)],
-        ends: bool,
-    ) -> (Self, Result<KeyHash, CredentialFault>) {
-        let mut head = Self { ends, ..Self::default() };
-        let mut credentials = Credentials::default();
-        let (mut origin, mut asks) = (false, false);
-        let text = |value: &[u8]| String::from_utf8_lossy(value).into_owned();
-        for (name, value) in headers {
-            match name.as_str() {
-                ":method" => head.method = text(value),
-                ":path" => head.path.clone_from(value),
-                "content-length" => {
-                    head.content_length =
-                        std::str::from_utf8(value).ok().and_then(|v| v.parse().ok());
-                }
-                "content-type" => head.content_type = Some(text(value)),
-                "x-request-id" => head.request_id = String::from_utf8(value.clone()).ok(),
-                "content-encoding" if !is_identity(value) => head.encoding = Some(text(value)),
-                "origin" => origin = true,
-                "access-control-request-method" => asks = true,
-                name => {
-                    credentials.see(name, value);
-                    head.test_panic |= cfg!(feature = "test-panic") && name == "x-sq-test-panic";
-                }
-            }
-        }
-        head.is_preflight = origin && asks && head.method == "OPTIONS";
-        (head, credentials.digest())
-    }
-
-    /// As the parser takes it.
-    pub fn as_request(&self) -> request::Head<'_> {
-        request::Head {
-            method: &self.method,
-            path: &self.path,
-            content_length: self.content_length,
-            has_body: !self.ends,
-            content_type: self.content_type.as_deref(),
-        }
-    }
+/// Traces that the tenant's limits have left on a request.
+#[derive(Debug, Default)]
+pub(super) struct Marks {
+    /// State of the tenant's bucket when this request took its tokens, which it does once.
+    pub(super) rate: Option<Rate>,
+    /// The quotas were checked since the last news about their use.
+    pub(super) quota_checked: bool,
+    /// The header that warns the client of a quota nearly used up.
+    pub(super) warning: Option<String>,
+    /// The first refusal that shadow mode has suppressed.
+    pub(super) shadowed: Option<RefusalKind>,
+    /// Bytes of the body budget that this request occupies.
+    pub(super) reserved_bytes: u64,
 }
 
-fn is_identity(coding: &[u8]) -> bool {
-    let coding = coding.trim_ascii();
-    coding.is_empty() || coding.eq_ignore_ascii_case(b"identity")
+/// The place of a request between its head and its end.
+#[derive(Debug)]
+pub(super) enum State {
+    /// Paused at its head, until a call ends or `deadline_ns` has passed.
+    Waiting { reason: Reason, deadline_ns: u64 },
+    /// On its way to the tenant's SQ.
+    Forwarded(Exchange),
+    /// On its way to SQ except for the end of its body, which is withheld until there is a lease
+    /// again or `deadline_ns` has passed.
+    Parked { exchange: Exchange, deadline_ns: u64 },
+    /// Answered by the gateway.
+    Answered {
+        refused: Option<RefusalKind>,
+        /// Headers of a refusal made after the request was forwarded. Envoy has been told which
+        /// headers to add to the response by then; these replace them.
+        late_headers: Option<Headers>,
+    },
 }
 
-/// What a stream waits for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Waiting {
+/// The thing that a paused request waits for.
+#[derive(Debug)]
+pub(super) enum Reason {
     /// The relay's verdict on the key.
     Verdict,
-    /// The orchestrator's lease.
-    Lease,
-    /// The tenant's own numbers, by this call.
-    Usage(CallId),
+    /// A lease on the tenant.
+    Lease(Box<TenantRequest>),
+    /// The tenant's own usage, from the orchestrator.
+    Usage,
 }
 
-/// Where a request stands.
+/// The wake of a tenant, as the orchestrator reported it with the lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum State {
-    /// Paused.
-    Waiting(Waiting),
-    /// On its way to the tenant.
-    Forwarded,
-    /// On its way to the tenant, all but its end, which waits for a lease.
-    Held,
-    /// Answered here.
-    Answered,
+pub(super) struct Wake {
+    pub(super) kind: WakeKind,
+    pub(super) ms: u64,
 }
 
-/// A request.
+/// An understood request, and the verdict on its sender.
 #[derive(Debug)]
-pub(crate) struct Stream {
-    /// Its head.
-    pub(crate) head: Head,
-    /// Whose key it carries.
-    pub(crate) key: KeyHash,
-    /// Where it stands.
-    pub(crate) state: State,
-    /// When its patience ends, while it waits.
-    pub(crate) deadline_ns: u64,
-    /// Whether the verdict was known when it came.
-    pub(crate) auth_hit: bool,
-    /// What waking the tenant took, if this request waited for it.
-    pub(crate) wake: Option<(WakeKind, u64)>,
-    /// What the registry says.
-    pub(crate) verdict: Option<Rc<Verdict>>,
-    /// Has a call out in its own context, which dies with it.
-    pub(crate) leads: bool,
-    /// What was understood.
-    pub(crate) request: Option<Request>,
-    /// The check that the rest of the body must pass.
-    pub(crate) body: Option<BodyCheck>,
-    /// Bytes of its body that Envoy keeps or is to keep.
-    pub(crate) held_bytes: u64,
-    /// How long the body was, once it has ended.
-    pub(crate) body_bytes: u64,
-    /// What was let through to the disk.
-    pub(crate) written: Option<Written>,
-    /// What becomes of the answer's body.
-    pub(crate) rewriter: Option<Rewriter>,
-    /// Whether the quotas were looked at since what was used of them was heard.
-    pub(crate) within_quota: bool,
-    /// What the bucket said, once the token is taken: not again after each wait.
-    pub(crate) rate: Option<Rate>,
-    /// For the client: what nears its limit.
-    pub(crate) warning: Option<String>,
-    /// For the client: what shadow mode would have refused it for.
-    pub(crate) shadowed: Option<RefusalKind>,
-    /// Headers of a refusal made after it was forwarded: they replace those that Envoy adds.
-    pub(crate) late_headers: Option<Headers>,
-    /// Why it was refused.
-    pub(crate) refused: Option<RefusalKind>,
-    /// When it was forwarded.
-    pub(crate) forwarded_ns: u64,
-    /// Status of the answer; 0: none yet.
-    pub(crate) status: u16,
-    /// Body and query string.
-    pub(crate) bytes_in: u64,
-    /// Body of the answer.
-    pub(crate) bytes_out: u64,
+pub(super) struct TenantRequest {
+    pub(super) verdict: Rc<Verdict>,
+    pub(super) request: Request,
+}
+
+/// A forwarded request and the response to it.
+#[derive(Debug)]
+pub(super) struct Exchange {
+    pub(super) request: TenantRequest,
+    pub(super) forwarded_ns: u64,
+    pub(super) body: Body,
+    /// The write as counted towards the tenant's storage.
+    pub(super) written: Option<Written>,
+    /// Rewrites the body of the response.
+    pub(super) rewriter: Option<Rewriter>,
+    /// The error that Envoy or SQ has answered with.
+    pub(super) failed: Option<RefusalKind>,
+}
+
+/// The body of a forwarded request.
+#[derive(Debug)]
+pub(super) enum Body {
+    /// Checked as it comes. SQ gets nothing before the end.
+    Incoming(BodyCheck),
+    /// All of it has come, or there is none.
+    Complete { bytes: u64 },
 }
 
 impl Stream {
-    /// A request that has just come.
-    pub(crate) fn new(head: Head, key: KeyHash, deadline_ns: u64) -> Self {
-        let mark = head.path.iter().position(|byte| *byte == b'?');
-        let query = mark.map_or(0, |at| head.path.len() - at - 1);
+    /// A new request, which waits for its verdict until `deadline_ns` at most.
+    pub(super) fn new(id: StreamId, head: Head, key: KeyHash, deadline_ns: u64) -> Self {
+        let question_mark = head.path.iter().position(|byte| *byte == b'?');
+        let query_bytes = question_mark.map_or(0, |at| head.path.len() - at - 1);
         Self {
-            bytes_in: query as u64,
+            id,
             head,
             key,
-            state: State::Waiting(Waiting::Verdict),
-            deadline_ns,
+            state: State::Waiting { reason: Reason::Verdict, deadline_ns },
+            verdict: None,
             auth_hit: true,
             wake: None,
-            verdict: None,
-            leads: false,
-            request: None,
-            body: None,
-            held_bytes: 0,
-            body_bytes: 0,
-            written: None,
-            rewriter: None,
-            within_quota: false,
-            rate: None,
-            warning: None,
-            shadowed: None,
-            late_headers: None,
-            refused: None,
-            forwarded_ns: 0,
+            is_metered: true,
+            marks: Marks::default(),
             status: 0,
+            bytes_in: query_bytes as u64,
             bytes_out: 0,
         }
     }
 
-    /// Whether it is paused.
-    pub(crate) fn is_waiting(&self) -> bool {
-        matches!(self.state, State::Waiting(_) | State::Held)
+    /// Whether the stream is paused.
+    pub(super) fn is_waiting(&self) -> bool {
+        matches!(self.state, State::Waiting { .. } | State::Parked { .. })
     }
 
-    /// Whether it waits for a lease.
-    pub(crate) fn awaits_lease(&self) -> bool {
-        matches!(self.state, State::Waiting(Waiting::Lease) | State::Held)
+    /// End of the stream's patience while it is paused.
+    pub(super) fn deadline_ns(&self) -> Option<u64> {
+        match self.state {
+            State::Waiting { deadline_ns, .. } | State::Parked { deadline_ns, .. } => {
+                Some(deadline_ns)
+            }
+            State::Forwarded(_) | State::Answered { .. } => None,
+        }
     }
 
-    /// Whether it changes data, as far as it was understood.
-    pub(crate) fn writes(&self) -> bool {
-        self.request.as_ref().is_some_and(|request| request.class != request::Class::Read)
+    /// Changes what a waiting stream waits for; its deadline stays.
+    pub(super) fn wait_for(&mut self, new_reason: Reason) {
+        if let State::Waiting { reason, .. } = &mut self.state {
+            *reason = new_reason;
+        }
     }
 
-    /// Whose it is, once that is known.
-    pub(crate) fn tenant(&self) -> Option<&TenantId> {
-        self.verdict.as_ref().map(|verdict| &verdict.tenant)
+    /// The request that waited for a lease, to go on with it.
+    pub(super) fn take_request(&mut self) -> Option<TenantRequest> {
+        let State::Waiting { reason, .. } = &mut self.state else { return None };
+        match std::mem::replace(reason, Reason::Verdict) {
+            Reason::Lease(request) => Some(*request),
+            Reason::Verdict | Reason::Usage => None,
+        }
+    }
+
+    /// The request, if it waits for a lease.
+    pub(super) fn awaiting_lease(&self) -> Option<&TenantRequest> {
+        match &self.state {
+            State::Waiting { reason: Reason::Lease(request), .. } => Some(request),
+            State::Parked { exchange, .. } => Some(&exchange.request),
+            _ => None,
+        }
+    }
+
+    /// Withholds the end of the body.
+    pub(super) fn park(&mut self, deadline_ns: u64) {
+        self.state = match self.take_state() {
+            State::Forwarded(exchange) => State::Parked { exchange, deadline_ns },
+            other => other,
+        };
+    }
+
+    /// Lets the end of the body go on.
+    pub(super) fn unpark(&mut self) {
+        self.state = match self.take_state() {
+            State::Parked { exchange, .. } => State::Forwarded(exchange),
+            other => other,
+        };
+    }
+
+    fn take_state(&mut self) -> State {
+        std::mem::replace(&mut self.state, State::Answered { refused: None, late_headers: None })
+    }
+
+    pub(super) fn is_head_method(&self) -> bool {
+        self.head.method == "HEAD"
+    }
+}
+
+impl TenantRequest {
+    pub(super) fn tenant(&self) -> &TenantId {
+        &self.verdict.tenant
+    }
+
+    /// Whether the request changes data. Deletes do.
+    pub(super) fn writes(&self) -> bool {
+        self.request.class != Class::Read
+    }
+
+    /// The request's class in usage and quotas.
+    pub(super) fn class(&self) -> usage::Class {
+        if self.writes() { usage::Class::Write } else { usage::Class::Read }
+    }
+
+    pub(super) fn phext(&self) -> &str {
+        self.request.phext.as_deref().unwrap_or_default()
+    }
+
+    /// The change of the phext, with a body of this size.
+    pub(super) fn change(&self, body_bytes: u64) -> Change {
+        let growth = self.request.growth_bytes() + body_bytes;
+        match (self.request.class, self.request.scroll()) {
+            (Class::Read, _) => Change::Read,
+            (Class::Delete, _) => Change::Delete,
+            (Class::Write, Some(at)) if self.request.endpoint == Endpoint::Update => {
+                Change::Replace { at, growth }
+            }
+            (Class::Write, _) => Change::Append { growth },
+        }
+    }
+}
+
+impl Body {
+    /// Bytes that have come so far.
+    pub(super) fn bytes(&self) -> u64 {
+        match self {
+            Self::Incoming(check) => check.received_bytes(),
+            Self::Complete { bytes } => *bytes,
+        }
+    }
+}
+
+impl Exchange {
+    /// SQ has confirmed the request: its write is on disk, and the next measurement contains it.
+    pub(super) fn confirm_write(&self, ctx: &mut Ctx<'_>) {
+        if let Some(written) = &self.written {
+            let phext = self.request.phext();
+            storage::answered(self.request.tenant(), phext, written, ctx.wall_ms(), ctx.shared);
+        }
     }
 }

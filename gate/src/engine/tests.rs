@@ -3,7 +3,8 @@
 use self::test_host::{
     FromSq, Host, MS, SECOND, Seen, changes, config, epoch, granted, hash, key, verdict, verified,
 };
-use super::{AnswerHead, AnswerStep, Headers, Reply, metric_names};
+use super::{ResponseHead, metric_names};
+use crate::effect::{Effect, Headers, Reply, StreamId};
 use protocol::{ChangesResponse, FilterConfig, TenantStatus, Verdict};
 #[cfg(target_family = "wasm")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
@@ -20,29 +21,33 @@ fn value<'a>(headers: &'a Headers, name: &str) -> Option<&'a str> {
     headers.iter().find(|(n, _)| *n == name).map(|(_, value)| value.as_ref())
 }
 
-fn reply(host: &Host, id: u32) -> &Reply {
+fn reply(host: &Host, id: StreamId) -> &Reply {
     match host.seen(id) {
         Seen::Answered(reply) => reply,
         other => panic!("not answered: {other:?}"),
     }
 }
 
-fn forwarded(host: &Host, id: u32) -> &Headers {
+fn forwarded(host: &Host, id: StreamId) -> &Headers {
     match host.seen(id) {
         Seen::Forwarded(headers) => headers,
         other => panic!("not forwarded: {other:?}"),
     }
 }
 
-/// The head of an answer that did not come from SQ.
-pub(super) struct FromEnvoy;
+/// The head of a response that Envoy made, with this status.
+pub(super) struct FromEnvoy(pub(super) u16);
 
-impl AnswerHead for FromEnvoy {
-    fn length(&self) -> Option<u64> {
+impl ResponseHead for FromEnvoy {
+    fn status(&self) -> u16 {
+        self.0
+    }
+
+    fn content_length(&self) -> Option<u64> {
         None
     }
 
-    fn is_sqs(&self) -> bool {
+    fn is_from_sq(&self) -> bool {
         false
     }
 }
@@ -105,7 +110,7 @@ fn many_first_requests_wait_for_one_answer_and_all_get_it() {
     let mut host = Host::new(config());
     host.tick(0);
     host.answer("/v1/changes", &changes(1, &[]));
-    let ids: Vec<u32> = (0..200).map(|_| host.get(&key(1))).collect();
+    let ids: Vec<StreamId> = (0..200).map(|_| host.get(&key(1))).collect();
     host.answer("/v1/verify", &verified(1, Some(verdict("alice"))));
     host.answer("/v1/lease", &granted("alice", 30_000));
     // The bucket of the free tier lets 50 through; the rest is refused, none is left waiting.
@@ -177,7 +182,7 @@ fn a_body_is_refused_in_the_middle_and_then_nothing_more_is_said() {
     let mut host = Host::warm(config());
     let headers = [("authorization", &*key(1)), ("content-length", "9")];
     let id = host.request("POST", "/api/v2/update?p=index&c=1.1.1/1.1.1/1.1.2", &headers, false);
-    assert!(host.is_forwarded(id) && host.gate.reads_body(id));
+    assert!(host.is_forwarded(id));
     host.body(id, b"ab\x17", false);
     assert_eq!(host.status(id), Some(400));
     let refused = host.seen(id).clone();
@@ -200,7 +205,7 @@ fn a_preflight_needs_no_key() {
 #[test]
 fn shadow_mode_marks_what_it_would_have_refused() {
     let mut host = Host::warm(FilterConfig { shadow: true, ..config() });
-    let ids: Vec<u32> = (0..100).map(|_| host.get(&key(1))).collect();
+    let ids: Vec<StreamId> = (0..100).map(|_| host.get(&key(1))).collect();
     assert!(ids.iter().all(|id| host.is_forwarded(*id)));
     let last = forwarded(&host, ids[99]);
     assert_eq!(value(last, "x-sq-answer-would-refuse"), Some("rate-limited"));
@@ -227,7 +232,10 @@ fn a_call_that_fails_while_it_is_made_settles_its_request_within_the_same_callba
 fn a_request_that_could_not_be_written_is_answered_with_500() {
     let mut host = Host::warm(config());
     let id = host.get(&key(1));
-    let reply = host.gate.on_forward_failed(id);
+    host.gate.on_forward_failed(id);
+    let Some(Effect::Reply(_, reply)) = host.gate.next_effect() else {
+        panic!("the client gets no response")
+    };
     assert_eq!(reply.status, 500);
     assert!(value(&reply.headers, "content-type").is_some());
     host.tick(16 * SECOND);

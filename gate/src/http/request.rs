@@ -19,7 +19,7 @@ use protocol::{Limits, SqVersion};
 use super::body::{QUERY_ITEMS_MAX, too_large};
 use super::endpoint::{BodyRule, Rule};
 use super::params::Params;
-use super::response::AnswerRule;
+use super::response::{self, AnswerRule};
 use crate::{Refusal, RefusalKind};
 
 pub use super::body::BodyCheck;
@@ -300,6 +300,11 @@ impl Request {
     /// Check that the body must pass; `None` if no body follows.
     pub fn body(&self) -> Option<BodyCheck> {
         self.body.clone()
+    }
+
+    /// The `content-type` of the response.
+    pub(crate) fn content_type(&self) -> &'static str {
+        response::content_type(self.endpoint)
     }
 
     /// Treatment of SQ's response.

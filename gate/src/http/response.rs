@@ -51,10 +51,7 @@ impl AnswerRule {
 
     /// Value of the header `content-type`.
     pub(crate) fn content_type(&self) -> &'static str {
-        match self.endpoint {
-            Endpoint::Query | Endpoint::JsonExport | Endpoint::Usage => JSON,
-            _ => TEXT,
-        }
+        content_type(self.endpoint)
     }
 
     /// Returns the rewriter for the body; `None` if it passes unchanged. `content_length` is SQ's.
@@ -121,6 +118,14 @@ impl AnswerRule {
                 .is_some_and(|(_, number)| number.bytes().all(|digit| digit.is_ascii_digit()));
             path.starts_with('/') && path.ends_with(&file) && (by_system || reason == NOT_UTF8)
         })
+    }
+}
+
+/// The `content-type` of an endpoint's responses.
+pub(crate) fn content_type(endpoint: Endpoint) -> &'static str {
+    match endpoint {
+        Endpoint::Query | Endpoint::JsonExport | Endpoint::Usage => JSON,
+        _ => TEXT,
     }
 }
 

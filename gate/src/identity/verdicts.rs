@@ -22,7 +22,7 @@ use protocol::time::{MS_NS, SECOND_NS};
 use protocol::{Epoch, FilterConfig, KeyHash, Verdict, VerifyResponse};
 use serde::{Deserialize, Serialize};
 
-use crate::engine::StreamId;
+use crate::effect::StreamId;
 use crate::identity::cache::Cache;
 use crate::identity::changes_feed::{self, ChangesFeed};
 use crate::shared::{Shared, update};

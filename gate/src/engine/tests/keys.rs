@@ -6,7 +6,7 @@ use wasm_bindgen_test::wasm_bindgen_test as test;
 use protocol::{Epoch, VerifyResponse};
 
 use super::*;
-use crate::engine::CallFailed;
+use crate::effect::CallFailed;
 
 #[test]
 fn a_revoked_key_is_refused_with_the_answer_of_the_feed() {

@@ -90,7 +90,7 @@ fn an_outage_of_the_orchestrator_is_told_when_it_lasts_longer_than_configured() 
     assert!((2_500..3_600).contains(&told_ms), "told after {told_ms} ms");
 }
 
-fn upload(host: &mut Host) -> u32 {
+fn upload(host: &mut Host) -> StreamId {
     let path = "/api/v2/update?p=index&c=1.1.1/1.1.1/1.1.2";
     let headers = [("authorization", &*key(1)), ("content-length", "4")];
     let id = host.request("POST", path, &headers, false);
@@ -125,7 +125,7 @@ fn a_body_that_outlived_its_lease_is_held_at_its_end_until_there_is_another() {
     host.answer("/v1/lease", &granted("alice", 30_000));
     assert!(host.is_forwarded(id));
     host.end(id);
-    assert_eq!((host.gate.waiting, host.gate.streams.len()), (0, 0));
+    assert_eq!((host.gate.streams.waiting(), host.gate.streams.len()), (0, 0));
 }
 
 #[test]
@@ -152,14 +152,15 @@ fn a_held_body_is_refused_when_its_tenant_can_not_be_leased() {
     let call = host.call_to("/v1/lease").unwrap();
     host.done(call, Ok((503, br#"{"kind":"failing","retry_after_s":7}"#)));
     assert_eq!(host.status(told), Some(503));
-    let AnswerStep::Put(headers) = host.gate.on_answer_head(told, 503, false, &FromEnvoy) else {
+    let late = host.response_head(told, false, &FromEnvoy(503));
+    let Some(Effect::SetResponseHeaders(_, headers)) = late else {
         panic!("Envoy's headers of the forwarded request stay")
     };
     assert_eq!(value(&headers, "retry-after"), Some("7"));
     host.body(patient, b"", true);
     host.tick(11 * SECOND);
     assert_eq!(host.status(patient), Some(503));
-    assert_eq!(host.gate.waiting, 0);
+    assert_eq!(host.gate.streams.waiting(), 0);
 }
 
 #[test]

@@ -7,7 +7,8 @@ use wasm_bindgen_test::wasm_bindgen_test as test;
 use super::test_host::{
     FromSq, Host, MS, SECOND, Seen, changes, config, granted, key, verdict, verified,
 };
-use crate::engine::{Headers, StreamId, metric_names};
+use crate::effect::{Headers, StreamId};
+use crate::engine::metric_names;
 use crate::limits::usage::{GONE, REPORT_ROWS};
 
 mod quotas;

@@ -11,7 +11,7 @@ use proptest::sample::select;
 use super::test_host::{
     Host, MS, SECOND, Seen, changes, config, granted, hash, key, verdict, verified,
 };
-use crate::engine::CallFailed;
+use crate::effect::CallFailed;
 #[cfg(target_family = "wasm")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
 
@@ -179,7 +179,7 @@ fn apply(host: &mut Host, event: Event, revision: &mut u64) {
         Event::Sq(at, status, pieces) => {
             let waiting = host.awaits_sq();
             if !waiting.is_empty() {
-                host.sq_answers(waiting[at % waiting.len()], status, &pieces);
+                host.sq_responds(waiting[at % waiting.len()], status, &pieces);
             }
         }
         Event::Reload => host.reload(),
@@ -205,13 +205,13 @@ proptest! {
         }
         for (id, seen) in &host.streams {
             let waits = matches!(seen, Seen::Paused | Seen::Held);
-            prop_assert!(!waits, "stream {} waits for ever", id);
+            prop_assert!(!waits, "stream {:?} waits for ever", id);
         }
-        prop_assert_eq!(host.gate.waiting, 0);
+        prop_assert_eq!(host.gate.streams.waiting(), 0);
         let all: Vec<_> = host.streams.keys().copied().collect();
         for id in all {
             host.end(id);
         }
-        prop_assert!(host.gate.streams.is_empty());
+        prop_assert!(host.gate.streams.len() == 0);
     }
 }

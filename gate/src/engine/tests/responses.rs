@@ -6,7 +6,7 @@ use wasm_bindgen_test::wasm_bindgen_test as test;
 use super::*;
 
 /// A request that is on its way to SQ.
-fn sent(host: &mut Host, method: &str, path: &str) -> u32 {
+fn sent(host: &mut Host, method: &str, path: &str) -> StreamId {
     let id = host.request(method, path, &[("authorization", &*key(1))], true);
     assert!(host.is_forwarded(id), "{path}: {:?}", host.seen(id));
     id
@@ -16,16 +16,17 @@ fn sent(host: &mut Host, method: &str, path: &str) -> u32 {
 fn a_head_request_is_answered_without_the_body_that_sq_gave() {
     let mut host = Host::warm(config());
     let id = sent(&mut host, "HEAD", "/api/v2/toc?p=index");
-    host.gate.on_answer_head(id, 200, false, &FromSq(3));
-    assert!(host.gate.on_answer_bytes(id, 3));
-    assert!(host.gate.on_answer_body(id, b"toc", true).is_empty());
+    host.response_head(id, false, &FromSq { status: 200, content_length: 3 });
+    let body = host.gate.on_response_body(id, 3, true, || b"toc".to_vec());
+    assert_eq!(body, Some(Vec::new()));
 }
 
 #[test]
 fn an_export_without_a_scroll_has_the_headers_of_any_other_answer() {
     let mut host = Host::warm(config());
     let id = sent(&mut host, "GET", "/api/v2/json-export?p=index");
-    let AnswerStep::Replace(reply) = host.gate.on_answer_head(id, 200, true, &FromSq(0)) else {
+    let empty = FromSq { status: 200, content_length: 0 };
+    let Some(Effect::Reply(_, reply)) = host.response_head(id, true, &empty) else {
         panic!("an empty phext is no JSON")
     };
     assert_eq!((reply.status, reply.body.as_str()), (200, "[]\n"));
@@ -47,11 +48,12 @@ fn an_export_without_a_scroll_has_the_headers_of_any_other_answer() {
 #[test]
 fn an_answer_in_place_of_sqs_carries_what_shadow_mode_marked() {
     let mut host = Host::warm(FilterConfig { shadow: true, ..config() });
-    let mut last = 0;
-    for _ in 0..100 {
-        last = sent(&mut host, "GET", "/api/v2/json-export?p=index");
+    for _ in 0..99 {
+        sent(&mut host, "GET", "/api/v2/json-export?p=index");
     }
-    let AnswerStep::Replace(reply) = host.gate.on_answer_head(last, 200, true, &FromSq(0)) else {
+    let last = sent(&mut host, "GET", "/api/v2/json-export?p=index");
+    let empty = FromSq { status: 200, content_length: 0 };
+    let Some(Effect::Reply(_, reply)) = host.response_head(last, true, &empty) else {
         panic!("an empty phext is no JSON")
     };
     assert_eq!(value(&reply.headers, "x-sq-would-refuse"), Some("rate-limited"));
@@ -67,8 +69,8 @@ fn what_sq_says_of_its_key_or_of_itself_becomes_a_problem_document() {
         (500, 502, "database-failed", None),
     ] {
         let id = sent(&mut host, "GET", "/api/v2/query?p=index&set=1.1.1/1.1.1/1.1.1");
-        let AnswerStep::Replace(reply) = host.gate.on_answer_head(id, status, false, &FromSq(12))
-        else {
+        let head = FromSq { status, content_length: 12 };
+        let Some(Effect::Reply(_, reply)) = host.response_head(id, false, &head) else {
             panic!("{status} passes as SQ gave it")
         };
         assert_eq!(reply.status, told);
@@ -84,7 +86,8 @@ fn what_else_sq_refuses_is_text_whatever_was_asked_for() {
     let mut host = Host::warm(config());
     for status in [400, 404] {
         let id = sent(&mut host, "GET", "/api/v2/query?p=index&set=1.1.1/1.1.1/1.1.1");
-        let AnswerStep::Put(headers) = host.gate.on_answer_head(id, status, false, &FromSq(12))
+        let head = FromSq { status, content_length: 12 };
+        let Some(Effect::SetResponseHeaders(_, headers)) = host.response_head(id, false, &head)
         else {
             panic!("{status} is said to be JSON")
         };
@@ -96,7 +99,7 @@ fn what_else_sq_refuses_is_text_whatever_was_asked_for() {
 fn what_envoy_answers_in_sqs_place_passes_as_it_is() {
     let mut host = Host::warm(config());
     let id = sent(&mut host, "GET", "/api/v2/toc?p=index");
-    assert_eq!(host.gate.on_answer_head(id, 503, false, &FromEnvoy), AnswerStep::Pass);
+    assert_eq!(host.response_head(id, false, &FromEnvoy(503)), None);
 }
 
 /// Counters of what this VM has served since its first request.
@@ -113,15 +116,15 @@ fn what_envoy_or_sq_failed_on_is_refused_and_uses_no_quota() {
     let mut host = Host::warm(config());
     for status in [503, 504, 429, 413, 408, 400] {
         let id = sent(&mut host, "GET", "/api/v2/toc?p=index");
-        host.gate.on_answer_head(id, status, false, &FromEnvoy);
+        host.response_head(id, false, &FromEnvoy(status));
         host.end(id);
     }
     let id = sent(&mut host, "GET", "/api/v2/toc?p=index");
-    host.gate.on_answer_head(id, 500, false, &FromSq(5));
+    host.response_head(id, false, &FromSq { status: 500, content_length: 5 });
     host.end(id);
     // What SQ has to say of a request is an answer.
     let id = sent(&mut host, "GET", "/api/v2/toc?p=index");
-    host.gate.on_answer_head(id, 404, false, &FromSq(5));
+    host.response_head(id, false, &FromSq { status: 404, content_length: 5 });
     host.end(id);
     let counters = counters(&mut host);
     assert_eq!((counters.reads, counters.writes), (2, 0), "the first of all, and the one answered");
@@ -156,15 +159,14 @@ fn the_bytes_of_an_answer_are_those_that_the_client_gets() {
     let mut host = Host::warm(config());
     let id = sent(&mut host, "GET", "/api/v2/json-export?p=index");
     let sqs = br#"[{"coordinate":"1.1.1/1.1.1/1.1.1","text":"a"}]"#;
-    let step = host.gate.on_answer_head(id, 200, false, &FromSq(sqs.len() as u64));
-    assert_eq!(step, AnswerStep::Rewrite);
-    assert!(host.gate.on_answer_bytes(id, sqs.len()));
-    let out = host.gate.on_answer_body(id, sqs, true);
+    let head = FromSq { status: 200, content_length: sqs.len() as u64 };
+    assert_eq!(host.response_head(id, false, &head), Some(Effect::RemoveContentLength(id)));
+    let out = host.gate.on_response_body(id, sqs.len(), true, || sqs.to_vec()).unwrap();
     assert_ne!(out.len(), sqs.len(), "the case must occur");
     host.end(id);
     let id = sent(&mut host, "GET", "/api/v2/toc?p=index");
-    host.gate.on_answer_head(id, 200, false, &FromSq(3));
-    host.gate.on_answer_bytes(id, 3);
+    host.response_head(id, false, &FromSq { status: 200, content_length: 3 });
+    assert_eq!(host.gate.on_response_body(id, 3, true, || b"toc".to_vec()), None);
     host.end(id);
     assert_eq!(counters(&mut host).bytes_out, out.len() as u64 + 3);
 }

@@ -16,7 +16,7 @@ use protocol::{ChangesResponse, Epoch, FilterConfig, VerifyResponse};
 use wasm_bindgen_test::wasm_bindgen_test as test;
 
 use super::test_host::{Host, MS, SECOND, Seen, hash, key, verdict};
-use crate::engine::{CallFailed, CallId, StreamId};
+use crate::effect::{CallFailed, CallId, StreamId};
 use crate::identity::changes_feed;
 use crate::shared::Local;
 

@@ -5,11 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use protocol::{ApiKey, Epoch, FilterConfig, GatewayId, KeyHash, TenantId, TierName};
 use protocol::{TenantStatus, Verdict, VerifyResponse, lease, verify};
 
+use crate::effect::{Call, CallFailed, CallId, CallResult, Effect, Headers, Reply, StreamId};
 use crate::engine::stream::State;
-use crate::engine::{
-    AnswerHead, AnswerStep, BodyStep, Call, CallFailed, CallId, Effect, Gate, Headers, Reply, Step,
-    StreamId,
-};
+use crate::engine::{Gate, ResponseHead};
 use crate::shared::Local;
 
 pub(super) use protocol::time::{MS_NS as MS, SECOND_NS as SECOND};
@@ -33,14 +31,14 @@ pub(super) struct Host {
     pub(super) streams: BTreeMap<StreamId, Seen>,
     /// Calls on their way, and the stream in whose context each was made.
     pub(super) calls: BTreeMap<CallId, (Call, Option<StreamId>)>,
-    next: StreamId,
+    next: u32,
     /// Calls made so far, by path without query.
     pub(super) made: BTreeMap<String, u32>,
     /// Every call fails while it is being made: a breaker is open, or the cluster has no host.
     pub(super) sends_nothing: bool,
     config: FilterConfig,
-    /// What clients have got of answers so far.
-    answers: BTreeMap<StreamId, Got>,
+    /// The responses of SQ as clients have received them.
+    responses: BTreeMap<StreamId, Got>,
 }
 
 /// An answer on its way to a client.
@@ -51,15 +49,22 @@ struct Got {
     body: Vec<u8>,
 }
 
-/// The head of an answer of SQ's with a body of so many bytes.
-pub(super) struct FromSq(pub(super) u64);
+/// The head of a response from SQ.
+pub(super) struct FromSq {
+    pub(super) status: u16,
+    pub(super) content_length: u64,
+}
 
-impl AnswerHead for FromSq {
-    fn length(&self) -> Option<u64> {
-        Some(self.0)
+impl ResponseHead for FromSq {
+    fn status(&self) -> u16 {
+        self.status
     }
 
-    fn is_sqs(&self) -> bool {
+    fn content_length(&self) -> Option<u64> {
+        Some(self.content_length)
+    }
+
+    fn is_from_sq(&self) -> bool {
         true
     }
 }
@@ -127,21 +132,18 @@ impl Host {
     pub(super) fn after(config: FilterConfig, shared: Local, now: u64) -> Self {
         let gateway = GatewayId::parse("g").unwrap();
         let gate = Gate::new(config.clone(), gateway, "vm".to_owned(), &shared);
-        let (streams, calls, made, answers) = Default::default();
-        let (client, sends_nothing) = ("192.0.2.1:4711".to_owned(), false);
-        let next = 0;
         Self {
             gate,
             shared,
             now,
-            client,
-            streams,
-            calls,
-            next,
-            made,
-            sends_nothing,
+            client: "192.0.2.1:4711".to_owned(),
+            streams: BTreeMap::new(),
+            calls: BTreeMap::new(),
+            next: 0,
+            made: BTreeMap::new(),
+            sends_nothing: false,
             config,
-            answers,
+            responses: BTreeMap::new(),
         }
     }
 
@@ -169,14 +171,15 @@ impl Host {
     }
 
     pub(super) fn head(&mut self, headers: &[(String, Vec<u8>)], ends: bool) -> StreamId {
-        let id = self.next;
+        let id = StreamId(self.next);
         self.next += 1;
         let client = || self.client.clone();
-        let step = self.gate.on_request_head(id, headers, ends, client, self.now, &mut self.shared);
-        let seen = match step.or(self.perform_within(id)) {
-            Step::Forward(headers) => Seen::Forwarded(headers),
-            Step::Answer(reply) => Seen::Answered(reply),
-            Step::Wait => Seen::Paused,
+        self.gate.on_request_head(id, headers, ends, client, self.now, &mut self.shared);
+        let seen = match self.perform_within(id) {
+            Some(Effect::Forward(_, headers)) => Seen::Forwarded(headers),
+            Some(Effect::Reply(_, reply)) => Seen::Answered(reply),
+            None => Seen::Paused,
+            Some(other) => panic!("no effect for a request head: {other:?}"),
         };
         self.streams.insert(id, seen);
         self.check();
@@ -184,15 +187,13 @@ impl Host {
     }
 
     pub(super) fn end(&mut self, id: StreamId) {
-        let lost = self.gate.on_stream_end(id, self.now, &mut self.shared);
+        self.gate.on_stream_end(id, self.now, &mut self.shared);
         self.streams.remove(&id);
-        self.answers.remove(&id);
-        // The SDK drops the answers to calls of a stream that is gone.
-        let own: Vec<CallId> =
-            self.calls.iter().filter(|(_, (_, l))| *l == Some(id)).map(|(call, _)| *call).collect();
-        assert_eq!(lost, own, "calls that are kept for ever, or forgotten too early");
-        self.calls.retain(|call, _| !own.contains(call));
+        self.responses.remove(&id);
         self.perform(None);
+        // The SDK drops the responses to calls of a stream that has ended.
+        let kept = self.calls.values().find(|(_, caller)| *caller == Some(id));
+        assert!(kept.is_none(), "a call was not abandoned: {kept:?}");
     }
 
     pub(super) fn tick(&mut self, after_ns: u64) {
@@ -201,7 +202,7 @@ impl Host {
         self.perform(None);
     }
 
-    pub(super) fn done(&mut self, id: CallId, result: Result<(u16, &[u8]), CallFailed>) {
+    pub(super) fn done(&mut self, id: CallId, result: CallResult<'_>) {
         let Some((_, leader)) = self.calls.remove(&id) else { return };
         self.gate.on_call_done(id, result, self.now, &mut self.shared);
         self.perform(leader);
@@ -236,20 +237,15 @@ impl Host {
     /// Returns what settles `own`.
     fn perform_but(&mut self, own: Option<StreamId>, context: Option<StreamId>) -> Option<Effect> {
         let mut settled = None;
-        loop {
-            let effects = self.gate.take_effects();
-            if effects.is_empty() {
-                return settled;
-            }
-            for effect in effects {
-                if own.is_some() && effect.stream() == own {
-                    assert!(settled.is_none(), "settled twice: {settled:?}, {effect:?}");
-                    settled = Some(effect);
-                } else {
-                    self.perform_one(effect, context);
-                }
+        while let Some(effect) = self.gate.next_effect() {
+            if own.is_some() && effect.stream() == own {
+                assert!(settled.is_none(), "settled twice: {settled:?}, {effect:?}");
+                settled = Some(effect);
+            } else {
+                self.perform_one(effect, context);
             }
         }
+        settled
     }
 
     fn perform_one(&mut self, effect: Effect, context: Option<StreamId>) {
@@ -267,33 +263,42 @@ impl Host {
             Effect::Forward(id, headers) => self.settle(id, Seen::Forwarded(headers)),
             Effect::Resume(id) => {
                 let was = self.streams.insert(id, Seen::Forwarded(Headers::new()));
-                assert_eq!(was, Some(Seen::Held), "stream {id} was not held");
+                assert_eq!(was, Some(Seen::Held), "stream {id:?} was not held");
                 self.must_be_leased(id);
             }
-            Effect::Answer(id, reply) => self.settle(id, Seen::Answered(reply)),
+            Effect::Reply(id, reply) => self.settle(id, Seen::Answered(reply)),
+            Effect::Abandon(id) => {
+                let (_, caller) = self.calls.remove(&id).expect("an abandoned call is in flight");
+                let caller = caller.expect("only streams end");
+                assert!(!self.streams.contains_key(&caller), "call {id:?} was abandoned too early");
+            }
+            Effect::SetResponseHeaders(..) | Effect::RemoveContentLength(_) => {
+                panic!("a response was changed outside of its callback: {effect:?}")
+            }
         }
     }
 
     fn settle(&mut self, id: StreamId, seen: Seen) {
         let was = self.streams.insert(id, seen);
         let waited = was == Some(Seen::Paused) || was == Some(Seen::Held);
-        assert!(waited, "stream {id} was settled twice or is gone: {was:?}");
+        assert!(waited, "stream {id:?} was settled twice or is gone: {was:?}");
     }
 
     /// A piece of a request's body, as Envoy gives it: to what is on its way and not held.
     pub(super) fn body(&mut self, id: StreamId, chunk: &[u8], end: bool) {
-        let step = self.gate.on_request_body(id, chunk, end, self.now, &mut self.shared);
-        match step.or(self.perform_within(id)) {
-            BodyStep::Pass if end => self.must_be_leased(id),
-            BodyStep::Pass => {}
-            BodyStep::Wait => {
-                assert!(self.is_forwarded(id) && end, "stream {id} was held too early");
+        self.gate.on_request_body(id, end, || chunk.to_vec(), self.now, &mut self.shared);
+        match self.perform_within(id) {
+            Some(Effect::Resume(_)) if end => self.must_be_leased(id),
+            Some(Effect::Resume(_)) => {}
+            None => {
+                assert!(self.is_forwarded(id) && end, "stream {id:?} was held too early");
                 self.streams.insert(id, Seen::Held);
             }
-            BodyStep::Refuse(reply) => {
+            Some(Effect::Reply(_, reply)) => {
                 assert!(self.is_forwarded(id), "a body was refused that was not on its way");
                 self.streams.insert(id, Seen::Answered(reply));
             }
+            Some(other) => panic!("no effect for a request body: {other:?}"),
         }
         self.check();
     }
@@ -301,34 +306,43 @@ impl Host {
     /// Requests that are with SQ.
     pub(super) fn awaits_sq(&self) -> Vec<StreamId> {
         let ids = self.streams.keys().copied();
-        ids.filter(|id| self.is_forwarded(*id) && !self.answers.contains_key(id)).collect()
+        ids.filter(|id| self.is_forwarded(*id) && !self.responses.contains_key(id)).collect()
     }
 
-    /// What SQ answers to a request that is on its way, in pieces. A client gets one answer, whole.
-    pub(super) fn sq_answers(&mut self, id: StreamId, status: u16, pieces: &[Vec<u8>]) {
-        assert!(self.gate.reads_answer(id), "an answer of SQ's passes unseen");
-        let asked = self.gate.streams[&id].head.clone();
+    /// The head of a response, in its callback.
+    pub(super) fn response_head(
+        &mut self,
+        id: StreamId,
+        ends: bool,
+        head: &impl ResponseHead,
+    ) -> Option<Effect> {
+        self.gate.on_response_head(id, ends, head);
+        self.perform_within(id)
+    }
 
-        let length = pieces.concat().len() as u64;
+    /// SQ responds to a forwarded request, in pieces. A client gets one response, whole.
+    pub(super) fn sq_responds(&mut self, id: StreamId, status: u16, pieces: &[Vec<u8>]) {
+        let asked = self.gate.streams.get(id).unwrap().head.clone();
+        let content_length = pieces.concat().len() as u64;
         let mut got = Got::default();
-        match self.gate.on_answer_head(id, status, pieces.is_empty(), &FromSq(length)) {
-            AnswerStep::Pass => {}
-            AnswerStep::Put(headers) => assert!(status != 200 && !headers.is_empty()),
-            AnswerStep::Rewrite => got.is_rewritten = true,
-            AnswerStep::Replace(reply) => {
+        match self.response_head(id, pieces.is_empty(), &FromSq { status, content_length }) {
+            None => {}
+            Some(Effect::SetResponseHeaders(_, headers)) => {
+                assert!(status != 200 && !headers.is_empty());
+            }
+            Some(Effect::RemoveContentLength(_)) => got.is_rewritten = true,
+            Some(Effect::Reply(_, reply)) => {
                 let has = |name| reply.headers.iter().any(|(n, _)| *n == name);
                 assert!(has("content-type") && has("content-security-policy"), "{reply:?}");
                 got = Got { is_rewritten: true, ended: true, body: reply.body.into_bytes() };
             }
+            Some(other) => panic!("no effect for a response head: {other:?}"),
         }
         for (at, piece) in pieces.iter().enumerate().filter(|_| !got.ended) {
             let end = at + 1 == pieces.len();
-            if self.gate.on_answer_bytes(id, piece.len()) {
-                got.body.extend(self.gate.on_answer_body(id, piece, end));
-            } else {
-                assert!(!got.is_rewritten, "a piece of a rewritten answer passed as it was");
-                got.body.extend(piece);
-            }
+            let rewritten = self.gate.on_response_body(id, piece.len(), end, || piece.clone());
+            assert!(rewritten.is_some() || !got.is_rewritten, "a piece passed as it was");
+            got.body.extend(rewritten.unwrap_or_else(|| piece.clone()));
         }
         if asked.method == "HEAD" {
             assert!(got.ended || got.body.is_empty(), "a body for HEAD");
@@ -339,18 +353,16 @@ impl Host {
         } else if status == 200 && !got.is_rewritten {
             assert_eq!(got.body, pieces.concat());
         }
-        self.answers.insert(id, got);
+        self.responses.insert(id, got);
     }
 
     /// From here on Envoy looks for the cluster: it must be there.
     fn must_be_leased(&self, id: StreamId) {
-        let Some(stream) = self.gate.streams.get(&id) else { return };
-        if let (State::Forwarded, Some(tenant)) = (stream.state, stream.tenant()) {
-            let now_ns = self.now + self.gate.behind_ns;
-            assert!(
-                self.gate.leases.is_live(tenant, now_ns),
-                "stream {id} went on without a lease"
-            );
+        let Some(stream) = self.gate.streams.get(id) else { return };
+        if let State::Forwarded(exchange) = &stream.state {
+            let is_leased =
+                self.gate.leases.is_live(exchange.request.tenant(), self.gate.clock.now_ns());
+            assert!(is_leased, "stream {id:?} went on without a lease");
         }
     }
 

@@ -35,7 +35,7 @@ fn an_upload_is_counted_when_it_ends_however_long_ago_its_head_passed() {
     assert_eq!((passed, host.status(uploads[11])), (2, Some(507)));
     // SQ has answered both; what it has stored is measured from now on.
     for id in &uploads[..2] {
-        host.gate.on_answer_head(*id, 200, false, &FromSq(5));
+        host.response_head(*id, false, &FromSq { status: 200, content_length: 5 });
         host.end(*id);
     }
     host.tick(SECOND);

@@ -1,0 +1,84 @@
+//! The parts of a request head that the gate retains. The API key is dropped; only its digest is
+//! kept.
+
+use protocol::KeyHash;
+
+use crate::http::request;
+use crate::identity::credentials::{CredentialFault, Credentials};
+
+/// A request head without its credentials.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Head {
+    /// The `:method` pseudo-header.
+    pub method: String,
+    /// The `:path` pseudo-header with its query, undecoded: the parser refuses what is not ASCII.
+    pub path: Vec<u8>,
+    /// The `content-length`, already validated by the host's codec.
+    pub content_length: Option<u64>,
+    pub(crate) content_type: Option<String>,
+    /// The `content-encoding`, unless it is `identity`.
+    pub(crate) encoding: Option<String>,
+    /// No body follows.
+    pub ends: bool,
+    /// Set by the host, and returned to the client with the response.
+    pub(crate) request_id: Option<String>,
+    /// An `OPTIONS` request with `origin` and `access-control-request-method`: a CORS preflight.
+    pub is_preflight: bool,
+    /// Has `x-sq-test-panic`, in builds that have the trigger.
+    pub(crate) test_panic: bool,
+}
+
+impl Head {
+    /// Reads a head and the digest of its key. Bytes that are not UTF-8 in method, type and encoding
+    /// become U+FFFD, which no accepted value contains.
+    pub fn read(
+        headers: &[(String, Vec<u8>)],
+        ends: bool,
+    ) -> (Self, Result<KeyHash, CredentialFault>) {
+        let mut head = Self { ends, ..Self::default() };
+        let mut credentials = Credentials::default();
+        let mut has_origin = false;
+        let mut has_cors_method = false;
+        for (name, value) in headers {
+            match name.as_str() {
+                ":method" => head.method = lossy(value),
+                ":path" => head.path.clone_from(value),
+                "content-length" => {
+                    head.content_length =
+                        std::str::from_utf8(value).ok().and_then(|v| v.parse().ok());
+                }
+                "content-type" => head.content_type = Some(lossy(value)),
+                "x-request-id" => head.request_id = String::from_utf8(value.clone()).ok(),
+                "content-encoding" if !is_identity(value) => head.encoding = Some(lossy(value)),
+                "origin" => has_origin = true,
+                "access-control-request-method" => has_cors_method = true,
+                name => {
+                    credentials.see(name, value);
+                    head.test_panic |= cfg!(feature = "test-panic") && name == "x-sq-test-panic";
+                }
+            }
+        }
+        head.is_preflight = has_origin && has_cors_method && head.method == "OPTIONS";
+        (head, credentials.digest())
+    }
+
+    /// The head in the form that the request parser takes.
+    pub fn as_request(&self) -> request::Head<'_> {
+        request::Head {
+            method: &self.method,
+            path: &self.path,
+            content_length: self.content_length,
+            has_body: !self.ends,
+            content_type: self.content_type.as_deref(),
+        }
+    }
+}
+
+fn lossy(value: &[u8]) -> String {
+    String::from_utf8_lossy(value).into_owned()
+}
+
+fn is_identity(coding: &[u8]) -> bool {
+    let coding = coding.trim_ascii();
+    coding.is_empty() || coding.eq_ignore_ascii_case(b"identity")
+}
