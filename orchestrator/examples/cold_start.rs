@@ -63,7 +63,7 @@ async fn main() {
         let began = Instant::now();
         plain.stop(&tenant()).await.unwrap();
         times[5].1.push(began.elapsed());
-        while slots.slots_ready() < 2 {
+        while slots.free_networks() < 2 {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         times[2].1.push(start(&slots).await.0);

@@ -24,8 +24,11 @@
 //! | `process.rs` | child processes, for hosts without Docker; adopted by their records |
 //! | `process/instance.rs` | one process: its record on disk, signals, exit |
 //! | `process/adoption.rs` | finding processes that an earlier orchestrator started |
-//! | `process/watches.rs` | the task that awaits every process's exit |
+//! | `process/start.rs` | starting a tenant's process |
+//! | `process/deaths.rs` | the task that awaits every process's exit |
+//! | `process/pidfd.rs` | process descriptors |
 //! | `proc.rs` | facts about processes from `/proc` |
+//! | `sq_command.rs` | SQ's command line and environment |
 //! | `probe.rs` | readiness probe over HTTP |
 //! | `folder.rs` | ownership of a tenant's folder, and proof that SQ can write it |
 //! | `reclaim.rs` | returning a paused tenant's memory to the host |
@@ -49,9 +52,11 @@ pub mod docker;
 pub mod folder;
 pub mod instance_key;
 pub mod probe;
+mod proc;
 pub mod process;
 mod reclaim;
 pub mod select;
+mod sq_command;
 
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -262,4 +267,12 @@ pub enum RuntimeError {
     /// Any other failure.
     #[error("{0}")]
     Failed(String),
+}
+
+impl RuntimeError {
+    // By value, because that is what `map_err` passes.
+    #[allow(clippy::needless_pass_by_value)]
+    fn failed(reason: impl ToString) -> Self {
+        Self::Failed(reason.to_string())
+    }
 }

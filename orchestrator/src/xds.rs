@@ -34,8 +34,9 @@
 //! ```
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::{Mutex, MutexGuard};
 use protocol::{GatewayId, TenantId};
 use tokio::sync::{Notify, mpsc, watch};
 
@@ -165,9 +166,8 @@ impl Publisher {
         self.hub().streams.len()
     }
 
-    // A panic while the lock is held leaves no half-made change: every step is one insertion.
     fn hub(&self) -> MutexGuard<'_, Hub> {
-        self.hub.lock().unwrap_or_else(PoisonError::into_inner)
+        self.hub.lock()
     }
 
     fn is_open(&self, stream: StreamId) -> bool {

@@ -1,15 +1,15 @@
-//! Tenants' SQs as Docker containers, hardened and limited as measured in docs/sq.md.
+//! Tenants' SQ instances as Docker containers, hardened and limited as measured in docs/sq.md.
 //!
 //! ```text
-//!  start ─► folder proven ─► old container removed ─► created (in a prepared network slot when
-//!           one is ready) ─► started ─► answers 401 ─► announced: from now on its death is news
+//!  start ─► remove the old container ─► create a new one, in a prepared network if one is free,
+//!           and prove the folder ─► start it ─► SQ answers 401 ─► announced: a death is an event
 //! ```
 //!
-//! A container is made for each start and removed at the stop: the key, which is part of its
-//! command line, is then new each time and nothing is left on the host while the tenant sleeps
-//! (docs/decisions has the price). Name and labels say whose it is; what runs is found again by
-//! them, key included, so that no other state is kept. There is no restart policy: the lifecycle
-//! restarts.
+//! Each start creates a container and each stop removes it. So the key, which is part of the command
+//! line, is new every time, and a sleeping tenant leaves nothing on the host but its folder
+//! (docs/decisions has the price). Name and labels tell to which tenant a container belongs;
+//! together with the command line they are the only state, and adoption reads them. There is no
+//! restart policy: the lifecycle decides about restarts.
 
 mod adoption;
 mod deaths;
@@ -19,45 +19,47 @@ mod start;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::{Mutex, MutexGuard};
 use protocol::TenantId;
 use protocol::containers::{self, INSTALLATION, ROLE, ROLE_NAMESPACE};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 
-use self::engine::{Engine, EngineError, Seen, SeenState};
-use self::network_pool::{Keeper, SLOTS_MAX, Slot, Slots};
+use self::engine::{ContainerState, Engine, EngineError};
+use self::network_pool::{NetworkPool, PoolTask, PreparedNetwork};
 use crate::config::DockerConfig;
 use crate::host;
 use crate::runtime::folder::Owner;
-use crate::runtime::process::{self, MALLOC_ENV};
 use crate::runtime::reclaim::Reclaim;
 use crate::runtime::{
     Capabilities, Description, Died, Endpoint, ExitKind, Found, Runtime, RuntimeError,
-    RuntimeFuture, Spec, Started, Stopped,
+    RuntimeFuture, Spec, Started, Stopped, proc,
 };
 
 /// Kind of this runtime, in its description and in the record of a run.
 pub(super) const KIND: &str = "docker";
 
+/// Port on which SQ listens inside its network namespace.
 const PORT: u16 = 1337;
 
-/// SQ 0.6.0 serves 512 connections with a thread each and dies when it can't have one.
+/// Bound on a container's processes and threads. SQ 0.6.0 serves 512 connections with a thread each
+/// and crashes when it can't create one.
 const PIDS: i64 = 600;
 
-/// How often a starting container is looked at for its death, and a lost daemon asked again.
-const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// Interval at which a starting container is inspected, and pause before a lost daemon is retried.
+const INSPECT_EVERY: Duration = Duration::from_millis(250);
 
-/// Containers and free slots on one bridge: the kernel's `BR_MAX_PORTS` is 1024, less some that are
-/// being removed.
+/// Bound on containers and free prepared networks on one bridge: the kernel's `BR_MAX_PORTS` is
+/// 1024, and some room is left for those that are being removed.
 const BRIDGE_PORTS: usize = 1_000;
 
-/// Deaths not yet taken by the lifecycle.
-const DEATHS: usize = 1024;
+/// Deaths queued for the lifecycle.
+const DEATHS_MAX: usize = 1024;
 
-/// The runtime. Dropping it leaves the containers running.
+/// Runs SQ in containers. Dropping it leaves them running.
 #[derive(Debug)]
 pub struct DockerRuntime {
     inner: Arc<Inner>,
@@ -70,29 +72,34 @@ struct Inner {
     engine: Engine,
     config: DockerConfig,
     data_root: PathBuf,
+    /// Tells this installation's containers from those of others on the same daemon.
     installation: String,
-    /// The host's present boot; empty where that can't be told.
+    /// Present boot of the host; empty if it is unknown.
     boot: String,
-    /// What SQ runs as; differs from the configured one when we can't give files away.
+    /// User and group of SQ; our own unless we may give files away.
     owner: Owner,
     may_chown: bool,
-    slots: Slots,
-    slots_on: bool,
+    pool: NetworkPool,
+    /// Number of prepared networks to maintain; 0 if the pool is disabled or has no image.
+    pool_size: usize,
     reclaim: Option<Reclaim>,
-    live: Mutex<HashMap<TenantId, Live>>,
-    /// The slot that each tenant has, from before it joins until it is thrown away.
-    seats: Mutex<HashMap<TenantId, Slot>>,
-    /// Somebody wants to know at once whether events of deaths were missed.
-    look: Notify,
+    instances: Mutex<HashMap<TenantId, Instance>>,
+    /// Prepared network of each tenant, from before its container joins until it is discarded.
+    networks: Mutex<HashMap<TenantId, PreparedNetwork>>,
+    /// Requests a search for deaths whose events were lost.
+    reconcile_now: Notify,
 }
 
+/// A tenant's container.
 #[derive(Debug, Clone)]
-struct Live {
-    id: String,
+struct Instance {
+    /// The container's id.
+    container: String,
     endpoint: Endpoint,
-    /// It was ready once: its death is news. Before that, `start` tells.
+    /// `start` has succeeded, so a death is an event. Before that, `start` returns it as its error.
     announced: bool,
-    dead: Option<ExitKind>,
+    /// `Some` once it is dead.
+    exit: Option<ExitKind>,
 }
 
 impl Drop for DockerRuntime {
@@ -102,7 +109,9 @@ impl Drop for DockerRuntime {
 }
 
 impl DockerRuntime {
-    /// Connects, makes the network, clears away unused slots and watches for deaths.
+    /// Connects to the daemon, creates the tenants' bridge, removes unused prepared networks and
+    /// begins to follow deaths. SQ runs as `owner` if we are root, else as we do. The path of
+    /// `data_root` distinguishes this installation from others on the daemon.
     pub async fn connect(
         data_root: &Path,
         owner: Owner,
@@ -111,49 +120,50 @@ impl DockerRuntime {
         let engine = Engine::connect().await?;
         let data_root = data_root
             .canonicalize()
-            .map_err(|e| RuntimeError::Failed(format!("{}: {e}", data_root.display())))?;
+            .map_err(|error| RuntimeError::Failed(format!("{}: {error}", data_root.display())))?;
         let installation = containers::installation_id(data_root.as_os_str().as_encoded_bytes());
         let may_chown = rustix::process::geteuid().is_root();
-        let owner = if may_chown { owner } else { own_ids() };
         let labels = HashMap::from([(INSTALLATION.to_owned(), installation.clone())]);
         let subnet = Some(config.subnet.as_str()).filter(|subnet| !subnet.is_empty());
         engine.ensure_network(&config.network, subnet, labels).await?;
-        let slots_on = config.network_pool > 0 && engine.has_image(&config.pause_image).await?;
-        let (slots, used) = Slots::new();
-        let (died, deaths) = mpsc::channel(DEATHS);
+        let pool_size = if config.network_pool > 0 && engine.has_image(&config.pause_image).await? {
+            config.network_pool.min(network_pool::SIZE_MAX)
+        } else {
+            0
+        };
+        let (pool, used_networks) = NetworkPool::new();
+        let (died, deaths) = mpsc::channel(DEATHS_MAX);
         let inner = Arc::new(Inner {
             engine,
             config,
             data_root,
             installation,
             boot: host::boot().unwrap_or_default(),
-            owner,
+            owner: if may_chown { owner } else { own_ids() },
             may_chown,
-            slots,
-            slots_on,
-            reclaim: Reclaim::found(),
-            live: Mutex::default(),
-            seats: Mutex::default(),
-            look: Notify::new(),
+            pool,
+            pool_size,
+            reclaim: Reclaim::detect(),
+            instances: Mutex::default(),
+            networks: Mutex::default(),
+            reconcile_now: Notify::new(),
         });
-        inner.clear_unused_slots().await?;
-        let follower = inner.clone();
-        // Ends with the runtime. Should it end before, so does the channel of deaths: then the
-        // process goes down.
-        let task = tokio::spawn(async move {
-            if slots_on {
-                let keeper = follower.keeper().run(follower.slots.clone(), used);
-                tokio::join!(follower.follow(died), keeper);
-            } else {
-                follower.follow(died).await;
+        inner.remove_unused_networks().await?;
+        // The task ends with the runtime. If it panics, the channel of deaths closes and the
+        // orchestrator goes down.
+        let task = tokio::spawn({
+            let inner = inner.clone();
+            async move {
+                let pool_task = inner.pool_task().run(inner.pool.clone(), used_networks);
+                tokio::join!(inner.follow_deaths(died), pool_task);
             }
         });
         Ok(Self { inner, deaths: Mutex::new(Some(deaths)), task })
     }
 
-    /// Prepared network slots, for the metrics.
-    pub fn slots_ready(&self) -> usize {
-        self.inner.slots.ready()
+    /// Counts the prepared networks that are free.
+    pub fn free_networks(&self) -> usize {
+        self.inner.pool.free_count()
     }
 }
 
@@ -165,24 +175,25 @@ impl Runtime for DockerRuntime {
             format!("SQ runs as {}:{}", inner.owner.uid, inner.owner.gid),
         ];
         if !inner.may_chown {
-            notes.push("we are not root: SQ runs as our own uid".to_owned());
+            notes.push("the orchestrator is not root: SQ runs with its uid".to_owned());
         }
-        notes.push(match (inner.config.network_pool, inner.slots_on) {
-            (0, _) => "no network slots".to_owned(),
-            (wanted, true) => format!("{wanted} network slots"),
-            (_, false) => format!(
-                "no network slots: there is no image {}; `make setup` makes it",
+        notes.push(match (inner.config.network_pool, inner.pool_size) {
+            (0, _) => "no networks are prepared".to_owned(),
+            (_, 0) => format!(
+                "no networks are prepared: image {} does not exist; `make setup` creates it",
                 inner.config.pause_image
             ),
+            (_, size) => format!("{size} networks are prepared ahead of starts"),
         });
         notes.push(Reclaim::note(inner.reclaim.as_ref()).to_owned());
         Description { kind: KIND, notes }
     }
 
     fn capabilities(&self) -> Capabilities {
+        let pool_max = self.inner.config.network_pool.min(network_pool::SIZE_MAX);
         Capabilities {
             can_reclaim: self.inner.reclaim.is_some(),
-            max_instances: Some(BRIDGE_PORTS - self.inner.config.network_pool.min(SLOTS_MAX)),
+            max_instances: Some(BRIDGE_PORTS - pool_max),
         }
     }
 
@@ -196,93 +207,96 @@ impl Runtime for DockerRuntime {
 
     fn pause<'a>(&'a self, tenant: &'a TenantId) -> RuntimeFuture<'a, ()> {
         Box::pin(async move {
-            let live = self.inner.alive(tenant)?;
-            self.inner.engine.pause(&live.id).await.map_err(|e| about(tenant, e))
+            let instance = self.inner.live_instance(tenant)?;
+            let paused = self.inner.engine.pause(&instance.container).await;
+            paused.map_err(|error| instance_error(tenant, error))
         })
     }
 
     fn resume<'a>(&'a self, tenant: &'a TenantId) -> RuntimeFuture<'a, ()> {
         Box::pin(async move {
-            let live = self.inner.alive(tenant)?;
-            self.inner.engine.unpause(&live.id).await.map_err(|e| about(tenant, e))?;
-            self.inner.answers(&live.id, live.endpoint.address).await
+            let instance = self.inner.live_instance(tenant)?;
+            let resumed = self.inner.engine.unpause(&instance.container).await;
+            resumed.map_err(|error| instance_error(tenant, error))?;
+            self.inner.wait_until_ready(&instance.container, instance.endpoint.address).await
         })
     }
 
     fn stop<'a>(&'a self, tenant: &'a TenantId) -> RuntimeFuture<'a, Stopped> {
-        Box::pin(async move {
-            // Asked of the daemon: a death of which no event has told must not pass for our doing.
-            let seen = self.inner.engine.inspect(&self.inner.name(tenant)).await?;
-            let alive =
-                seen.is_some_and(|s| matches!(s.state, SeenState::Running | SeenState::Paused));
-            self.inner.clear(tenant).await?;
-            self.inner.give_up_slot(tenant).await;
-            Ok(if alive { Stopped::Alive } else { Stopped::Dead })
-        })
+        Box::pin(self.inner.stop(tenant))
     }
 
     fn resize<'a>(&'a self, tenant: &'a TenantId, memory_bytes: u64) -> RuntimeFuture<'a, ()> {
         Box::pin(async move {
-            let live = self.inner.alive(tenant)?;
-            let resized = self.inner.engine.resize(&live.id, memory_bytes).await;
-            resized.map_err(|e| about(tenant, e))
+            let instance = self.inner.live_instance(tenant)?;
+            let resized = self.inner.engine.resize(&instance.container, memory_bytes).await;
+            resized.map_err(|error| instance_error(tenant, error))
         })
     }
 
     fn memory_bytes<'a>(&'a self, tenant: &'a TenantId) -> RuntimeFuture<'a, Option<u64>> {
         Box::pin(async move {
-            let Ok(live) = self.inner.alive(tenant) else { return Ok(None) };
-            // A daemon may take a second for an answer that the kernel has in a file.
-            let pid = self.pid(tenant).await?.filter(|pid| process::is_sq_of(*pid, tenant));
-            match pid.and_then(process::rss) {
+            let Ok(instance) = self.inner.live_instance(tenant) else { return Ok(None) };
+            // Ask the kernel first: the daemon may take a second for a figure that `/proc` has. With
+            // a remote daemon the pid belongs to another process here.
+            let pid = self.inner.engine.pid(&instance.container).await?;
+            let resident =
+                pid.filter(|pid| proc::is_sq_of(*pid, tenant)).and_then(proc::resident_bytes);
+            match resident {
                 Some(bytes) => Ok(Some(bytes)),
-                None => Ok(self.inner.engine.memory_bytes(&live.id).await?),
+                None => Ok(self.inner.engine.memory_bytes(&instance.container).await?),
             }
         })
     }
 
     fn pid<'a>(&'a self, tenant: &'a TenantId) -> RuntimeFuture<'a, Option<i32>> {
         Box::pin(async move {
-            let live = self.inner.alive(tenant)?;
-            Ok(self.inner.engine.pid(&live.id).await?.and_then(|pid| pid.try_into().ok()))
+            let instance = self.inner.live_instance(tenant)?;
+            Ok(self.inner.engine.pid(&instance.container).await?)
         })
     }
 
     fn reclaim<'a>(&'a self, tenant: &'a TenantId) -> RuntimeFuture<'a, Option<u64>> {
         Box::pin(async move {
             let Some(reclaim) = self.inner.reclaim.clone() else { return Ok(None) };
-            let live = self.inner.alive(tenant)?;
-            let Some(pid) = self.inner.engine.pid(&live.id).await? else { return Ok(None) };
-            let taken = tokio::task::spawn_blocking(move || reclaim.reclaim(pid)).await;
-            let failed = |e: &dyn std::fmt::Display| RuntimeError::Failed(e.to_string());
-            taken.map_err(|e| failed(&e))?.map(Some).map_err(|e| failed(&e))
+            let instance = self.inner.live_instance(tenant)?;
+            let Some(pid) = self.inner.engine.pid(&instance.container).await? else {
+                return Ok(None);
+            };
+            // The kernel may write pages to swap before it returns.
+            let reclaimed = tokio::task::spawn_blocking(move || reclaim.reclaim(pid)).await;
+            let bytes = reclaimed.map_err(RuntimeError::failed)?.map_err(RuntimeError::failed)?;
+            Ok(Some(bytes))
         })
     }
 
     fn events(&self) -> Option<mpsc::Receiver<Died>> {
-        self.deaths.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.deaths.lock().take()
     }
 }
 
 impl Inner {
-    fn live(&self) -> MutexGuard<'_, HashMap<TenantId, Live>> {
-        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    fn instances(&self) -> MutexGuard<'_, HashMap<TenantId, Instance>> {
+        self.instances.lock()
     }
 
-    fn seats(&self) -> MutexGuard<'_, HashMap<TenantId, Slot>> {
-        self.seats.lock().unwrap_or_else(PoisonError::into_inner)
+    fn networks(&self) -> MutexGuard<'_, HashMap<TenantId, PreparedNetwork>> {
+        self.networks.lock()
     }
 
-    fn alive(&self, tenant: &TenantId) -> Result<Live, RuntimeError> {
-        let live = self.live().get(tenant).filter(|live| live.dead.is_none()).cloned();
-        live.ok_or_else(|| RuntimeError::NoInstance(tenant.clone()))
+    fn live_instance(&self, tenant: &TenantId) -> Result<Instance, RuntimeError> {
+        match self.instances().get(tenant) {
+            Some(instance) if instance.exit.is_none() => Ok(instance.clone()),
+            _ => Err(RuntimeError::NoInstance(tenant.clone())),
+        }
     }
 
-    fn name(&self, tenant: &TenantId) -> String {
+    fn container_name(&self, tenant: &TenantId) -> String {
         format!("sq-{}-{tenant}", self.installation)
     }
 
-    fn ours(&self) -> String {
+    /// Filter for the containers of this installation.
+    fn label_filter(&self) -> String {
         format!("{INSTALLATION}={}", self.installation)
     }
 
@@ -293,61 +307,73 @@ impl Inner {
         ])
     }
 
-    async fn exit_of(&self, id: &str) -> Result<ExitKind, RuntimeError> {
-        Ok(match self.engine.inspect(id).await?.map(|seen| seen.state) {
-            Some(SeenState::Ended(exit)) => exit,
+    async fn exit_kind(&self, id: &str) -> Result<ExitKind, RuntimeError> {
+        Ok(match self.engine.inspect(id).await?.map(|container| container.state) {
+            Some(ContainerState::Ended(exit)) => exit,
             _ => ExitKind::Gone,
         })
     }
 
-    /// Removes the tenant's container, whatever it does.
-    async fn clear(&self, tenant: &TenantId) -> Result<(), RuntimeError> {
-        // Out of the table first: a death that was asked for is no news.
-        let live = self.live().remove(tenant);
-        if let Err(e) = self.engine.remove(&self.name(tenant)).await {
-            if let Some(live) = live {
-                self.live().insert(tenant.clone(), live);
+    async fn stop(&self, tenant: &TenantId) -> Result<Stopped, RuntimeError> {
+        // Ask the daemon, not the table: a death whose event has not arrived yet must not count as
+        // caused by this stop.
+        let container = self.engine.inspect(&self.container_name(tenant)).await?;
+        let was_alive = container.is_some_and(|container| {
+            matches!(container.state, ContainerState::Running | ContainerState::Paused)
+        });
+        self.remove_container(tenant).await?;
+        self.release_network(tenant).await;
+        Ok(if was_alive { Stopped::Alive } else { Stopped::Dead })
+    }
+
+    /// Kills and removes the tenant's container, whatever its state.
+    async fn remove_container(&self, tenant: &TenantId) -> Result<(), RuntimeError> {
+        // Take it out of the table first, because a requested death is not an event.
+        let instance = self.instances().remove(tenant);
+        if let Err(error) = self.engine.remove(&self.container_name(tenant)).await {
+            if let Some(instance) = instance {
+                self.instances().insert(tenant.clone(), instance);
             }
-            return Err(e.into());
+            return Err(error.into());
         }
         Ok(())
     }
 
-    /// A used slot is thrown away; a tenant that died and is started again keeps its own.
-    async fn give_up_slot(&self, tenant: &TenantId) {
-        let slot = self.seats().remove(tenant);
-        if let Some(slot) = slot {
-            self.slots.discard(slot).await;
+    /// Discards the tenant's prepared network, if it has one: it is never used again.
+    async fn release_network(&self, tenant: &TenantId) {
+        let network = self.networks().remove(tenant);
+        if let Some(network) = network {
+            self.pool.discard(network).await;
         }
     }
 
-    fn keeper(&self) -> Keeper {
-        Keeper {
+    fn pool_task(&self) -> PoolTask {
+        PoolTask {
             engine: self.engine.clone(),
-            wanted: self.config.network_pool.min(SLOTS_MAX),
+            size: self.pool_size,
             image: self.config.pause_image.clone(),
             network: self.config.network.clone(),
             owner: self.owner,
             labels: self.labels(ROLE_NAMESPACE),
-            name_prefix: format!("sq-{}-slot-", self.installation),
+            name_prefix: format!("sq-{}-network-", self.installation),
         }
     }
 
-    /// Nobody knows whether a slot that an earlier orchestrator left was used before.
-    async fn clear_unused_slots(&self) -> Result<(), RuntimeError> {
-        let seen = self.engine.list(&self.ours()).await?;
-        let is_slot = |s: &&Seen| s.labels.get(ROLE).is_some_and(|role| role == ROLE_NAMESPACE);
-        for slot in seen.iter().filter(is_slot) {
-            let joined = format!("container:{}", slot.id);
-            if !seen.iter().any(|s| s.network == joined) {
-                self.engine.remove(&slot.id).await?;
+    /// Removes the prepared networks of an earlier orchestrator that no container has joined. It is
+    /// not known whether a tenant has used them before.
+    async fn remove_unused_networks(&self) -> Result<(), RuntimeError> {
+        let containers = self.engine.list(&self.label_filter()).await?;
+        for holder in containers.iter().filter(|c| c.has_label(ROLE, ROLE_NAMESPACE)) {
+            let joined = format!("container:{}", holder.id);
+            if !containers.iter().any(|container| container.network == joined) {
+                self.engine.remove(&holder.id).await?;
             }
         }
         Ok(())
     }
 }
 
-fn about(tenant: &TenantId, error: EngineError) -> RuntimeError {
+fn instance_error(tenant: &TenantId, error: EngineError) -> RuntimeError {
     match error {
         EngineError::NotFound => RuntimeError::NoInstance(tenant.clone()),
         other => other.into(),

@@ -39,11 +39,9 @@ fn plan(configured: RuntimeKind, previous: Option<&str>, docker_answers: bool) -
     match configured {
         RuntimeKind::Docker => Plan::UseDocker,
         RuntimeKind::Process if was_docker && !docker_answers => Plan::Refuse,
-        RuntimeKind::Process => Plan::UseProcesses,
-        RuntimeKind::Auto if was_process => Plan::UseProcesses,
-        RuntimeKind::Auto if docker_answers => Plan::UseDocker,
-        RuntimeKind::Auto if was_docker => Plan::WaitForDocker,
-        RuntimeKind::Auto => Plan::UseProcesses,
+        RuntimeKind::Auto if docker_answers && !was_process => Plan::UseDocker,
+        RuntimeKind::Auto if was_docker && !docker_answers => Plan::WaitForDocker,
+        RuntimeKind::Process | RuntimeKind::Auto => Plan::UseProcesses,
     }
 }
 

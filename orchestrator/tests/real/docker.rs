@@ -92,7 +92,7 @@ async fn an_instance_lives_through_its_states() {
 async fn an_instance_lives_through_its_states_in_network_slots() {
     let home = home(2);
     let runtime = home.runtime().await;
-    eventually("slots are ready", async || (runtime.slots_ready() == 2).then_some(())).await;
+    eventually("slots are ready", async || (runtime.free_networks() == 2).then_some(())).await;
     let again = async || home.runtime().await;
     rules::an_instance_lives_through_its_states(runtime, again, "0.6.0").await;
 }
@@ -147,7 +147,7 @@ async fn a_container_is_hardened_and_limited() {
 async fn no_tenant_reaches_another() {
     let home = home(1);
     let runtime = home.runtime().await;
-    eventually("a slot is ready", async || (runtime.slots_ready() == 1).then_some(())).await;
+    eventually("a slot is ready", async || (runtime.free_networks() == 1).then_some(())).await;
     // One in a slot, one the plain way or in the next slot.
     let alice = runtime.start(spec("alice", "0.6.0")).await.unwrap().endpoint;
     let bob = runtime.start(spec("bob", "0.6.0")).await.unwrap().endpoint;
@@ -180,7 +180,7 @@ fn reaches(home: &Home, name: &str, address: SocketAddr) -> bool {
 async fn a_used_slot_is_thrown_away_and_replaced() {
     let home = home(1);
     let runtime = home.runtime().await;
-    let ready = async || (runtime.slots_ready() == 1).then_some(());
+    let ready = async || (runtime.free_networks() == 1).then_some(());
     eventually("a slot is ready", ready).await;
     let slot = home.containers(&format!("label={ROLE}={ROLE_NAMESPACE}")).remove(0);
     let endpoint = runtime.start(spec("alice", "0.6.0")).await.unwrap().endpoint;
@@ -205,7 +205,7 @@ async fn a_used_slot_is_thrown_away_and_replaced() {
 async fn a_start_that_fails_leaves_no_slot_behind() {
     let home = home(1);
     let runtime = home.runtime().await;
-    eventually("a slot is ready", async || (runtime.slots_ready() == 1).then_some(())).await;
+    eventually("a slot is ready", async || (runtime.free_networks() == 1).then_some(())).await;
     let slot = home.containers(&format!("label={ROLE}={ROLE_NAMESPACE}")).remove(0);
     let endpoint = runtime.start(spec("alice", "0.6.0")).await.unwrap().endpoint;
     docker(&["kill", &endpoint.instance.0]);

@@ -187,7 +187,10 @@ impl Drop for Mounted {
 #[tokio::test]
 async fn a_version_that_is_not_there_is_named() {
     let error = Home::new().runtime().start(spec("alice", "9.9.9")).await.unwrap_err();
-    assert!(error.to_string().contains("sq-9.9.9/bin/sq: run `make setup`"), "{error}");
+    assert!(
+        error.to_string().contains("sq-9.9.9/bin/sq does not exist: run `make setup`"),
+        "{error}"
+    );
 }
 
 #[tokio::test]

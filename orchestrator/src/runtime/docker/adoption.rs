@@ -1,4 +1,5 @@
-//! What runs is found again by its labels, its key by its command line.
+//! Adoption: containers that an earlier orchestrator started are found by their labels, and their
+//! keys are read from their command lines.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -6,89 +7,120 @@ use std::net::{IpAddr, SocketAddr};
 use protocol::containers::{BOOT, LIMITS, ROLE, ROLE_SQ, SQ_VERSION, TENANT, TIER};
 use protocol::{Limits, SqVersion, TenantId, TierName};
 
-use super::engine::{Seen, SeenState};
-use super::network_pool::Slot;
-use super::{Inner, Live, PORT};
-use crate::runtime::instance_key::InstanceKey;
-use crate::runtime::{Endpoint, Found, FoundState, InstanceId, RuntimeError};
+use super::engine::{Container, ContainerState};
+use super::network_pool::PreparedNetwork;
+use super::{Inner, Instance, PORT};
+use crate::runtime::{Endpoint, Found, FoundState, InstanceId, RuntimeError, sq_command};
+
+/// The facts about a tenant that its container's labels carry.
+#[derive(Debug, PartialEq, Eq)]
+struct Labels {
+    tenant: TenantId,
+    tier: TierName,
+    limits: Limits,
+    sq_version: SqVersion,
+}
 
 impl Inner {
     pub(super) async fn list(&self) -> Result<Vec<Found>, RuntimeError> {
-        let seen = self.engine.list(&self.ours()).await?;
-        let slots: HashMap<&str, IpAddr> =
-            seen.iter().filter_map(|s| Some((s.id.as_str(), s.address?))).collect();
+        let containers = self.engine.list(&self.label_filter()).await?;
+        let addresses: HashMap<&str, IpAddr> =
+            containers.iter().filter_map(|c| Some((c.id.as_str(), c.address?))).collect();
         let mut found = Vec::new();
-        for container in seen.iter().filter(|s| s.labels.get(ROLE).is_some_and(|r| r == ROLE_SQ)) {
-            // Between making and starting: `start` deals with it, here or when it is next called.
-            if container.state == SeenState::Created {
+        for container in containers.iter().filter(|c| c.has_label(ROLE, ROLE_SQ)) {
+            // Created and not started: the `start` call that is creating it, or the next one for
+            // this tenant, takes care of it.
+            if container.state == ContainerState::Created {
                 continue;
             }
-            if let Some(instance) = self.adopt(container, &slots).await? {
+            if let Some(instance) = self.adopt(container, &addresses).await? {
                 found.push(instance);
             } else {
-                tracing::warn!(id = container.id, "a container of ours is unusable: removed");
+                tracing::warn!(id = container.id, "container is unusable and is removed");
                 self.engine.remove(&container.id).await?;
             }
         }
-        // Who has died since the daemon wrote the list was not known when that was told.
-        self.look.notify_one();
+        // A container that died after the daemon made its list was not known then: look again.
+        self.reconcile_now.notify_one();
         Ok(found)
     }
 
-    /// What is known of a container by its labels; `None`: it can't be used.
+    /// Adopts a container; `None` if it can't be used. `addresses` has those of all containers, by
+    /// id.
     async fn adopt(
         &self,
-        seen: &Seen,
-        slots: &HashMap<&str, IpAddr>,
+        container: &Container,
+        addresses: &HashMap<&str, IpAddr>,
     ) -> Result<Option<Found>, RuntimeError> {
-        let Some((tenant, tier, limits, sq_version)) = described(&seen.labels) else {
-            return Ok(None);
+        let Some(labels) = Labels::parse(&container.labels) else { return Ok(None) };
+        // The list has no exit codes.
+        let exit = match container.state {
+            ContainerState::Ended(_) => Some(self.exit_kind(&container.id).await?),
+            ContainerState::Created | ContainerState::Running | ContainerState::Paused => None,
         };
-        let exit = match seen.state {
-            SeenState::Created | SeenState::Running | SeenState::Paused => None,
-            SeenState::Ended(_) => Some(self.exit_of(&seen.id).await?),
+        let network = joined_network(container, addresses);
+        let address = network.as_ref().map(|network| network.address).or(container.address);
+        let key = sq_command::key(container.command.split_whitespace());
+        let endpoint = match (address, key) {
+            (Some(address), Some(key)) => Some(Endpoint {
+                instance: InstanceId(container.id.clone()),
+                address: SocketAddr::new(address, PORT),
+                key,
+            }),
+            _ => None,
         };
-        let slot = seen.network.strip_prefix("container:").and_then(|id| {
-            slots.get(id).map(|address| Slot { id: id.to_owned(), address: *address })
-        });
-        let address = slot.as_ref().map(|slot| slot.address).or(seen.address);
-        let endpoint = address.zip(key_in(&seen.command)).map(|(address, key)| Endpoint {
-            instance: InstanceId(seen.id.clone()),
-            address: SocketAddr::new(address, PORT),
-            key,
-        });
-        let left = seen.labels.get(BOOT).is_some_and(|boot| *boot != self.boot);
-        let state = match (exit, seen.state) {
-            (Some(_), _) if left => FoundState::FromEarlierBoot,
-            (Some(exit), _) => FoundState::Stopped(exit),
-            (None, SeenState::Paused) => FoundState::Paused,
-            (None, _) => FoundState::Running,
-        };
-        if let Some(endpoint) = &endpoint {
-            let (id, endpoint) = (seen.id.clone(), endpoint.clone());
-            let live = Live { id, endpoint, announced: true, dead: exit };
-            self.live().insert(tenant.clone(), live);
-            self.seats().extend(slot.map(|slot| (tenant.clone(), slot)));
-        } else if exit.is_none() {
+        if endpoint.is_none() && exit.is_none() {
             return Ok(None);
         }
-        let endpoint = endpoint.filter(|_| exit.is_none());
-        Ok(Some(Found { tenant, tier, limits, sq_version, state, endpoint }))
+        if let Some(endpoint) = &endpoint {
+            let instance = Instance {
+                container: container.id.clone(),
+                endpoint: endpoint.clone(),
+                announced: true,
+                exit,
+            };
+            self.instances().insert(labels.tenant.clone(), instance);
+            if let Some(network) = network {
+                self.networks().insert(labels.tenant.clone(), network);
+            }
+        }
+        let from_earlier_boot = container.labels.get(BOOT).is_some_and(|boot| *boot != self.boot);
+        let state = match exit {
+            Some(_) if from_earlier_boot => FoundState::FromEarlierBoot,
+            Some(exit) => FoundState::Stopped(exit),
+            None if container.state == ContainerState::Paused => FoundState::Paused,
+            None => FoundState::Running,
+        };
+        Ok(Some(Found {
+            tenant: labels.tenant,
+            tier: labels.tier,
+            limits: labels.limits,
+            sq_version: labels.sq_version,
+            state,
+            endpoint: endpoint.filter(|_| exit.is_none()),
+        }))
     }
 }
 
-fn described(labels: &HashMap<String, String>) -> Option<(TenantId, TierName, Limits, SqVersion)> {
-    let tenant = TenantId::parse(labels.get(TENANT)?).ok()?;
-    let tier = TierName::parse(labels.get(TIER)?).ok()?;
-    let limits = serde_json::from_str(labels.get(LIMITS)?).ok()?;
-    Some((tenant, tier, limits, SqVersion::parse(labels.get(SQ_VERSION)?)?))
+/// The prepared network that a container joined, if it did and the holder still exists.
+fn joined_network(
+    container: &Container,
+    addresses: &HashMap<&str, IpAddr>,
+) -> Option<PreparedNetwork> {
+    let holder = container.network.strip_prefix("container:")?;
+    let address = *addresses.get(holder)?;
+    Some(PreparedNetwork { holder: holder.to_owned(), address })
 }
 
-/// The key that a container was started with.
-fn key_in(command: &str) -> Option<InstanceKey> {
-    let mut words = command.split_whitespace();
-    words.find(|word| *word == "--key")?;
-    InstanceKey::parse(words.next()?).ok()
+impl Labels {
+    fn parse(labels: &HashMap<String, String>) -> Option<Self> {
+        Some(Self {
+            tenant: TenantId::parse(labels.get(TENANT)?).ok()?,
+            tier: TierName::parse(labels.get(TIER)?).ok()?,
+            limits: serde_json::from_str(labels.get(LIMITS)?).ok()?,
+            sq_version: SqVersion::parse(labels.get(SQ_VERSION)?)?,
+        })
+    }
 }
 
 #[cfg(test)]
@@ -96,17 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_key_is_learnt_from_the_command() {
-        let key = "ab".repeat(16);
-        let command = format!("/exo/sq host 1337 --key {key} --data-dir /data/a");
-        assert_eq!(key_in(&command).unwrap().expose(), key);
-        for bad in ["", "/exo/sq host 1337 --key", "/exo/sq --key short --data-dir /data/a"] {
-            assert_eq!(key_in(bad), None, "{bad}");
-        }
-    }
-
-    #[test]
-    fn labels_of_another_kind_are_not_a_tenant() {
-        assert_eq!(described(&HashMap::new()), None);
+    fn container_without_our_labels_is_unusable() {
+        assert_eq!(Labels::parse(&HashMap::new()), None);
     }
 }

@@ -1,124 +1,148 @@
-//! Deaths: by the daemon's events, and by a look after those that were lost.
+//! Deaths of containers: from the daemon's events, and from reconciliation with its list, which
+//! finds those whose event was lost.
 //!
-//! Under load the daemon hears of an exit before it hears that memory was the reason, and then never
-//! says so (Docker 20.10 did in 11 of 160 deaths). So one that died of SIGKILL, which nobody asked the
-//! daemon for, was killed by the kernel, short of memory.
+//! Under load the daemon may record an exit before it learns that lack of memory was the reason, and
+//! then never says so (Docker 20.10: 11 of 160 deaths). Therefore a container that died of SIGKILL
+//! without a request to the daemon counts as killed by the kernel for lack of memory.
 
 use std::collections::HashSet;
 use std::time::Duration;
 
-use futures_util::{StreamExt, pin_mut};
+use futures_util::StreamExt;
 use tokio::sync::mpsc;
+use tokio::time::Interval;
 
-use super::engine::{EngineError, Event, Seen, SeenState};
-use super::{Inner, LOOK_EVERY};
+use super::engine::{Container, ContainerState, EngineError, Event};
+use super::{INSPECT_EVERY, Inner};
 use crate::host;
 use crate::runtime::{Died, ExitKind, InstanceId};
 
-/// What a process exits with that died of SIGKILL.
-const KILLED: i64 = 137;
-/// Deaths are events; this finds those that were missed.
+/// Exit code of a process that died of SIGKILL.
+const SIGKILL_EXIT: i64 = 137;
+
+/// Interval of reconciliation, for deaths whose event was lost.
 const RECONCILE_EVERY: Duration = Duration::from_secs(30);
 
-/// Who may have killed a container.
+/// Possible sender of the signal that killed a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum By {
-    /// Somebody who asked the daemon to.
-    Request,
-    /// Nobody who asked the daemon to.
+enum Killer {
+    /// A client of the daemon.
+    Client,
+    /// The kernel: the events show no client's request.
     Kernel,
-    /// What was asked of the daemon was not heard.
+    /// Not known: the events were not seen.
     Unknown,
 }
 
 impl Inner {
-    /// Tells of deaths for as long as the runtime lives, through restarts of the daemon.
-    pub(super) async fn follow(&self, died: mpsc::Sender<Died>) {
-        let mut look = tokio::time::interval(RECONCILE_EVERY);
+    /// Reports deaths for as long as the runtime exists, across restarts of the daemon.
+    pub(super) async fn follow_deaths(&self, deaths: mpsc::Sender<Died>) {
+        let mut interval = tokio::time::interval(RECONCILE_EVERY);
         loop {
-            // What dies between the look and the first event is among the events since `now`.
+            // Take the time first: a death between the reconciliation and the first event is then
+            // among the events.
             let since_s = host::now_s();
-            if self.reconcile(&died).await.is_ok() {
-                let events = self.engine.deaths(&self.ours(), since_s);
-                pin_mut!(events);
-                // Of those that live; a request is told before the death that comes of it.
-                let mut asked = HashSet::new();
-                loop {
-                    // However many events come, every so often it is looked.
-                    let done = tokio::select! {
-                        event = events.next() => match event {
-                            Some(Ok((id, Event::Kill))) => {
-                                if self.lives(&id) {
-                                    asked.insert(id);
-                                }
-                                Ok(())
-                            }
-                            Some(Ok((id, Event::Die))) => {
-                                let by = if asked.remove(&id) { By::Request } else { By::Kernel };
-                                self.on_death(&id, by, &died).await;
-                                Ok(())
-                            }
-                            _ => break,
-                        },
-                        _ = look.tick() => self.reconcile(&died).await,
-                        () = self.look.notified() => self.reconcile(&died).await,
-                    };
-                    if done.is_err() {
-                        break;
-                    }
-                }
+            if self.reconcile(&deaths).await.is_ok() {
+                self.follow_events(since_s, &mut interval, &deaths).await;
             }
-            tokio::time::sleep(LOOK_EVERY).await;
+            // The daemon is gone or overloaded: begin again.
+            tokio::time::sleep(INSPECT_EVERY).await;
         }
     }
 
-    /// Finds deaths that no event told of.
-    async fn reconcile(&self, died: &mpsc::Sender<Died>) -> Result<(), EngineError> {
-        let known: Vec<String> = {
-            let live = self.live();
-            live.values().filter(|l| l.dead.is_none()).map(|l| l.id.clone()).collect()
+    /// Follows the daemon's events until they end or a reconciliation fails.
+    async fn follow_events(
+        &self,
+        since_s: u64,
+        interval: &mut Interval,
+        deaths: &mpsc::Sender<Died>,
+    ) {
+        let events = self.engine.deaths(&self.label_filter(), since_s);
+        tokio::pin!(events);
+        // Live containers that a client asked to kill. The daemon reports the request before the
+        // death that follows from it.
+        let mut kill_requested = HashSet::new();
+        loop {
+            // `select!` chooses at random among the ready branches, so that a flood of events can't
+            // prevent reconciliation.
+            tokio::select! {
+                event = events.next() => match event {
+                    Some(Ok((id, Event::Kill))) => {
+                        if self.is_alive(&id) {
+                            kill_requested.insert(id);
+                        }
+                    }
+                    Some(Ok((id, Event::Die))) => {
+                        let requested = kill_requested.remove(&id);
+                        let killer = if requested { Killer::Client } else { Killer::Kernel };
+                        self.on_death(&id, killer, deaths).await;
+                    }
+                    Some(Err(_)) | None => return,
+                },
+                _ = interval.tick() => if self.reconcile(deaths).await.is_err() { return },
+                () = self.reconcile_now.notified() => {
+                    if self.reconcile(deaths).await.is_err() {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Finds containers that died without an event, by comparison with the daemon's list.
+    async fn reconcile(&self, deaths: &mpsc::Sender<Died>) -> Result<(), EngineError> {
+        let live: Vec<String> = {
+            let instances = self.instances();
+            let live = instances.values().filter(|instance| instance.exit.is_none());
+            live.map(|instance| instance.container.clone()).collect()
         };
-        if known.is_empty() {
+        if live.is_empty() {
             return Ok(());
         }
-        let seen = self.engine.list(&self.ours()).await?;
-        let runs =
-            |id: &str| seen.iter().any(|s| s.id == id && !matches!(s.state, SeenState::Ended(_)));
-        for id in known.iter().filter(|id| !runs(id)) {
-            self.on_death(id, By::Unknown, died).await;
+        let listed = self.engine.list(&self.label_filter()).await?;
+        for id in live {
+            let is_running = listed.iter().any(|container| {
+                container.id == id && !matches!(container.state, ContainerState::Ended(_))
+            });
+            if !is_running {
+                self.on_death(&id, Killer::Unknown, deaths).await;
+            }
         }
         Ok(())
     }
 
-    fn lives(&self, id: &str) -> bool {
-        self.live().values().any(|live| live.id == id && live.dead.is_none())
+    fn is_alive(&self, id: &str) -> bool {
+        let instances = self.instances();
+        instances.values().any(|instance| instance.container == id && instance.exit.is_none())
     }
 
-    /// `by`: who has killed it, if it was killed.
-    async fn on_death(&self, id: &str, by: By, died: &mpsc::Sender<Died>) {
-        if !self.lives(id) {
+    async fn on_death(&self, id: &str, killer: Killer, deaths: &mpsc::Sender<Died>) {
+        if !self.is_alive(id) {
             return;
         }
         let exit = match self.engine.inspect(id).await {
-            Ok(Some(Seen { state: SeenState::Ended(exit), .. })) => match (exit, by) {
-                (ExitKind::Crashed(KILLED), By::Kernel) => ExitKind::OutOfMemory,
-                (exit, _) => exit,
-            },
+            Ok(Some(Container { state: ContainerState::Ended(exit), .. })) => exit,
             Ok(None) => ExitKind::Gone,
-            // It runs again or the daemon is gone: the next look tells.
+            // It was started again, or the daemon is gone: the next reconciliation decides.
             Ok(Some(_)) | Err(_) => return,
         };
-        let news = {
-            let mut live = self.live();
-            let found = live.iter_mut().find(|(_, live)| live.id == id && live.dead.is_none());
-            found.and_then(|(tenant, live)| {
-                live.dead = Some(exit);
-                live.announced.then(|| tenant.clone())
-            })
+        let exit = match (exit, killer) {
+            (ExitKind::Crashed(SIGKILL_EXIT), Killer::Kernel) => ExitKind::OutOfMemory,
+            _ => exit,
         };
-        if let Some(tenant) = news {
-            // Nobody listens when the orchestrator shuts down.
-            let _ = died.send(Died { tenant, instance: InstanceId(id.to_owned()), exit }).await;
+        if let Some(tenant) = self.record_exit(id, exit) {
+            // Without a receiver the orchestrator is shutting down.
+            let _ = deaths.send(Died { tenant, instance: InstanceId(id.to_owned()), exit }).await;
         }
+    }
+
+    /// Marks an instance as dead. Returns its tenant if the death must be reported.
+    fn record_exit(&self, id: &str, exit: ExitKind) -> Option<protocol::TenantId> {
+        let mut instances = self.instances();
+        let (tenant, instance) = instances
+            .iter_mut()
+            .find(|(_, instance)| instance.container == id && instance.exit.is_none())?;
+        instance.exit = Some(exit);
+        if instance.announced { Some(tenant.clone()) } else { None }
     }
 }

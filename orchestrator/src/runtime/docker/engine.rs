@@ -1,4 +1,5 @@
-//! The Docker daemon in the few words this crate needs. The only file that names bollard.
+//! The Docker daemon's API, reduced to the calls that this crate needs. The only file that names
+//! bollard.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -22,28 +23,30 @@ use futures_util::{Stream, StreamExt};
 use crate::runtime::folder::Owner;
 use crate::runtime::{ExitKind, RuntimeError};
 
-/// The daemon answers in milliseconds; twenty starts at once take it 3.5 s.
-const ANSWER_WITHIN: Duration = Duration::from_secs(30);
+/// Time-out of one call. The daemon usually answers in milliseconds; twenty simultaneous starts take
+/// it 3.5 s.
+const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// SQ heeds no SIGTERM: a daemon that ends would wait for ten seconds before it kills it, and clients
-/// with it. What is being written is through in less.
-const STOP_WITHIN_S: i64 = 1;
+/// Time between SIGTERM and SIGKILL when the daemon shuts down. SQ ignores SIGTERM, so the default of
+/// ten seconds would only keep clients waiting; a write takes less than a second.
+const STOP_TIMEOUT_S: i64 = 1;
 
-/// Tenants don't reach each other through their bridge.
-const NO_TALK: &str = "com.docker.network.bridge.enable_icc";
+/// Option of a bridge: whether its containers can reach each other. It is off for tenants.
+const INTER_CONTAINER: &str = "com.docker.network.bridge.enable_icc";
 
 /// A connection to the daemon. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(super) struct Engine {
     docker: Docker,
-    /// The daemon remaps uids: containers must opt out, or none could write its folder.
-    host_uids: bool,
+    /// The daemon remaps uids. Containers must opt out, else none could write its folder.
+    remaps_uids: bool,
+    /// The daemon's version.
     pub(super) version: String,
 }
 
-/// A container to be made. Everything not named here is the same for all: hardened.
+/// Properties of a container to create. All others are the same for every container: hardened.
 #[derive(Debug, Clone)]
-pub(super) struct Blueprint {
+pub(super) struct ContainerSpec {
     pub(super) name: String,
     pub(super) image: String,
     pub(super) entrypoint: String,
@@ -53,40 +56,49 @@ pub(super) struct Blueprint {
     pub(super) owner: Owner,
     pub(super) memory_bytes: u64,
     pub(super) pids: i64,
-    /// A network's name or `container:<id>`.
+    /// A network's name, or `container:<id>` to join the namespace of that container.
     pub(super) network: String,
-    /// Folder on the host and where it is seen.
+    /// Folder on the host, and the path under which the container sees it.
     pub(super) folder: Option<(PathBuf, String)>,
 }
 
-/// A container as the daemon knows it.
+/// A container as the daemon reports it.
 #[derive(Debug, Clone)]
-pub(super) struct Seen {
+pub(super) struct Container {
     pub(super) id: String,
     pub(super) labels: HashMap<String, String>,
-    pub(super) state: SeenState,
+    pub(super) state: ContainerState,
+    /// `None` if it is not running or has joined another's network.
     pub(super) address: Option<IpAddr>,
+    /// A network's name, or `container:<id>`.
     pub(super) network: String,
+    /// Words of the command line, separated by spaces.
     pub(super) command: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum SeenState {
-    /// Made and never started.
+pub(super) enum ContainerState {
+    /// Created and never started.
     Created,
     Running,
     Paused,
-    /// In a list the exit is not known: [`ExitKind::Gone`].
+    /// Dead. In a list the reason is always [`ExitKind::Gone`], because the daemon omits it there.
     Ended(ExitKind),
 }
 
-/// Why the daemon did not do it.
+/// Failure of a call. `NotFound` and `Conflict` are the daemon's status 404 and 409.
 #[derive(Debug)]
 pub(super) enum EngineError {
     NotFound,
     Conflict(String),
     Refused(String),
     Unavailable(String),
+}
+
+impl Container {
+    pub(super) fn has_label(&self, label: &str, value: &str) -> bool {
+        self.labels.get(label).is_some_and(|present| present == value)
+    }
 }
 
 impl From<Error> for EngineError {
@@ -105,7 +117,9 @@ impl From<Error> for EngineError {
 impl From<EngineError> for RuntimeError {
     fn from(error: EngineError) -> Self {
         match error {
-            EngineError::NotFound => Self::Failed("Docker does not know it".to_owned()),
+            EngineError::NotFound => {
+                Self::Failed("Docker does not know the container, image or network".to_owned())
+            }
             EngineError::Conflict(text) | EngineError::Refused(text) => {
                 Self::Failed(format!("Docker: {text}"))
             }
@@ -114,20 +128,21 @@ impl From<EngineError> for RuntimeError {
     }
 }
 
-type Done<T> = Result<T, EngineError>;
+type EngineResult<T> = Result<T, EngineError>;
 
 impl Engine {
-    /// The daemon of `DOCKER_HOST`, or of the local socket.
-    pub(super) async fn connect() -> Done<Self> {
-        let docker = Docker::connect_with_defaults()?.with_timeout(ANSWER_WITHIN);
+    /// Connects to the daemon of `DOCKER_HOST`, or of the local socket.
+    pub(super) async fn connect() -> EngineResult<Self> {
+        let docker = Docker::connect_with_defaults()?.with_timeout(CALL_TIMEOUT);
         let docker = docker.negotiate_version().await?;
         let info = docker.info().await?;
         let security = info.security_options.unwrap_or_default();
-        let host_uids = security.iter().any(|option| option.contains("name=userns"));
-        Ok(Self { docker, host_uids, version: info.server_version.unwrap_or_default() })
+        let remaps_uids = security.iter().any(|option| option.contains("name=userns"));
+        Ok(Self { docker, remaps_uids, version: info.server_version.unwrap_or_default() })
     }
 
-    /// Makes the tenants' bridge unless it is there; one that lets tenants out is refused.
+    /// Creates the tenants' bridge unless it exists. An existing one that would let tenants reach each
+    /// other or the world is refused.
     pub(super) async fn ensure_network(
         &self,
         name: &str,
@@ -137,21 +152,21 @@ impl Engine {
         match self.docker.inspect_network(name, None::<InspectNetworkOptions>).await {
             Ok(found) => {
                 let options = found.options.unwrap_or_default();
-                let closed = options.get(NO_TALK).is_some_and(|value| value == "false");
-                if found.internal == Some(true) && closed {
+                let is_closed = options.get(INTER_CONTAINER).is_some_and(|value| value == "false");
+                if found.internal == Some(true) && is_closed {
                     return Ok(());
                 }
                 return Err(RuntimeError::Failed(format!(
-                    "Docker network {name} exists and is not internal with {NO_TALK}=false: \
-                     name another one or remove it"
+                    "Docker network {name} exists and is not internal with {INTER_CONTAINER}=false: \
+                     configure another name or remove it"
                 )));
             }
-            Err(e) => match EngineError::from(e) {
+            Err(error) => match EngineError::from(error) {
                 EngineError::NotFound => {}
                 other => return Err(other.into()),
             },
         }
-        let pool = subnet.map(|subnet| Ipam {
+        let ipam = subnet.map(|subnet| Ipam {
             config: Some(vec![IpamConfig {
                 subnet: Some(subnet.to_owned()),
                 ..IpamConfig::default()
@@ -162,8 +177,8 @@ impl Engine {
             name: name.to_owned(),
             driver: Some("bridge".to_owned()),
             internal: Some(true),
-            ipam: pool,
-            options: Some(HashMap::from([(NO_TALK.to_owned(), "false".to_owned())])),
+            ipam,
+            options: Some(HashMap::from([(INTER_CONTAINER.to_owned(), "false".to_owned())])),
             labels: Some(labels),
             ..NetworkCreateRequest::default()
         };
@@ -171,7 +186,7 @@ impl Engine {
         Ok(())
     }
 
-    pub(super) async fn has_image(&self, image: &str) -> Done<bool> {
+    pub(super) async fn has_image(&self, image: &str) -> EngineResult<bool> {
         match self.docker.inspect_image(image).await.map_err(EngineError::from) {
             Ok(_) => Ok(true),
             Err(EngineError::NotFound) => Ok(false),
@@ -179,7 +194,7 @@ impl Engine {
         }
     }
 
-    pub(super) async fn pull(&self, image: &str) -> Done<()> {
+    pub(super) async fn pull(&self, image: &str) -> EngineResult<()> {
         let options = CreateImageOptions {
             from_image: Some(image.to_owned()),
             ..CreateImageOptions::default()
@@ -191,29 +206,29 @@ impl Engine {
         Ok(())
     }
 
-    /// Makes a container, which does not run yet; its id.
-    pub(super) async fn make(&self, blueprint: Blueprint) -> Done<String> {
+    /// Creates a container without starting it, and returns its id.
+    pub(super) async fn create(&self, spec: ContainerSpec) -> EngineResult<String> {
         let options = CreateContainerOptions {
-            name: Some(blueprint.name.clone()),
+            name: Some(spec.name.clone()),
             ..CreateContainerOptions::default()
         };
-        let body = self.body(blueprint);
+        let body = self.create_body(spec);
         Ok(self.docker.create_container(Some(options), body).await?.id)
     }
 
-    /// Starts a container that was made; one that can't be started is removed.
-    pub(super) async fn start(&self, id: &str) -> Done<()> {
+    /// Starts a created container. One that can't be started is removed.
+    pub(super) async fn start(&self, id: &str) -> EngineResult<()> {
         let started = self.docker.start_container(id, None::<StartContainerOptions>).await;
-        if let Err(e) = started {
+        if let Err(error) = started {
             self.remove(id).await?;
-            return Err(e.into());
+            return Err(error.into());
         }
         Ok(())
     }
 
-    fn body(&self, blueprint: Blueprint) -> ContainerCreateBody {
-        let memory = i64::try_from(blueprint.memory_bytes).unwrap_or(i64::MAX);
-        let mounts = blueprint.folder.map(|(source, target)| Mount {
+    fn create_body(&self, spec: ContainerSpec) -> ContainerCreateBody {
+        let memory = i64::try_from(spec.memory_bytes).unwrap_or(i64::MAX);
+        let mounts = spec.folder.map(|(source, target)| Mount {
             target: Some(target),
             source: Some(source.display().to_string()),
             typ: Some(MountType::BIND),
@@ -222,102 +237,108 @@ impl Engine {
         let host = HostConfig {
             memory: Some(memory),
             memory_swap: Some(memory),
-            pids_limit: Some(blueprint.pids),
+            pids_limit: Some(spec.pids),
             readonly_rootfs: Some(true),
             cap_drop: Some(vec!["ALL".to_owned()]),
             security_opt: Some(vec!["no-new-privileges".to_owned()]),
-            // SQ 0.5.0 prints every request's headers.
+            // SQ 0.5.0 prints every request's headers, keys included.
             log_config: Some(HostConfigLogConfig { typ: Some("none".to_owned()), config: None }),
-            network_mode: Some(blueprint.network),
+            network_mode: Some(spec.network),
             mounts: Some(mounts.into_iter().collect()),
-            userns_mode: self.host_uids.then(|| "host".to_owned()),
+            userns_mode: self.remaps_uids.then(|| "host".to_owned()),
             ..HostConfig::default()
         };
         ContainerCreateBody {
-            image: Some(blueprint.image),
-            entrypoint: Some(vec![blueprint.entrypoint]),
-            cmd: Some(blueprint.command),
-            env: Some(blueprint.environment),
-            user: Some(format!("{}:{}", blueprint.owner.uid, blueprint.owner.gid)),
-            labels: Some(blueprint.labels),
-            stop_timeout: Some(STOP_WITHIN_S),
+            image: Some(spec.image),
+            entrypoint: Some(vec![spec.entrypoint]),
+            cmd: Some(spec.command),
+            env: Some(spec.environment),
+            user: Some(format!("{}:{}", spec.owner.uid, spec.owner.gid)),
+            labels: Some(spec.labels),
+            stop_timeout: Some(STOP_TIMEOUT_S),
             host_config: Some(host),
             ..ContainerCreateBody::default()
         }
     }
 
-    /// All containers with this label, however they are.
-    pub(super) async fn list(&self, label: &str) -> Done<Vec<Seen>> {
+    /// Lists all containers with this label, in every state.
+    pub(super) async fn list(&self, label: &str) -> EngineResult<Vec<Container>> {
         let options = ListContainersOptions {
             all: true,
             filters: Some(HashMap::from([("label".to_owned(), vec![label.to_owned()])])),
             ..ListContainersOptions::default()
         };
         let found = self.docker.list_containers(Some(options)).await?;
-        Ok(found.into_iter().filter_map(summarised).collect())
+        Ok(found.into_iter().filter_map(from_summary).collect())
     }
 
-    /// A container by id or name.
-    pub(super) async fn inspect(&self, id: &str) -> Done<Option<Seen>> {
+    /// Inspects a container by id or name; `None` if it does not exist.
+    pub(super) async fn inspect(&self, id: &str) -> EngineResult<Option<Container>> {
         match self.docker.inspect_container(id, None::<InspectContainerOptions>).await {
-            Ok(found) => Ok(inspected(found)),
-            Err(e) => match EngineError::from(e) {
+            Ok(found) => Ok(from_inspection(found)),
+            Err(error) => match EngineError::from(error) {
                 EngineError::NotFound => Ok(None),
                 other => Err(other),
             },
         }
     }
 
-    pub(super) async fn pause(&self, id: &str) -> Done<()> {
-        let done = self.docker.pause_container(id).await.map_err(EngineError::from);
-        self.unless_so_already(id, done, SeenState::Paused).await
+    pub(super) async fn pause(&self, id: &str) -> EngineResult<()> {
+        let result = self.docker.pause_container(id).await.map_err(EngineError::from);
+        self.accept_if_already(ContainerState::Paused, id, result).await
     }
 
-    pub(super) async fn unpause(&self, id: &str) -> Done<()> {
-        let done = self.docker.unpause_container(id).await.map_err(EngineError::from);
-        self.unless_so_already(id, done, SeenState::Running).await
+    pub(super) async fn unpause(&self, id: &str) -> EngineResult<()> {
+        let result = self.docker.unpause_container(id).await.map_err(EngineError::from);
+        self.accept_if_already(ContainerState::Running, id, result).await
     }
 
-    async fn unless_so_already(&self, id: &str, done: Done<()>, wanted: SeenState) -> Done<()> {
-        match done {
-            Err(EngineError::Conflict(text) | EngineError::Refused(text)) => {
-                match self.inspect(id).await? {
-                    Some(seen) if seen.state == wanted => Ok(()),
-                    Some(seen) if matches!(seen.state, SeenState::Ended(_)) => {
-                        Err(EngineError::NotFound)
-                    }
-                    _ => Err(EngineError::Refused(text)),
-                }
-            }
-            other => other,
+    /// Makes a change of state idempotent: the daemon refuses it if the container has the state
+    /// already.
+    async fn accept_if_already(
+        &self,
+        wanted: ContainerState,
+        id: &str,
+        result: EngineResult<()>,
+    ) -> EngineResult<()> {
+        let refusal = match result {
+            Err(EngineError::Conflict(text) | EngineError::Refused(text)) => text,
+            other => return other,
+        };
+        match self.inspect(id).await?.map(|container| container.state) {
+            Some(state) if state == wanted => Ok(()),
+            Some(ContainerState::Ended(_)) => Err(EngineError::NotFound),
+            _ => Err(EngineError::Refused(refusal)),
         }
     }
 
     /// Kills and removes a container by id or name. Idempotent.
-    pub(super) async fn remove(&self, id: &str) -> Done<()> {
+    pub(super) async fn remove(&self, id: &str) -> EngineResult<()> {
         let options = RemoveContainerOptions { force: true, v: true, link: false };
         match self.docker.remove_container(id, Some(options)).await.map_err(EngineError::from) {
             Ok(()) | Err(EngineError::NotFound) => Ok(()),
-            // Another removal is under way.
-            Err(EngineError::Conflict(_)) => self.until_gone(id).await,
+            // Another removal of it is in progress.
+            Err(EngineError::Conflict(_)) => self.wait_until_gone(id).await,
             Err(other) => Err(other),
         }
     }
 
-    async fn until_gone(&self, id: &str) -> Done<()> {
+    async fn wait_until_gone(&self, id: &str) -> EngineResult<()> {
         let gone = async {
             while self.inspect(id).await?.is_some() {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
             Ok(())
         };
-        let late = |_| EngineError::Refused(format!("container {id} is not removed in time"));
-        tokio::time::timeout(ANSWER_WITHIN, gone).await.map_err(late)?
+        let late = |_| EngineError::Refused(format!("container {id} was not removed in time"));
+        tokio::time::timeout(CALL_TIMEOUT, gone).await.map_err(late)?
     }
 
-    pub(super) async fn resize(&self, id: &str, memory_bytes: u64) -> Done<()> {
+    /// Sets the memory limit of a running container.
+    pub(super) async fn resize(&self, id: &str, memory_bytes: u64) -> EngineResult<()> {
         let memory = i64::try_from(memory_bytes).unwrap_or(i64::MAX);
-        // Both at once: either alone is refused, for memory never exceeds memory with swap.
+        // Both limits in one call: memory may never exceed memory plus swap, so that a change of
+        // either alone is refused.
         let update = ContainerUpdateBody {
             memory: Some(memory),
             memory_swap: Some(memory),
@@ -326,7 +347,8 @@ impl Engine {
         Ok(self.docker.update_container(id, update).await?)
     }
 
-    pub(super) async fn memory_bytes(&self, id: &str) -> Done<Option<u64>> {
+    /// Reads the memory use from the daemon, which may take it a second.
+    pub(super) async fn memory_bytes(&self, id: &str) -> EngineResult<Option<u64>> {
         let options = StatsOptions { stream: false, one_shot: true };
         match Box::pin(self.docker.stats(id, Some(options))).next().await {
             Some(stats) => Ok(stats?.memory_stats.and_then(|memory| memory.usage)),
@@ -334,19 +356,21 @@ impl Engine {
         }
     }
 
-    /// The process of a container that runs.
-    pub(super) async fn pid(&self, id: &str) -> Done<Option<i64>> {
+    /// Reads the process id of a running container, on the daemon's host.
+    pub(super) async fn pid(&self, id: &str) -> EngineResult<Option<i32>> {
         let found = self.docker.inspect_container(id, None::<InspectContainerOptions>).await?;
-        Ok(found.state.and_then(|state| state.pid).filter(|pid| *pid > 0))
+        // The daemon reports pid 0 for a container that does not run.
+        let pid = found.state.and_then(|state| state.pid).filter(|pid| *pid > 0);
+        Ok(pid.and_then(|pid| pid.try_into().ok()))
     }
 
-    /// Ids of containers with this label as they are killed by request and as they die, from
-    /// `since_s` (seconds since 1970) on. Ends when the daemon does.
+    /// Streams kill requests and deaths of the containers with this label, with their ids, from
+    /// `since_s` (Unix time in seconds) on. Ends when the daemon does.
     pub(super) fn deaths(
         &self,
         label: &str,
         since_s: u64,
-    ) -> impl Stream<Item = Done<(String, Event)>> + Send + use<> {
+    ) -> impl Stream<Item = EngineResult<(String, Event)>> + Send + use<> {
         let filters = HashMap::from([
             ("label".to_owned(), vec![label.to_owned()]),
             ("type".to_owned(), vec!["container".to_owned()]),
@@ -357,40 +381,39 @@ impl Engine {
             filters: Some(filters),
             ..EventsOptions::default()
         };
-        let told = |event: EventMessage| {
-            let what = if event.action? == "kill" { Event::Kill } else { Event::Die };
-            Some((event.actor?.id?, what))
-        };
         let docker = self.docker.clone();
-        docker.events(Some(options)).filter_map(move |event| async move {
-            match event {
-                Ok(event) => told(event).map(Ok),
-                Err(e) => Some(Err(EngineError::from(e))),
-            }
+        docker.events(Some(options)).filter_map(async |event| match event {
+            Ok(message) => from_event(message).map(Ok),
+            Err(error) => Some(Err(EngineError::from(error))),
         })
     }
 }
 
-/// What happens to a container.
+/// An event of a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Event {
-    /// Somebody asked the daemon to send it a signal.
+    /// A client asked the daemon to send it a signal.
     Kill,
-    /// It ended.
+    /// Its process has ended.
     Die,
 }
 
-fn summarised(found: ContainerSummary) -> Option<Seen> {
+fn from_event(message: EventMessage) -> Option<(String, Event)> {
+    let event = if message.action? == "kill" { Event::Kill } else { Event::Die };
+    Some((message.actor?.id?, event))
+}
+
+fn from_summary(found: ContainerSummary) -> Option<Container> {
     let state = match found.state? {
-        ContainerSummaryStateEnum::CREATED => SeenState::Created,
-        ContainerSummaryStateEnum::PAUSED => SeenState::Paused,
+        ContainerSummaryStateEnum::CREATED => ContainerState::Created,
+        ContainerSummaryStateEnum::PAUSED => ContainerState::Paused,
         ContainerSummaryStateEnum::RUNNING | ContainerSummaryStateEnum::RESTARTING => {
-            SeenState::Running
+            ContainerState::Running
         }
-        _ => SeenState::Ended(ExitKind::Gone),
+        _ => ContainerState::Ended(ExitKind::Gone),
     };
     let networks = found.network_settings.and_then(|settings| settings.networks);
-    Some(Seen {
+    Some(Container {
         id: found.id?,
         labels: found.labels.unwrap_or_default(),
         state,
@@ -400,7 +423,7 @@ fn summarised(found: ContainerSummary) -> Option<Seen> {
     })
 }
 
-fn inspected(found: ContainerInspectResponse) -> Option<Seen> {
+fn from_inspection(found: ContainerInspectResponse) -> Option<Container> {
     let state = found.state?;
     let exit = match (state.oom_killed, state.exit_code) {
         (Some(true), _) => ExitKind::OutOfMemory,
@@ -409,15 +432,15 @@ fn inspected(found: ContainerInspectResponse) -> Option<Seen> {
         (_, None) => ExitKind::Gone,
     };
     let state = match state.status? {
-        ContainerStateStatusEnum::CREATED => SeenState::Created,
-        ContainerStateStatusEnum::PAUSED => SeenState::Paused,
+        ContainerStateStatusEnum::CREATED => ContainerState::Created,
+        ContainerStateStatusEnum::PAUSED => ContainerState::Paused,
         ContainerStateStatusEnum::RUNNING | ContainerStateStatusEnum::RESTARTING => {
-            SeenState::Running
+            ContainerState::Running
         }
-        _ => SeenState::Ended(exit),
+        _ => ContainerState::Ended(exit),
     };
     let networks = found.network_settings.and_then(|settings| settings.networks);
-    Some(Seen {
+    Some(Container {
         id: found.id?,
         labels: found.config.and_then(|config| config.labels).unwrap_or_default(),
         state,

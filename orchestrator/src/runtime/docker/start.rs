@@ -1,4 +1,4 @@
-//! How a tenant's container is made and started.
+//! Creating and starting a tenant's container.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -8,62 +8,69 @@ use protocol::containers::{BOOT, LIMITS, ROLE_SQ, SQ_VERSION, TENANT, TIER};
 use protocol::{TenantId, WakeKind};
 use tokio::task::spawn_blocking;
 
-use super::engine::{Blueprint, EngineError, Seen, SeenState};
-use super::{Inner, LOOK_EVERY, Live, MALLOC_ENV, PIDS, PORT};
+use super::engine::{Container, ContainerSpec, ContainerState, EngineError};
+use super::{INSPECT_EVERY, Inner, Instance, PIDS, PORT};
 use crate::runtime::instance_key::InstanceKey;
-use crate::runtime::{Endpoint, ExitKind, InstanceId, RuntimeError, Spec, Started};
-use crate::runtime::{folder, probe};
+use crate::runtime::{
+    Endpoint, ExitKind, InstanceId, RuntimeError, Spec, Started, folder, probe, sq_command,
+};
 
-/// After the container has started SQ answers within milliseconds; a busy host takes longer.
+/// Time-out of readiness. SQ answers milliseconds after the container has started; a busy host takes
+/// longer.
 const READY_WITHIN: Duration = Duration::from_secs(10);
 
 impl Inner {
-    /// On an error nothing is left: no container, and no slot.
+    /// Starts a tenant's instance. After an error no container and no assigned network is left.
     pub(super) async fn start(&self, spec: &Spec) -> Result<Started, RuntimeError> {
-        let _starting = self.slots.starting();
-        let outcome = self.try_start(spec).await;
-        if outcome.is_err() {
-            self.give_up_slot(&spec.tenant).await;
+        let _guard = self.pool.begin_start();
+        let started = self.try_start(spec).await;
+        if started.is_err() {
+            self.release_network(&spec.tenant).await;
         }
-        outcome
+        started
     }
 
     async fn try_start(&self, spec: &Spec) -> Result<Started, RuntimeError> {
-        // One that is not known here is found by its name, which the daemon gives only once.
-        if self.live().contains_key(&spec.tenant) {
-            self.clear(&spec.tenant).await?;
+        // Remove the tenant's old container. One that is not in the table is found when the new one
+        // is created, because the daemon refuses a name that is in use.
+        if self.instances().contains_key(&spec.tenant) {
+            self.remove_container(&spec.tenant).await?;
         }
+
+        // Create the container and prove the folder at the same time: creation is slow and needs
+        // the folder only to exist.
         let data_folder = self.data_root.join(spec.tenant.as_str());
-        let owner = self.may_chown.then_some(self.owner);
         folder::create(&data_folder)?;
-        let data = data_folder.clone();
-        let proof = spawn_blocking(move || folder::prepare(&data, owner));
-        let image = self.config.image.replace("{version}", &spec.sq_version.to_string());
-        let key = InstanceKey::generate().map_err(|e| RuntimeError::Failed(e.to_string()))?;
-        let blueprint = self.blueprint(spec, image, data_folder, &key);
-        // Made meanwhile: that takes long, and the folder need only be there.
-        let (made, proof) = tokio::join!(self.make(&spec.tenant, &blueprint), proof);
-        let proof = proof.map_err(|e| RuntimeError::Failed(e.to_string())).flatten();
-        if let (Ok(id), Err(_)) = (&made, &proof) {
-            self.engine.remove(id).await?;
+        let proof = spawn_blocking({
+            let data_folder = data_folder.clone();
+            let owner = if self.may_chown { Some(self.owner) } else { None };
+            move || folder::prepare(&data_folder, owner)
+        });
+        let key = InstanceKey::generate().map_err(RuntimeError::failed)?;
+        let container = self.container_spec(spec, data_folder, &key);
+        let (created, proof) = tokio::join!(self.create(&spec.tenant, &container), proof);
+        if let Err(error) = proof.map_err(RuntimeError::failed).flatten() {
+            if let Ok(id) = &created {
+                self.engine.remove(id).await?;
+            }
+            return Err(error);
         }
-        proof?;
-        let id = self.launch(&spec.tenant, made?, blueprint).await?;
-        let outcome = self.announce(&spec.tenant, &id, key).await;
-        if outcome.is_err() {
-            self.clear(&spec.tenant).await?;
+
+        // Start it, and wait until SQ answers.
+        let id = self.start_created(&spec.tenant, created?, container).await?;
+        let started = self.wait_and_announce(&spec.tenant, &id, key).await;
+        if started.is_err() {
+            self.remove_container(&spec.tenant).await?;
         }
-        outcome
+        started
     }
 
-    fn blueprint(
+    fn container_spec(
         &self,
         spec: &Spec,
-        image: String,
-        folder: PathBuf,
+        data_folder: PathBuf,
         key: &InstanceKey,
-    ) -> Blueprint {
-        let inside = format!("/data/{}", spec.tenant);
+    ) -> ContainerSpec {
         let mut labels = self.labels(ROLE_SQ);
         labels.insert(TENANT.to_owned(), spec.tenant.to_string());
         labels.insert(TIER.to_owned(), spec.tier.to_string());
@@ -71,131 +78,159 @@ impl Inner {
         labels.insert(SQ_VERSION.to_owned(), spec.sq_version.to_string());
         labels.insert(BOOT.to_owned(), self.boot.clone());
         let port = PORT.to_string();
-        let command = ["host", &port, "--key", key.expose(), "--data-dir", &inside];
-        Blueprint {
-            name: self.name(&spec.tenant),
-            image,
+        let mount_point = format!("/data/{}", spec.tenant);
+        let mut command = sq_command::arguments(&port, key).map(str::to_owned).to_vec();
+        command.push(mount_point.clone());
+        let environment = sq_command::ENVIRONMENT.map(|(name, value)| format!("{name}={value}"));
+        ContainerSpec {
+            name: self.container_name(&spec.tenant),
+            image: self.config.image.replace("{version}", &spec.sq_version.to_string()),
             entrypoint: "/exo/sq".to_owned(),
-            command: command.map(str::to_owned).to_vec(),
-            environment: MALLOC_ENV.map(|(name, value)| format!("{name}={value}")).to_vec(),
+            command,
+            environment: environment.to_vec(),
             labels,
             owner: self.owner,
             memory_bytes: spec.limits.memory_bytes,
             pids: PIDS,
             network: self.config.network.clone(),
-            folder: Some((folder, inside)),
+            folder: Some((data_folder, mount_point)),
         }
     }
 
-    /// In the slot the tenant had, in a new one, or the plain way.
-    async fn make(&self, tenant: &TenantId, plain: &Blueprint) -> Result<String, RuntimeError> {
-        if let Some(slot) = self.seat(tenant) {
-            let joined = Blueprint { network: format!("container:{slot}"), ..plain.clone() };
-            match self.make_once(joined).await {
+    /// Creates the container in a prepared network if the tenant has or gets one, else on the bridge
+    /// itself.
+    async fn create(
+        &self,
+        tenant: &TenantId,
+        on_bridge: &ContainerSpec,
+    ) -> Result<String, RuntimeError> {
+        if let Some(holder) = self.assign_network(tenant) {
+            let network = format!("container:{holder}");
+            let joined = ContainerSpec { network, ..on_bridge.clone() };
+            match self.create_or_replace(joined).await {
                 Ok(id) => return Ok(id),
-                Err(e) => self.unseat(tenant, &e).await,
+                Err(error) => self.abandon_network(tenant, &error).await,
             }
         }
-        self.make_once(plain.clone()).await
+        self.create_or_replace(on_bridge.clone()).await
     }
 
-    /// Starts what was made; the plain way if its slot is gone.
-    async fn launch(
+    /// Starts a created container. If its prepared network is gone, creates and starts it on the
+    /// bridge instead.
+    async fn start_created(
         &self,
         tenant: &TenantId,
         id: String,
-        plain: Blueprint,
+        on_bridge: ContainerSpec,
     ) -> Result<String, RuntimeError> {
-        match self.engine.start(&id).await {
-            Err(e) if self.seats().contains_key(tenant) => {
-                self.unseat(tenant, &e.into()).await;
-                let id = self.make_once(plain).await?;
-                self.engine.start(&id).await?;
-                Ok(id)
-            }
-            other => Ok(other.map(|()| id)?),
+        let Err(error) = self.engine.start(&id).await else { return Ok(id) };
+        let error = RuntimeError::from(error);
+        if !self.networks().contains_key(tenant) {
+            return Err(error);
         }
+        self.abandon_network(tenant, &error).await;
+        let id = self.create_or_replace(on_bridge).await?;
+        self.engine.start(&id).await?;
+        Ok(id)
     }
 
-    async fn unseat(&self, tenant: &TenantId, why: &RuntimeError) {
-        tracing::warn!(%tenant, %why, "a network slot could not be joined");
-        self.give_up_slot(tenant).await;
+    async fn abandon_network(&self, tenant: &TenantId, error: &RuntimeError) {
+        tracing::warn!(%tenant, %error, "prepared network can't be joined");
+        self.release_network(tenant).await;
     }
 
-    /// The slot that the tenant has, or gets now.
-    fn seat(&self, tenant: &TenantId) -> Option<String> {
-        let mut seats = self.seats();
-        if let Some(slot) = seats.get(tenant) {
-            return Some(slot.id.clone());
+    /// The holder of the network that the tenant has already, or that it gets from the pool now. A
+    /// tenant that died and is started again keeps its network, and with it its address.
+    fn assign_network(&self, tenant: &TenantId) -> Option<String> {
+        let mut networks = self.networks();
+        if let Some(network) = networks.get(tenant) {
+            return Some(network.holder.clone());
         }
-        let slot = self.slots_on.then(|| self.slots.take()).flatten()?;
-        let id = slot.id.clone();
-        seats.insert(tenant.clone(), slot);
-        Some(id)
+        let network = self.pool.take()?;
+        let holder = network.holder.clone();
+        networks.insert(tenant.clone(), network);
+        Some(holder)
     }
 
-    async fn make_once(&self, blueprint: Blueprint) -> Result<String, RuntimeError> {
-        match self.engine.make(blueprint.clone()).await {
-            // The name is the tenant's alone: whoever has it is a container of ours, left over.
+    async fn create_or_replace(&self, spec: ContainerSpec) -> Result<String, RuntimeError> {
+        match self.engine.create(spec.clone()).await {
+            // The name belongs to this tenant alone, so the container that has it is a leftover.
             Err(EngineError::Conflict(_)) => {
-                self.engine.remove(&blueprint.name).await?;
-                Ok(self.engine.make(blueprint).await?)
+                self.engine.remove(&spec.name).await?;
+                Ok(self.engine.create(spec).await?)
             }
             Err(EngineError::NotFound) => {
-                self.pull(&blueprint.image).await?;
-                Ok(self.engine.make(blueprint).await?)
+                self.pull(&spec.image).await?;
+                Ok(self.engine.create(spec).await?)
             }
-            other => Ok(other?),
+            created => Ok(created?),
         }
     }
 
     async fn pull(&self, image: &str) -> Result<(), RuntimeError> {
         if self.engine.has_image(image).await? {
-            return Err(RuntimeError::Failed("Docker lost what was to be started".to_owned()));
+            // Not the image was not found, but the network or its holder.
+            return Err(RuntimeError::failed("Docker can't find the container's network"));
         }
-        tracing::info!(image, "pulling");
-        self.engine.pull(image).await.map_err(|e| {
+        tracing::info!(image, "pulling image");
+        self.engine.pull(image).await.map_err(|error| {
             RuntimeError::Missing(format!(
-                "there is no image {image} and it can't be pulled ({e:?}): run `make setup`"
+                "image {image} does not exist and can't be pulled ({error:?}): run `make setup`"
             ))
         })
     }
 
-    /// Waits until it answers; from then on its death is told.
-    async fn announce(
+    /// Waits until SQ answers. From then on the instance's death is an event; until then it is the
+    /// error of this call.
+    async fn wait_and_announce(
         &self,
         tenant: &TenantId,
         id: &str,
         key: InstanceKey,
     ) -> Result<Started, RuntimeError> {
-        let seat = self.seats().get(tenant).map(|slot| slot.address);
-        let address = match seat {
+        let prepared = self.networks().get(tenant).map(|network| network.address);
+        let address = match prepared {
             Some(address) => Some(address),
-            None => self.engine.inspect(id).await?.and_then(|seen| seen.address),
+            None => self.engine.inspect(id).await?.and_then(|container| container.address),
         };
+        // The daemon knows no address of a container that has died already.
         let Some(address) = address else {
-            return Err(RuntimeError::DiedAtStart(self.exit_of(id).await?));
+            return Err(RuntimeError::DiedAtStart(self.exit_kind(id).await?));
         };
         let address = SocketAddr::new(address, PORT);
         let endpoint = Endpoint { instance: InstanceId(id.to_owned()), address, key };
-        let (id, started) = (id.to_owned(), endpoint.clone());
-        let live = Live { id: id.clone(), endpoint, announced: false, dead: None };
-        self.live().insert(tenant.clone(), live);
-        self.answers(&id, address).await?;
-        match self.live().get_mut(tenant).map(|live| (live.dead, &mut live.announced)) {
-            Some((None, announced)) => *announced = true,
-            Some((Some(exit), _)) => return Err(RuntimeError::DiedAtStart(exit)),
-            None => return Err(RuntimeError::NoInstance(tenant.clone())),
+
+        // Enter it into the table, so that a death during the wait is noted there.
+        let instance = Instance {
+            container: id.to_owned(),
+            endpoint: endpoint.clone(),
+            announced: false,
+            exit: None,
+        };
+        self.instances().insert(tenant.clone(), instance);
+        self.wait_until_ready(id, address).await?;
+
+        let mut instances = self.instances();
+        let instance =
+            instances.get_mut(tenant).ok_or_else(|| RuntimeError::NoInstance(tenant.clone()))?;
+        if let Some(exit) = instance.exit {
+            return Err(RuntimeError::DiedAtStart(exit));
         }
-        Ok(Started { endpoint: started, kind: WakeKind::Create })
+        instance.announced = true;
+        Ok(Started { endpoint, kind: WakeKind::Create })
     }
 
-    pub(super) async fn answers(&self, id: &str, address: SocketAddr) -> Result<(), RuntimeError> {
+    /// Probes SQ, and watches its container, so that a death ends the wait at once.
+    pub(super) async fn wait_until_ready(
+        &self,
+        id: &str,
+        address: SocketAddr,
+    ) -> Result<(), RuntimeError> {
         let death = async {
             loop {
-                tokio::time::sleep(LOOK_EVERY).await;
+                tokio::time::sleep(INSPECT_EVERY).await;
                 match self.engine.inspect(id).await {
-                    Ok(Some(Seen { state: SeenState::Ended(exit), .. })) => return exit,
+                    Ok(Some(Container { state: ContainerState::Ended(exit), .. })) => return exit,
                     Ok(None) => return ExitKind::Gone,
                     _ => {}
                 }

@@ -1,27 +1,28 @@
-//! What an earlier orchestrator left: processes that it wrote down, and one that it could not.
+//! Adoption: processes of an earlier orchestrator are found by their records. Processes without a
+//! record are killed.
 
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use protocol::TenantId;
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::Signal;
 use tokio::sync::watch;
 
-use super::instance::{Live, Record};
-use super::proc::{ProcessState, ended, folder_of, start_ticks, started_below, state};
-use super::{Inner, SIGNAL_WITHIN, failed};
+use super::instance::{Instance, Record};
+use super::{Inner, SIGNAL_TIMEOUT, pidfd};
+use crate::runtime::proc::{self, ProcessState};
 use crate::runtime::{ExitKind, Found, RuntimeError};
 
 impl Inner {
     pub(super) async fn list(self: &Arc<Self>) -> Result<Vec<Found>, RuntimeError> {
         self.adopt_all()?;
-        self.end_strays().await?;
-        Ok(self.live().values().map(|live| live.found(&self.boot)).collect())
+        self.kill_strays().await?;
+        Ok(self.instances().values().map(|instance| instance.found(&self.boot)).collect())
     }
 
     fn adopt_all(self: &Arc<Self>) -> Result<(), RuntimeError> {
-        let entries = fs::read_dir(&self.folder).map_err(failed)?;
+        let entries = fs::read_dir(&self.records).map_err(RuntimeError::failed)?;
         for entry in entries.filter_map(Result::ok) {
             let path = entry.path();
             let stem = path.file_stem().and_then(|stem| stem.to_str());
@@ -29,80 +30,82 @@ impl Inner {
                 Some(Ok(tenant)) if path.extension().is_some_and(|e| e == "json") => {
                     self.adopt(&tenant)?;
                 }
-                _ => tracing::warn!(path = %path.display(), "not a record of an instance"),
+                _ => tracing::warn!(path = %path.display(), "file is not an instance's record"),
             }
         }
         Ok(())
     }
 
-    /// An orchestrator that was killed between a start and its record left an SQ that nobody knows.
-    /// Nobody was routed to it, and it must not be the second on its folder.
-    async fn end_strays(&self) -> Result<(), RuntimeError> {
-        let root = &self.data_root;
-        let known: Vec<i32> = self.live().values().map(|live| live.record.pid).collect();
-        for (pid, folder) in started_below(root) {
-            if known.contains(&pid) {
+    /// Kills SQ processes that have no record: an orchestrator was killed between their start and the
+    /// writing of the record. No gateway ever routed to them, and they must not be the second SQ on a
+    /// folder.
+    async fn kill_strays(&self) -> Result<(), RuntimeError> {
+        let recorded: Vec<i32> =
+            self.instances().values().map(|instance| instance.record.pid).collect();
+        for (pid, folder) in proc::sq_processes_below(&self.data_root) {
+            if recorded.contains(&pid) {
                 continue;
             }
-            let Some(pidfd) = pidfd_of(pid)? else { continue };
-            // Still the one that was seen.
-            if folder_of(pid, root).is_none_or(|now| now != folder) {
+            let Some(pidfd) = pidfd::open(pid)? else { continue };
+            // Check again: before the pidfd was open, the pid may have been reused.
+            if proc::sq_folder_below(&self.data_root, pid).as_ref() != Some(&folder) {
                 continue;
             }
-            tracing::warn!(pid, folder, "an SQ that no record tells of: killed");
-            match pidfd_send_signal(&pidfd, Signal::KILL) {
-                Ok(()) | Err(rustix::io::Errno::SRCH) => {}
-                Err(e) => return Err(failed(format!("pid {pid} can't be killed: {e}"))),
-            }
-            let gone = tokio::time::timeout(SIGNAL_WITHIN, ended(pid, Arc::new(pidfd))).await;
-            gone.map_err(|_| failed(format!("pid {pid} does not die")))?;
+            tracing::warn!(pid, folder, "SQ process has no record and is killed");
+            pidfd::send_signal(&pidfd, Signal::KILL).map_err(|error| {
+                RuntimeError::Failed(format!("pid {pid} can't be killed: {error}"))
+            })?;
+            let end = pidfd::wait_for_end(pid, Arc::new(pidfd));
+            tokio::time::timeout(SIGNAL_TIMEOUT, end)
+                .await
+                .map_err(|_| RuntimeError::Failed(format!("pid {pid} does not die")))?;
         }
         Ok(())
     }
 
-    /// Takes up what an earlier orchestrator left, when it is not known yet. An error: it may live
-    /// and can't be watched.
+    /// Adopts a tenant's process by its record, unless it is in the table already. Fails if the
+    /// process may be alive and can't be watched.
     pub(super) fn adopt(self: &Arc<Self>, tenant: &TenantId) -> Result<(), RuntimeError> {
-        if self.live().contains_key(tenant) {
+        if self.instances().contains_key(tenant) {
             return Ok(());
         }
-        let path = self.path(tenant);
-        let record =
-            fs::read(&path).ok().and_then(|json| serde_json::from_slice::<Record>(&json).ok());
-        let Some(record) = record.filter(|r| r.tenant == *tenant && r.endpoint().is_some()) else {
-            if path.exists() {
-                tracing::warn!(path = %path.display(), "unreadable record of an instance");
-            }
-            return Ok(());
-        };
-        // The pidfd first: what it shows is then of one and the same process.
-        let this_boot = record.boot == self.boot;
-        let pidfd = if this_boot { pidfd_of(record.pid)? } else { None }
-            .filter(|_| start_ticks(record.pid) == Some(record.start_ticks))
-            .filter(|_| state(record.pid) != ProcessState::Dead);
-        let (exited, exit) =
-            watch::channel(if pidfd.is_some() { None } else { Some(ExitKind::Gone) });
-        let pidfd = pidfd.map(Arc::new);
-        let live = Live { record: record.clone(), pidfd: pidfd.clone(), announced: true, exit };
-        self.live().insert(tenant.clone(), live);
+        let Some(record) = self.read_record(tenant) else { return Ok(()) };
+        let pidfd = self.open_recorded(&record)?.map(Arc::new);
+        let exit = if pidfd.is_some() { None } else { Some(ExitKind::Gone) };
+        let (exited, exit) = watch::channel(exit);
+        let instance =
+            Instance { record: record.clone(), pidfd: pidfd.clone(), announced: true, exit };
+        self.instances().insert(tenant.clone(), instance);
         if let Some(pidfd) = pidfd {
             let pid = record.pid;
-            self.watch(record, exited, async move {
-                ended(pid, pidfd).await;
+            self.watch_exit(record, exited, async move {
+                pidfd::wait_for_end(pid, pidfd).await;
                 ExitKind::Gone
             });
         }
         Ok(())
     }
-}
 
-/// A descriptor of the process; `None`: there is none of this number. Too many open files is an
-/// error: taken for a death, it would put a second SQ on the tenant's folder.
-pub(super) fn pidfd_of(pid: i32) -> Result<Option<OwnedFd>, RuntimeError> {
-    let Some(pid) = Pid::from_raw(pid) else { return Ok(None) };
-    match pidfd_open(pid, PidfdFlags::empty()) {
-        Ok(pidfd) => Ok(Some(pidfd)),
-        Err(rustix::io::Errno::SRCH) => Ok(None),
-        Err(e) => Err(failed(format!("pid {pid:?} can't be watched: {e}"))),
+    fn read_record(&self, tenant: &TenantId) -> Option<Record> {
+        let path = self.record_path(tenant);
+        let json = fs::read(&path).ok();
+        let record = json.and_then(|json| serde_json::from_slice::<Record>(&json).ok());
+        let record = record.filter(|r| r.tenant == *tenant && r.endpoint().is_some());
+        if record.is_none() && path.exists() {
+            tracing::warn!(path = %path.display(), "instance's record is unreadable");
+        }
+        record
+    }
+
+    /// Opens the recorded process; `None` if it is dead.
+    fn open_recorded(&self, record: &Record) -> Result<Option<OwnedFd>, RuntimeError> {
+        if record.boot != self.boot {
+            return Ok(None);
+        }
+        // Open it first: the checks below then concern the process that the pidfd refers to.
+        let Some(pidfd) = pidfd::open(record.pid)? else { return Ok(None) };
+        let is_recorded = proc::start_ticks(record.pid) == Some(record.start_ticks);
+        let is_alive = proc::state(record.pid) != ProcessState::Dead;
+        Ok(if is_recorded && is_alive { Some(pidfd) } else { None })
     }
 }

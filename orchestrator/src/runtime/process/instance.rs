@@ -1,31 +1,36 @@
-//! One tenant's process: what is remembered of it, and what can be done to it.
+//! One tenant's process: its record on disk, its signals and its exit.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use protocol::{Limits, SqVersion, TenantId, TierName};
-use rustix::process::{Signal, pidfd_send_signal};
+use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use super::proc::{ProcessState, state};
-use super::{SIGNAL_WITHIN, failed};
+use super::{SIGNAL_TIMEOUT, local_address, pidfd};
 use crate::runtime::instance_key::InstanceKey;
+use crate::runtime::proc::{self, ProcessState};
 use crate::runtime::{Endpoint, ExitKind, Found, FoundState, InstanceId, RuntimeError};
 
-/// A process that is known, dead or alive.
+/// Interval at which the effect of a signal is looked for.
+const POLL: Duration = Duration::from_millis(1);
+
+/// A tenant's process, dead or alive.
 #[derive(Debug, Clone)]
-pub(super) struct Live {
+pub(super) struct Instance {
     pub(super) record: Record,
+    /// `None` if it was dead already when it was found.
     pub(super) pidfd: Option<Arc<OwnedFd>>,
-    /// It was ready once: its death is news. Before that, `start` tells.
+    /// `start` has succeeded, so a death is an event. Before that, `start` returns it as its error.
     pub(super) announced: bool,
+    /// Holds `Some` once it is dead.
     pub(super) exit: watch::Receiver<Option<ExitKind>>,
 }
 
-/// What is remembered of an instance.
+/// The facts about an instance that outlive the orchestrator.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Record {
     pub(super) tenant: TenantId,
@@ -39,6 +44,7 @@ pub(super) struct Record {
     pub(super) key: String,
 }
 
+// Leaves out the key.
 impl std::fmt::Debug for Record {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Record({} pid {} port {})", self.tenant, self.pid, self.port)
@@ -46,28 +52,38 @@ impl std::fmt::Debug for Record {
 }
 
 impl Record {
-    pub(super) fn instance(&self) -> InstanceId {
+    pub(super) fn instance_id(&self) -> InstanceId {
         InstanceId(format!("{}:{}", self.pid, self.start_ticks))
     }
 
+    pub(super) fn address(&self) -> SocketAddr {
+        local_address(self.port)
+    }
+
+    /// `None` if the record's key is invalid.
     pub(super) fn endpoint(&self) -> Option<Endpoint> {
         Some(Endpoint {
-            instance: self.instance(),
-            address: SocketAddr::from((Ipv4Addr::LOCALHOST, self.port)),
+            instance: self.instance_id(),
+            address: self.address(),
             key: InstanceKey::parse(&self.key).ok()?,
         })
     }
 }
 
-impl Live {
-    /// `boot`: the host's present one.
+impl Instance {
+    /// Kind of its exit; `None` while it is alive.
+    pub(super) fn exit_kind(&self) -> Option<ExitKind> {
+        *self.exit.borrow()
+    }
+
+    /// Describes it for `list`. `boot` is the host's present boot.
     pub(super) fn found(&self, boot: &str) -> Found {
-        let exit = *self.exit.borrow();
-        let state = match (exit, state(self.record.pid)) {
-            (Some(_), _) if self.record.boot != boot => FoundState::FromEarlierBoot,
-            (Some(exit), _) => FoundState::Stopped(exit),
-            (None, ProcessState::Frozen) => FoundState::Paused,
-            (None, _) => FoundState::Running,
+        let exit = self.exit_kind();
+        let state = match exit {
+            Some(_) if self.record.boot != boot => FoundState::FromEarlierBoot,
+            Some(exit) => FoundState::Stopped(exit),
+            None if proc::state(self.record.pid) == ProcessState::Stopped => FoundState::Paused,
+            None => FoundState::Running,
         };
         Found {
             tenant: self.record.tenant.clone(),
@@ -80,36 +96,32 @@ impl Live {
     }
 
     pub(super) fn signal(&self, signal: Signal) -> Result<(), RuntimeError> {
-        let Some(pidfd) = &self.pidfd else {
-            return Err(RuntimeError::NoInstance(self.record.tenant.clone()));
-        };
-        match pidfd_send_signal(pidfd, signal) {
-            // It has just died: whoever waits for its end sees it.
-            Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
-            Err(e) => Err(failed(e)),
+        match &self.pidfd {
+            Some(pidfd) => pidfd::send_signal(pidfd, signal).map_err(RuntimeError::failed),
+            None => Err(RuntimeError::NoInstance(self.record.tenant.clone())),
         }
     }
 
-    pub(super) async fn until(
-        &self,
-        wanted: impl Fn(ProcessState) -> bool,
-    ) -> Result<(), RuntimeError> {
+    /// Waits until the process is in a state, for a bounded time.
+    pub(super) async fn wait_until(&self, wanted: ProcessState) -> Result<(), RuntimeError> {
         let reached = async {
-            while !wanted(state(self.record.pid)) {
-                tokio::time::sleep(Duration::from_millis(1)).await;
+            while proc::state(self.record.pid) != wanted {
+                tokio::time::sleep(POLL).await;
             }
         };
         tokio::select! {
-            done = tokio::time::timeout(SIGNAL_WITHIN, reached) => done.map_err(failed),
-            _ = exit_of(self.exit.clone()) => {
+            reached = tokio::time::timeout(SIGNAL_TIMEOUT, reached) => {
+                reached.map_err(RuntimeError::failed)
+            }
+            _ = wait_for_exit(self.exit.clone()) => {
                 Err(RuntimeError::NoInstance(self.record.tenant.clone()))
             }
         }
     }
 }
 
-/// Waits for the end.
-pub(super) async fn exit_of(mut exit: watch::Receiver<Option<ExitKind>>) -> ExitKind {
+/// Waits for the end of a process. If its watch is gone, the process counts as gone too.
+pub(super) async fn wait_for_exit(mut exit: watch::Receiver<Option<ExitKind>>) -> ExitKind {
     match exit.wait_for(Option::is_some).await {
         Ok(exit) => exit.unwrap_or(ExitKind::Gone),
         Err(_) => ExitKind::Gone,

@@ -1,0 +1,56 @@
+//! SQ's command line and environment, the same for every runtime: built for a start, and read back
+//! from a running instance.
+
+use crate::runtime::instance_key::InstanceKey;
+
+const KEY: &str = "--key";
+const DATA_DIR: &str = "--data-dir";
+
+/// Environment of SQ. It makes `malloc` return freed memory and keep a single arena (measured:
+/// docs/sq.md).
+pub(super) const ENVIRONMENT: [(&str, &str); 3] = [
+    ("MALLOC_ARENA_MAX", "1"),
+    ("MALLOC_MMAP_THRESHOLD_", "65536"),
+    ("MALLOC_TRIM_THRESHOLD_", "65536"),
+];
+
+/// Arguments of SQ; the data folder follows as the last one.
+pub(super) fn arguments<'a>(port: &'a str, key: &'a InstanceKey) -> [&'a str; 5] {
+    ["host", port, KEY, key.expose(), DATA_DIR]
+}
+
+/// Key that an SQ was started with.
+pub(super) fn key<'a>(words: impl IntoIterator<Item = &'a str>) -> Option<InstanceKey> {
+    InstanceKey::parse(value_of(KEY, words)?).ok()
+}
+
+/// Data folder that an SQ was started with.
+pub(super) fn data_dir<'a>(words: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    value_of(DATA_DIR, words)
+}
+
+fn value_of<'a>(option: &str, words: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let mut words = words.into_iter();
+    words.find(|word| *word == option)?;
+    words.next()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_are_read_back() {
+        let generated = InstanceKey::generate().unwrap();
+        let words = [&arguments("1337", &generated)[..], &["/data/a"]].concat();
+        assert_eq!(key(words.iter().copied()), Some(generated.clone()));
+        assert_eq!(data_dir(words.iter().copied()), Some("/data/a"));
+    }
+
+    #[test]
+    fn command_line_without_valid_key_has_none() {
+        for bad in ["", "/exo/sq host 1337 --key", "/exo/sq --key short --data-dir /data/a"] {
+            assert_eq!(key(bad.split_whitespace()), None, "{bad}");
+        }
+    }
+}
