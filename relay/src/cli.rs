@@ -1,20 +1,29 @@
-//! The command line.
+//! The command line of `relay`.
+//!
+//! | file | contents |
+//! |---|---|
+//! | `commands.rs` | the `relay registry` commands |
+//! | `output.rs` | their output, and the care for a key that is printed once |
+//! | `render.rs` | tenants as tables and as JSON |
+//! | `serve.rs` | the `relay serve` command |
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use protocol::{KeyHash, TenantId, TierName};
 
-use crate::registry::limit_field::parse_seconds;
+use crate::registry::unit::parse_seconds;
 
 pub mod commands;
-pub mod render;
+mod output;
+mod render;
+pub mod serve;
 
-/// Exit code: a fault in the registry, or something went wrong.
-pub const FAULT: u8 = 1;
-/// Exit code: a fault in the configuration. `EX_USAGE` of sysexits.h, which supervisors can take
-/// for "starting it again does not help".
-pub const CONFIG: u8 = 64;
+/// Exit code of a faulty registry, or of an operation that failed.
+pub const EXIT_FAULT: u8 = 1;
+/// Exit code of a faulty configuration: `EX_USAGE` of sysexits.h, which supervisors can take to mean
+/// that a restart does not help.
+pub const EXIT_CONFIG: u8 = 64;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -23,144 +32,147 @@ Examples:
   relay registry check --file registry.phext
   relay serve --config relay.toml
 
-Exit codes: 0 done; 1 a fault in the registry, or it could not be changed; 2 wrong usage;
-64 a fault in the configuration.";
+Exit codes: 0 success; 1 the registry has a fault or could not be changed, or the relay failed;
+2 wrong usage; 64 the configuration has a fault.";
 
 const REGISTRY_EXAMPLES: &str = "\
 Examples:
   relay registry add alice --tier pro --set storage='750 MB' --set x-email=alice@example.com
   relay registry rotate alice --overlap 24h      # the old key works for another day
-  relay registry set alice tier=team storage=    # another tier; its own storage limit taken out
+  relay registry set alice tier=team storage=    # another tier; the tenant's storage line removed
   relay registry list --format json
+  relay registry check && echo valid
 
-A command keeps comments and everything else in the file as it is, and refuses a file that is not
-valid or looks cut. The relay takes a change over within 100 ms.";
+A command keeps comments and everything else in the file as it is. It refuses a file that is invalid
+or looks truncated. A running relay loads a change within 100 ms.
 
-/// The ranch side of the SQ cloud gateway: answers which key is good.
+Exit codes: 0 success; 1 the registry has a fault or could not be changed; 2 wrong usage.";
+
+/// The relay of the SQ Cloud Gateway: verifies API keys against the registry.
 #[derive(Debug, Parser)]
 #[command(name = "relay", version, after_help = EXAMPLES)]
 pub struct Cli {
-    /// What to do.
+    /// Command to run
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// What to do.
+/// The commands of `relay`.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Answer gateways (mutual TLS only), until SIGTERM or Ctrl-C
+    /// Serve gateways over mutual TLS until SIGTERM or Ctrl-C
     Serve {
-        /// The configuration, such as relay.example.toml
+        /// Configuration file; relay.example.toml documents every setting
         #[arg(long, default_value = "relay.toml")]
         config: PathBuf,
     },
-    /// Look at the registry's file or change it
+    /// Show or change the registry's file
     #[command(after_help = REGISTRY_EXAMPLES)]
-    Registry(Registry),
+    Registry(RegistryArgs),
 }
 
-/// A command on the registry's file.
+/// Arguments of `relay registry`.
 #[derive(Debug, Args)]
-pub struct Registry {
-    /// What to do
+pub struct RegistryArgs {
+    /// Command to run
     #[command(subcommand)]
-    pub action: Action,
-    /// The registry
+    pub command: RegistryCommand,
+    /// The registry's file
     #[arg(long, global = true, default_value = "registry.phext")]
     pub file: PathBuf,
-    /// Change it though it looks cut beside what the relay last answered
+    /// Change the file even if it looks truncated in comparison with the relay's last good copy
     #[arg(long, global = true)]
     pub allow_loss: bool,
 }
 
-/// What to do with the registry's file.
+/// The commands of `relay registry`.
 #[derive(Debug, Subcommand)]
-pub enum Action {
-    /// Make a registry with documented tiers and no tenants
+pub enum RegistryCommand {
+    /// Create a registry with documented tiers and no tenants
     Init,
-    /// Tell every fault with its coordinate and line
+    /// Report every fault with its coordinate and line
     Check,
-    /// Show all tenants, and on stderr what the active ones pay a month
+    /// List all tenants; print the monthly revenue of the active ones on stderr
     List {
-        /// What they should pay together, US dollars a month
+        /// Monthly revenue target in US dollars
         #[arg(long, value_name = "USD", default_value_t = 380)]
         target: u32,
-        /// How
+        /// Output as a table or as JSON
         #[arg(long, value_enum, default_value_t)]
         format: Format,
     },
-    /// Show one tenant with its limits and keys (digests)
+    /// Show one tenant with its limits and the digests of its keys
     Show {
-        /// Who
+        /// Tenant to show
         tenant: TenantId,
-        /// How
+        /// Output as a table or as JSON
         #[arg(long, value_enum, default_value_t)]
         format: Format,
     },
     /// Add a tenant; its new key is printed once and stored only as a digest
     Add {
-        /// Its name: 1 to 40 of a-z, 0-9 and '-'
+        /// Name of the tenant: 1 to 40 of a-z, 0-9 and '-'
         tenant: TenantId,
-        /// The tier it pays for
+        /// Tier that the tenant pays for
         #[arg(long)]
         tier: TierName,
-        /// Further lines: a limit of its own, or x-… for notes; may be repeated
-        #[arg(long = "set", value_name = "NAME=VALUE", value_parser = assignment)]
+        /// Further line: a limit, or x-… for a note; may be repeated
+        #[arg(long = "set", value_name = "NAME=VALUE", value_parser = parse_assignment)]
         lines: Vec<(String, String)>,
-        /// Use the key with this SHA-256 instead of a new one
+        /// Use the key with this SHA-256 digest instead of a new one
         #[arg(long, value_name = "DIGEST")]
         key_sha256: Option<KeyHash>,
     },
-    /// Change lines of a tenant: tier, status, a limit, x-…; an empty value takes the line out
+    /// Set lines of a tenant: tier, status, a limit, x-…; an empty value removes the line
     Set {
-        /// Who
+        /// Tenant to change
         tenant: TenantId,
-        /// What
-        #[arg(required = true, value_name = "NAME=VALUE", value_parser = assignment)]
+        /// Line to set; may be repeated
+        #[arg(required = true, value_name = "NAME=VALUE", value_parser = parse_assignment)]
         lines: Vec<(String, String)>,
     },
     /// Give a tenant a new key, printed once; the old ones end after the overlap
     Rotate {
-        /// Who
+        /// Tenant to change
         tenant: TenantId,
-        /// How long the old keys go on, such as 24h, 30min or 0
-        #[arg(long, default_value = "24h", value_parser = seconds)]
+        /// Time for which the old keys stay valid, such as 24h, 30min or 0
+        #[arg(long, default_value = "24h", value_parser = parse_time)]
         overlap: u64,
     },
-    /// Answer a tenant's requests with 403
+    /// Refuse a tenant's requests with 403
     Suspend {
-        /// Who
+        /// Tenant to suspend
         tenant: TenantId,
     },
     /// Serve a suspended tenant again
     Resume {
-        /// Who
+        /// Tenant to resume
         tenant: TenantId,
     },
-    /// Take a tenant and its keys out; its data stays on the gateway host
+    /// Remove a tenant and its keys; its data stays on the gateway host
     Remove {
-        /// Who
+        /// Tenant to remove
         tenant: TenantId,
     },
 }
 
-/// How to show something.
+/// Output format of `list` and `show`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub enum Format {
-    /// For people
+    /// Table for people
     #[default]
     Table,
-    /// For programs
+    /// JSON for programs
     Json,
 }
 
-fn assignment(text: &str) -> Result<(String, String), String> {
-    let (name, value) = text.split_once('=').ok_or("write NAME=VALUE")?;
+fn parse_assignment(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("expected NAME=VALUE, such as burst=100")?;
     Ok((name.trim().to_owned(), value.trim().to_owned()))
 }
 
-fn seconds(text: &str) -> Result<u64, String> {
-    parse_seconds(text).ok_or_else(|| "write a time such as 24h, 30min or 90s".to_owned())
+fn parse_time(text: &str) -> Result<u64, String> {
+    parse_seconds(text).ok_or_else(|| "expected a time such as 24h, 30min or 90s".to_owned())
 }
 
 #[cfg(test)]
@@ -169,7 +181,7 @@ mod tests {
     use clap::CommandFactory;
 
     #[test]
-    fn the_command_line_is_consistent() {
+    fn command_line_is_consistent() {
         Cli::command().debug_assert();
     }
 }

@@ -18,12 +18,13 @@
 //! | [`serve`] | reload, verdicts and revision, HTTP interface, connections, TLS, metrics |
 //! | [`cli`] | the command line, the `relay registry` commands and their output |
 //! | [`config`] | the settings in `relay.toml` |
+//! | `atomic_file.rs`, `secret_file.rs`, [`clock`] | leaves that several rooms use |
 //!
 //! # Invariants
 //!
 //! - A registry with a fault, or one that looks truncated, never replaces a good one. The relay
 //!   keeps answering from the last good registry, also after a restart.
-//! - Readers see one whole registry: a [`View`](serve::state::View) is immutable and is swapped in
+//! - Readers see one whole registry: a view is immutable and is swapped in
 //!   one step together with its revision.
 //! - The revision grows exactly when at least one key's verdict changes; within one epoch, a gateway
 //!   that drops the digests that the changes feed names is never out of date.
@@ -33,10 +34,13 @@
 //! - An edit starts from a valid registry, results in a valid one, and replaces the file atomically
 //!   or not at all.
 
+mod atomic_file;
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod edit;
 pub mod registry;
+mod secret_file;
 pub mod serve;
 pub mod source;
 

@@ -1,252 +1,84 @@
-//! The registry's text, read: tiers, tenants and their keys. Pure: text in, registry or faults out.
+//! The registry: tiers, tenants and their keys. Pure: text in, registry or faults out.
 //!
-//! A registry is a phext: one scroll per tenant and one scroll whose first line is `tiers`.
-//! Reading goes bytes → text → scrolls → lines → entries → registry, and each step reports what it
-//! finds wrong with coordinate and line; only a text without any fault becomes a [`Registry`].
-//! The format is described in docs/registry.md.
+//! A registry is a phext with one scroll per tenant and one scroll of tiers, which begins with a line
+//! `tiers`. docs/registry.md describes the format for operators.
+//!
+//! | file | contents |
+//! |---|---|
+//! | `parse.rs` | scrolls → [`Registry`], or every fault at once |
+//! | `scroll.rs`, `line.rs` | bytes → scrolls → entries, and the parts of one line |
+//! | `limit_field.rs`, `unit.rs` | the names of limits, and how their values are written |
+//! | `fault.rs` | faults with coordinate and line |
+//! | `truncation.rs` | signs that a valid registry has lost its end |
+//! | `redact.rs` | the text with digests in place of plain keys |
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
-use libphext::phext::{Coordinate, is_phext_break};
-use protocol::calendar;
-use protocol::key::KEY_PREFIX;
-use protocol::{ApiKey, KeyHash, Limits, TenantId, TenantStatus, TierName, Verdict};
+use libphext::phext::Coordinate;
+use protocol::{KeyHash, Limits, TenantId, TenantStatus, TierName, Verdict};
 
-pub mod fault;
-pub mod limit_field;
-pub mod line;
-pub mod redact;
-pub mod scroll;
-pub mod truncation;
+mod fault;
+pub(crate) mod limit_field;
+pub(crate) mod line;
+mod parse;
+pub(crate) mod redact;
+pub(crate) mod scroll;
+pub(crate) mod truncation;
+pub(crate) mod unit;
 
-pub use fault::{Fault, Faults};
-use limit_field::Field;
-use scroll::{Entry, Scroll};
+pub use fault::{Fault, Faults, Place};
 
-/// A registry without a fault.
+/// A registry without faults.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Registry {
-    /// What the tiers are worth.
+    /// Limits of each tier.
     pub tiers: BTreeMap<TierName, Limits>,
-    /// Who may use the gateway.
+    /// Tenants by name, suspended ones included.
     pub tenants: BTreeMap<TenantId, Tenant>,
-    /// The text's last line has no end: some editors leave it so, and a cut may.
-    pub open_line: bool,
+    /// True if the last line has no line end. Some editors save like this; truncation also does it.
+    pub unterminated: bool,
 }
 
-/// One tenant's scroll.
+/// A tenant, read from its scroll.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tenant {
-    /// Where the scroll stands.
-    pub at: Coordinate,
-    /// The tier it pays for.
+    /// Coordinate of the scroll.
+    pub coordinate: Coordinate,
+    /// The tier that it pays for.
     pub tier: TierName,
-    /// Whether it may be served.
+    /// Active, or suspended: answered with 403.
     pub status: TenantStatus,
-    /// Its keys, in the order of the scroll.
+    /// Keys in the order of the scroll, ended ones included.
     pub keys: Vec<Key>,
-    /// The tier's limits with the scroll's own applied.
+    /// The tier's limits with the tenant's exceptions applied.
     pub limits: Limits,
-    /// The `x-…` lines.
+    /// The operator's `x-…` lines.
     pub notes: BTreeMap<String, String>,
 }
 
-/// One of a tenant's keys.
+/// A key of a tenant, known by its digest.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Key {
-    /// Its digest.
+    /// SHA-256 of the key.
     pub hash: KeyHash,
-    /// When it ends, seconds since 1970 UTC.
+    /// End of the key in seconds since 1970 UTC; `None` for a key without end.
     pub expires_s: Option<u64>,
-    /// It stands in the registry as plain text.
-    pub plain: bool,
-}
-
-impl fmt::Debug for Key {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?} (expires: {:?}, plain: {})", self.hash, self.expires_s, self.plain)
-    }
-}
-
-/// More keys than a rotation can need; a bound for what one tenant costs the relay.
-pub const KEYS_PER_TENANT: usize = 32;
-
-impl Key {
-    /// Whether it is good at `now_s`.
-    pub fn live(&self, now_s: u64) -> bool {
-        self.expires_s.is_none_or(|end| now_s < end)
-    }
+    /// True if the registry contains the key itself instead of its digest.
+    pub plain_text: bool,
 }
 
 impl Registry {
-    /// Reads a registry.
-    pub fn read(bytes: &[u8]) -> Result<Self, Faults> {
-        let mut faults = Faults::default();
-        let scrolls = scroll::scrolls(bytes, &mut faults);
-        let open_line = bytes.last().is_some_and(|byte| !is_phext_break(*byte));
-        let mut registry = Self { open_line, ..Self::default() };
-        let (tiers, tenants): (Vec<_>, Vec<_>) = scrolls.iter().partition(|s| s.is_tiers());
-        match tiers.as_slice() {
-            // An empty or cut file must never pass for a registry without tenants.
-            [] if faults.is_empty() => {
-                faults.push(Fault::whole("there is no scroll that begins with a line `tiers`"));
-            }
-            [] => {}
-            [first, more @ ..] => {
-                registry.read_tiers(first, &mut faults);
-                for scroll in more {
-                    let what = format!("the tiers stand at {} already", first.at);
-                    faults.push(scroll.first_fault(what));
-                }
-            }
-        }
-        let mut owners = HashMap::new();
-        for scroll in tenants {
-            registry.read_tenant(scroll, &mut owners, &mut faults);
-        }
-        faults.sort();
-        if faults.is_empty() { Ok(registry) } else { Err(faults) }
+    /// Parses the bytes of a registry, or reports every fault in the order of the text.
+    pub fn parse(bytes: &[u8]) -> Result<Self, Faults> {
+        parse::parse(bytes)
     }
 
-    fn read_tiers(&mut self, scroll: &Scroll, faults: &mut Faults) {
-        let mut current: Option<(TierName, Limits)> = None;
-        let mut seen = Vec::new();
-        let mut begun = false;
-        for entry in scroll.entries.iter().skip(1) {
-            if entry.name == "tier" {
-                begun = true;
-                self.tiers.extend(current.take());
-                seen.clear();
-                match TierName::parse(&entry.value) {
-                    Ok(name) if self.tiers.contains_key(&name) => {
-                        faults.push(scroll.fault(entry, format!("tier: {name} is there already")));
-                    }
-                    Ok(name) => current = Some((name, Limits::default())),
-                    Err(e) => faults.push(scroll.fault(entry, format!("tier: {e}"))),
-                }
-            } else if !once(&mut seen, scroll, entry, faults) {
-            } else if let Some(field) = Field::named(&entry.name) {
-                // The lines of a tier whose own line is at fault are checked all the same.
-                let mut spare = Limits::default();
-                let limits = current.as_mut().map_or(&mut spare, |(_, limits)| limits);
-                if let Err(what) = field.apply(&entry.value, limits) {
-                    faults.push(scroll.fault(entry, what));
-                } else if !begun {
-                    let what = format!("{}: a limit stands after the `tier:` it is of", field.name);
-                    faults.push(scroll.fault(entry, what));
-                }
-            } else {
-                faults.push(scroll.unknown(entry, "tier or a limit"));
-            }
-        }
-        self.tiers.extend(current);
-        if self.tiers.is_empty() && faults.is_empty() {
-            faults.push(scroll.first_fault("there is no tier; write `tier: free`".to_owned()));
-        }
-    }
-
-    fn read_tenant(
-        &mut self,
-        scroll: &Scroll,
-        owners: &mut HashMap<KeyHash, TenantId>,
-        faults: &mut Faults,
-    ) {
-        let before = faults.len();
-        let Some(id) = self.tenant_id(scroll, faults) else { return };
-        let tier = self.tenant_tier(scroll, faults);
-        let mut limits = tier.as_ref().and_then(|t| self.tiers.get(t)).cloned().unwrap_or_default();
-        let mut status = TenantStatus::Active;
-        let (mut keys, mut notes, mut seen) = (Vec::new(), BTreeMap::new(), Vec::new());
-        for entry in &scroll.entries {
-            match entry.name.as_str() {
-                "key" | "key-sha256" => match read_key(entry) {
-                    Ok(key) => keys.push((entry, key)),
-                    Err(what) => faults.push(scroll.fault(entry, what)),
-                },
-                _ if !once(&mut seen, scroll, entry, faults) => {}
-                "tenant" | "tier" => {}
-                "status" => match entry.value.as_str() {
-                    "active" => status = TenantStatus::Active,
-                    "suspended" => status = TenantStatus::Suspended,
-                    _ => faults.push(scroll.fault(entry, "status: write active or suspended")),
-                },
-                name if name.starts_with("x-") => {
-                    notes.insert(name.to_owned(), entry.value.clone());
-                }
-                name => {
-                    match Field::named(name).map(|f| f.apply(&entry.value, &mut limits)) {
-                        Some(Ok(())) => {}
-                        Some(Err(what)) => faults.push(scroll.fault(entry, what)),
-                        None => faults.push(scroll.unknown(
-                            entry,
-                            "tenant, key, key-sha256, tier, status, a limit or x-…",
-                        )),
-                    }
-                }
-            }
-        }
-        if keys.len() > KEYS_PER_TENANT {
-            faults.push(scroll.first_fault(format!("more than {KEYS_PER_TENANT} keys")));
-        }
-        for (entry, key) in &keys {
-            if let Some(owner) = owners.insert(key.hash, id.clone()) {
-                faults.push(scroll.fault(entry, format!("this key is {owner}'s already")));
-            }
-        }
-        let keys = keys.into_iter().map(|(_, key)| key).collect();
-        if let (Some(tier), true) = (tier, before == faults.len()) {
-            let tenant = Tenant { at: scroll.coordinate, tier, status, keys, limits, notes };
-            self.tenants.insert(id, tenant);
-        }
-    }
-
-    fn tenant_id(&self, scroll: &Scroll, faults: &mut Faults) -> Option<TenantId> {
-        let Some(entry) = scroll.entries.iter().find(|e| e.name == "tenant") else {
-            let what = "the scroll has no `tenant: NAME` line (and is not the tiers)";
-            faults.push(scroll.first_fault(what.to_owned()));
-            return None;
-        };
-        match TenantId::parse(&entry.value) {
-            // It would be shown everywhere, and a key fits into a name.
-            Ok(id) if id.as_str().starts_with(KEY_PREFIX) => {
-                let what = format!("tenant: a name does not begin with {KEY_PREFIX}");
-                faults.push(scroll.fault(entry, what));
-                None
-            }
-            Ok(id) => {
-                if let Some(other) = self.tenants.get(&id) {
-                    let what = format!("tenant: {id} stands at {} already", other.at);
-                    faults.push(scroll.fault(entry, what));
-                }
-                Some(id)
-            }
-            Err(e) => {
-                faults.push(scroll.fault(entry, format!("tenant: {e}")));
-                None
-            }
-        }
-    }
-
-    fn tenant_tier(&self, scroll: &Scroll, faults: &mut Faults) -> Option<TierName> {
-        let Some(entry) = scroll.entries.iter().find(|e| e.name == "tier") else {
-            faults.push(scroll.first_fault("the tenant has no `tier: NAME` line".to_owned()));
-            return None;
-        };
-        let known = TierName::parse(&entry.value).ok().filter(|t| self.tiers.contains_key(t));
-        if known.is_none() {
-            let names: Vec<_> = self.tiers.keys().map(TierName::as_str).collect();
-            let what = format!("tier: there is no such tier; there are: {}", names.join(", "));
-            faults.push(scroll.fault(entry, what));
-        }
-        known
-    }
-
-    /// What each live key's verdict is at `now_s`.
+    /// The verdicts on all keys that are live at `now_s`.
     pub fn verdicts(&self, now_s: u64) -> HashMap<KeyHash, Verdict> {
         let mut verdicts = HashMap::new();
         for (id, tenant) in &self.tenants {
-            for key in tenant.keys.iter().filter(|k| k.live(now_s)) {
+            for key in tenant.keys.iter().filter(|key| key.is_live(now_s)) {
                 let verdict = Verdict {
                     tenant: id.clone(),
                     tier: tenant.tier.clone(),
@@ -260,58 +92,58 @@ impl Registry {
         verdicts
     }
 
-    /// When the next key ends after `now_s`.
+    /// The earliest end of a key after `now_s`, in seconds since 1970 UTC.
     pub fn next_expiry_s(&self, now_s: u64) -> Option<u64> {
-        let ends = self.tenants.values().flat_map(|t| &t.keys).filter_map(|k| k.expires_s);
-        ends.filter(|end| *end > now_s).min()
+        self.keys().filter_map(|key| key.expires_s).filter(|end| *end > now_s).min()
     }
 
-    /// How many keys there are, ended ones included.
-    pub fn keys(&self) -> usize {
-        self.tenants.values().map(|t| t.keys.len()).sum()
+    /// All keys of all tenants, ended ones included.
+    pub fn keys(&self) -> impl Iterator<Item = &Key> {
+        self.tenants.values().flat_map(|tenant| &tenant.keys)
     }
 
-    /// What is not wrong but should not stay.
+    /// Findings that are no faults but should be corrected, one line each.
     pub fn warnings(&self) -> Vec<String> {
-        let plain = self.tenants.iter().filter(|(_, t)| t.keys.iter().any(|k| k.plain));
-        let keyless = self.tenants.iter().filter(|(_, t)| t.keys.is_empty());
-        plain
-            .map(|(id, t)| format!("{}: {id} has a key in plain text; write key-sha256", t.at))
-            .chain(keyless.map(|(id, t)| format!("{}: {id} has no key", t.at)))
-            .collect()
+        let mut warnings = Vec::new();
+        for (id, tenant) in &self.tenants {
+            let coordinate = tenant.coordinate;
+            if tenant.keys.is_empty() {
+                warnings.push(format!("{coordinate}: tenant {id} has no key"));
+            }
+            if tenant.keys.iter().any(|key| key.plain_text) {
+                warnings.push(format!(
+                    "{coordinate}: tenant {id} has a key in plain text; replace it by \
+                     `key-sha256: DIGEST`"
+                ));
+            }
+        }
+        warnings
     }
 }
 
-/// Whether the entry's name comes for the first time; a fault when not.
-fn once(seen: &mut Vec<String>, scroll: &Scroll, entry: &Entry, faults: &mut Faults) -> bool {
-    if seen.contains(&entry.name) {
-        faults.push(scroll.fault(entry, format!("{} is there twice", entry.shown())));
-        return false;
+impl Key {
+    /// Returns true if the key has not ended at `now_s`.
+    pub fn is_live(&self, now_s: u64) -> bool {
+        self.expires_s.is_none_or(|end| now_s < end)
     }
-    seen.push(entry.name.clone());
-    true
 }
 
-/// Reads `KEY` or `DIGEST`, both perhaps with `; expires=DATE`. A fault never repeats the value.
-fn read_key(entry: &Entry) -> Result<Key, String> {
-    let name = &entry.name;
-    let mut parts = entry.value.split(';').map(str::trim);
-    let value = parts.next().unwrap_or_default();
-    let plain = name == "key";
-    let hash = if plain {
-        ApiKey::parse(value).map(|k| k.hash()).map_err(|e| format!("{name}: {e}"))?
-    } else {
-        value.parse().map_err(|e| format!("{name}: {e}"))?
-    };
-    let mut expires_s = None;
-    for part in parts {
-        let date = part.strip_prefix("expires=").filter(|_| expires_s.is_none());
-        let date = date.ok_or_else(|| format!("{name}: after `;` only one `expires=DATE`"))?;
-        let end = calendar::parse_utc(date.trim())
-            .ok_or_else(|| format!("{name}: a date is 2027-01-31 or 2027-01-31T23:59:59Z"))?;
-        expires_s = Some(end);
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Key")
+            .field("hash", &self.hash)
+            .field("expires_s", &self.expires_s)
+            .field("plain_text", &self.plain_text)
+            .finish()
     }
-    Ok(Key { hash, expires_s, plain })
+}
+
+/// The value of a `status:` line.
+pub(crate) fn status_text(status: TenantStatus) -> &'static str {
+    match status {
+        TenantStatus::Active => "active",
+        TenantStatus::Suspended => "suspended",
+    }
 }
 
 #[cfg(test)]

@@ -1,15 +1,23 @@
-//! The relay as a whole: listener, TLS, connections, feed. The caller owns the socket and the signal.
+//! The relay as a server. The caller owns the listening socket and the shutdown signal.
 //!
 //! ```text
-//! accept ──handshake slot──► connection ──► api
-//! shutdown ──► no more accepts ──► long polls answered ──► connections finish (≤ DRAIN) ──► end
+//! accept ── handshake permit ──► connection ──► HTTP interface
+//! shutdown ──► no more accepts ──► long polls answered ──► connections end (≤ DRAIN) ──► return
 //! ```
+//!
+//! | file | contents |
+//! |---|---|
+//! | `reload.rs` | source → verdicts: the task that follows the registry |
+//! | `state.rs` | verdicts, their revision and the history of changes (pure) |
+//! | `api.rs` | verify, changes, health, metrics over HTTP |
+//! | `connection.rs` | one connection from handshake to close |
+//! | `tls.rs` | certificates, and their reload |
+//! | `metrics.rs` | the metrics of the relay |
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use protocol::Epoch;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -17,40 +25,45 @@ use tokio::time::{sleep, timeout};
 use tracing::{error, info, warn};
 
 use crate::config::{Config, SourceConfig};
-use crate::source::last_good::Keeper;
-use crate::source::{FileSource, Source, SqSource};
+use crate::source::Source;
+use crate::source::file::FileSource;
+use crate::source::last_good::LastGoodWriter;
+use crate::source::sq::SqSource;
 use api::Api;
-use connection::Terms;
+use connection::ConnectionContext;
 use metrics::Metrics;
-use reload::Feed;
-use tls::{Renewal, TlsError};
+use reload::Reloader;
+use tls::{CertificateReloader, TlsError};
 
-pub mod api;
+mod api;
 pub mod connection;
-pub mod metrics;
-pub mod reload;
-pub mod state;
+pub(crate) mod metrics;
+mod open_files;
+mod reload;
+mod state;
 pub mod tls;
 
-/// Handshakes at once: who has shown no certificate takes no room from those who have, and this much
-/// from each other. More wait in the listener's backlog.
+pub use open_files::raise_open_files;
+
+/// Bound on concurrent handshakes. Clients without a certificate can take no more than these from the
+/// others; further connections wait in the listener's backlog.
 const HANDSHAKES_MAX: usize = 256;
 /// Time for requests in flight when the relay stops; each takes milliseconds.
 const DRAIN: Duration = Duration::from_secs(5);
-/// Pause after an accept that failed: no file descriptors, most likely.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Pause after a failed accept, most likely for want of file descriptors.
+const ACCEPT_RETRY: Duration = Duration::from_millis(50);
 
-/// Why the relay ended before it was asked to.
+/// Reasons why the relay ends before its shutdown.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// It can't start with these certificates.
+    /// The certificates can't be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
-    /// No randomness for the epoch.
-    #[error("no randomness: {0}")]
+    /// The operating system has no randomness for the epoch.
+    #[error("no randomness for the epoch: {0}")]
     Random(#[from] getrandom::Error),
-    /// Reading or keeping the registry, or reading the certificates, panicked.
-    #[error("a task died: {0}")]
+    /// A task that reads or writes the registry or the certificates panicked.
+    #[error("a task panicked: {0}")]
     Task(#[from] tokio::task::JoinError),
 }
 
@@ -61,88 +74,95 @@ pub async fn run(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), RunError> {
     let metrics = Arc::new(Metrics::default());
-    let (renewal, tls) = Renewal::new(config.tls, Arc::clone(&metrics))?;
+    let (certificates, tls) = CertificateReloader::new(config.tls, Arc::clone(&metrics))?;
     let source = match config.source {
         SourceConfig::File(path) => Source::File(FileSource::new(path)),
         SourceConfig::Sq(address) => Source::Sq(SqSource::new(address)),
     };
-    let mut epoch = [0; 8];
-    getrandom::fill(&mut epoch)?;
-    let epoch = Epoch(hex::encode(epoch));
-    let (keep, texts) = watch::channel(None);
-    let keeper = Keeper::new(config.last_good.clone(), texts, Arc::clone(&metrics));
-    let kept = (config.last_good, keep);
-    let (feed, views) = Feed::new(source, config.hold, kept, epoch, Arc::clone(&metrics));
-    let (closing, closed) = watch::channel(false);
-    let api = Api { views, closing: closed.clone(), metrics: Arc::clone(&metrics) };
-    let terms = Terms {
-        app: api::router(api),
+    let (good_text_sender, good_texts) = watch::channel(None);
+    let last_good = LastGoodWriter::new(config.last_good.clone(), good_texts, Arc::clone(&metrics));
+    let (reloader, views) = Reloader::new(
+        source,
+        config.hold,
+        config.last_good,
+        good_text_sender,
+        random_epoch()?,
+        Arc::clone(&metrics),
+    );
+    let (closing_sender, closing) = watch::channel(false);
+    let api = Api { views, closing: closing.clone(), metrics: Arc::clone(&metrics) };
+    let context = ConnectionContext {
+        router: api::router(api),
         clients: config.clients.into(),
-        room: Arc::new(Semaphore::new(config.connections.max)),
+        permits: Arc::new(Semaphore::new(config.connections.max)),
         limits: config.connections,
-        full: Arc::default(),
+        was_full: Arc::default(),
         tls,
-        closing: closed,
+        closing,
         metrics,
     };
-    let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
-    let mut server = Server { listener, terms, handshakes, connections: JoinSet::new() };
-    let ended = tokio::select! {
+    let handshake_permits = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+    let mut server = Server { listener, context, handshake_permits, connections: JoinSet::new() };
+    let result = tokio::select! {
         () = shutdown => Ok(()),
-        ended = feed.run() => ended.map_err(RunError::from),
-        ended = keeper.run() => ended.map_err(RunError::from),
-        ended = renewal.run() => ended.map_err(RunError::from),
+        ended = reloader.run() => ended.map_err(RunError::from),
+        ended = last_good.run() => ended.map_err(RunError::from),
+        ended = certificates.run() => ended.map_err(RunError::from),
         never = server.accept() => never,
     };
-    closing.send_replace(true);
+    closing_sender.send_replace(true);
     server.drain().await;
-    ended
+    result
+}
+
+/// Generates the epoch of this run: 64 random bits, so that no two runs share one.
+fn random_epoch() -> Result<Epoch, getrandom::Error> {
+    let mut bits = [0; 8];
+    getrandom::fill(&mut bits)?;
+    Ok(Epoch(hex::encode(bits)))
 }
 
 struct Server {
     listener: TcpListener,
-    terms: Terms,
-    handshakes: Arc<Semaphore>,
+    context: ConnectionContext,
+    handshake_permits: Arc<Semaphore>,
     connections: JoinSet<()>,
 }
 
 impl Server {
     async fn accept(&mut self) -> ! {
         loop {
-            while let Some(ended) = self.connections.try_join_next() {
-                if let Err(e) = ended {
-                    error!("a connection's task died: {e}");
+            self.reap_connections();
+            // The semaphore is never closed.
+            let permits = Arc::clone(&self.handshake_permits);
+            let Ok(permit) = permits.acquire_owned().await else { continue };
+            match self.listener.accept().await {
+                Ok((stream, _)) => {
+                    let context = self.context.clone();
+                    self.connections.spawn(connection::serve(stream, permit, context));
+                }
+                Err(error) => {
+                    warn!(%error, "connection can't be accepted");
+                    sleep(ACCEPT_RETRY).await;
                 }
             }
-            // The semaphore is never closed.
-            let Ok(slot) = Arc::clone(&self.handshakes).acquire_owned().await else { continue };
-            let stream = match self.listener.accept().await {
-                Ok((stream, _)) => stream,
-                Err(e) => {
-                    warn!("accept: {e}");
-                    sleep(ACCEPT_PAUSE).await;
-                    continue;
-                }
-            };
-            self.connections.spawn(connection::serve(stream, slot, self.terms.clone()));
+        }
+    }
+
+    fn reap_connections(&mut self) {
+        while let Some(ended) = self.connections.try_join_next() {
+            if let Err(error) = ended {
+                error!(%error, "connection task panicked");
+            }
         }
     }
 
     async fn drain(mut self) {
         drop(self.listener);
-        let all = async { while self.connections.join_next().await.is_some() {} };
-        if timeout(DRAIN, all).await.is_err() {
-            warn!(left = self.connections.len(), "connections were cut");
+        let all_ended = async { while self.connections.join_next().await.is_some() {} };
+        if timeout(DRAIN, all_ended).await.is_err() {
+            warn!(open = self.connections.len(), "connections were cut at the end of the drain");
         }
-        info!("stopped");
-    }
-}
-
-/// Takes as many open files as the host allows, where the usual soft limit is 1,024: without one
-/// neither a connection nor the registry can be opened.
-pub fn raise_open_files() {
-    let limit = getrlimit(Resource::Nofile);
-    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
-        warn!(%error, ?limit, "the limit of open files stays");
+        info!("relay stopped");
     }
 }

@@ -1,57 +1,64 @@
-//! Where the registry's text comes from. Polled: a `stat` every 50 ms costs nothing, and unlike
-//! notifications it sees renames over the file, files that come and go, and, as late as the client's
-//! cache allows, network folders.
+//! Sources of the registry's text, and the copy that the relay keeps of it.
+//!
+//! Sources are polled. A `stat` every 50 ms costs nothing, and unlike notifications it sees renames
+//! over the file, files that come and go, and network folders, as late as the client's cache allows.
+//!
+//! | file | contents |
+//! |---|---|
+//! | `file.rs` | a file, read when it has stopped changing |
+//! | `sq.rs` | a phext in an SQ server |
+//! | `settling.rs` | the version of a file, and when it has stopped changing |
+//! | `last_good.rs` | the last good copy, for the next start |
 
 use std::time::Duration;
 
 use tokio::task::JoinError;
 
-pub mod file;
-pub mod last_good;
+pub(crate) mod file;
+pub(crate) mod last_good;
+pub(crate) mod settling;
 pub mod sq;
 
-pub use file::FileSource;
-pub use sq::SqSource;
+use file::FileSource;
+use sq::SqSource;
 
-/// One of the sources.
+/// The place from which the relay reads the registry.
 #[derive(Debug)]
-pub enum Source {
-    /// A file.
+pub(crate) enum Source {
     File(FileSource),
-    /// A phext in an SQ server.
     Sq(SqSource),
 }
 
-/// What a look at the source brought.
+/// The result of one poll.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Reading {
-    /// The text is the one that was brought before.
-    Same,
-    /// It has changed and may still be changing.
-    Unsettled,
-    /// A text, whole.
+pub(crate) enum Reading {
+    /// The text is the one that was read last.
+    Unchanged,
+    /// The text has changed and may still be changing.
+    Changing,
+    /// A complete new text.
     New(Vec<u8>),
-    /// The source can't be read, and why.
-    Gone(String),
+    /// The source can't be read, with the reason.
+    Unreadable(String),
 }
 
-/// How often a file is looked at: a change is seen within one interval, is taken as whole after
-/// another one without a change, and so is answered within about 100 ms of the save.
-pub const FILE_INTERVAL: Duration = Duration::from_millis(50);
+/// Poll interval of a file. A change is seen within one interval and read after another one without
+/// a change: it is answered within about 100 ms of the save.
+const FILE_POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 impl Source {
-    /// Looks once. An error: the look panicked.
-    pub async fn poll(&mut self) -> Result<Reading, JoinError> {
+    /// Polls once. Fails only if the blocking read panicked.
+    pub(crate) async fn poll(&mut self) -> Result<Reading, JoinError> {
         match self {
             Self::File(file) => file.poll().await,
             Self::Sq(sq) => Ok(sq.poll().await),
         }
     }
 
-    /// How long until the next look.
-    pub fn interval(&self) -> Duration {
+    /// Time to wait before the next poll.
+    pub(crate) fn interval(&self) -> Duration {
         match self {
-            Self::File(_) => FILE_INTERVAL,
+            Self::File(_) => FILE_POLL_INTERVAL,
             Self::Sq(sq) => sq.interval(),
         }
     }

@@ -1,175 +1,182 @@
-//! The `relay registry` commands: what they do to the file and what they say.
-//!
-//! What a program may want (a key, a table, JSON) goes to stdout, words for people to stderr.
+//! The `relay registry` commands.
 
 use std::fmt::Write as _;
-use std::io::{ErrorKind, Write as _};
-use std::path::Path;
-use std::process::ExitCode;
+use std::path::{Path, PathBuf};
 
-use protocol::{KeyHash, TenantId, TenantStatus};
+use protocol::{ApiKey, KeyHash, TenantId, TenantStatus, TierName, calendar};
 
-use crate::cli::render;
-use crate::cli::{Action, FAULT, Registry as Arguments};
-use crate::edit::registry_file::{self as store, StoreError};
-use crate::edit::{Document, EditError, NewTenant, new_key};
+use super::output::{Output, counted};
+use super::render;
+use super::{Format, RegistryArgs, RegistryCommand};
+use crate::clock::now_s;
+use crate::edit::registry_file::{self, RegistryFileError};
+use crate::edit::{Document, EditError, NewTenant};
 use crate::registry::Faults;
-use crate::serve::reload::now_s;
 
-/// What a command says.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Said {
-    /// For stdout.
-    pub out: String,
-    /// For stderr.
-    pub err: String,
-    /// `out` is the only copy of this tenant's new key.
-    pub key_of: Option<TenantId>,
-}
-
-impl Said {
-    /// Says it. A reader of stdout that is gone, as after `| head`, is no fault, unless it was to
-    /// read a key.
-    pub fn print(&self) -> ExitCode {
-        let mut stdout = std::io::stdout();
-        let printed = stdout.write_all(self.out.as_bytes()).and_then(|()| stdout.flush());
-        let words = match (printed, &self.key_of) {
-            (Err(e), Some(tenant)) => format!(
-                "the new key of {tenant} could not be printed ({e}) and is lost; the registry has \
-                 its digest. Make another: relay registry rotate {tenant}\n"
-            ),
-            (Err(e), None) if e.kind() != ErrorKind::BrokenPipe => format!("stdout: {e}\n"),
-            _ => {
-                let _ = std::io::stderr().write_all(self.err.as_bytes());
-                return ExitCode::SUCCESS;
-            }
-        };
-        let _ = std::io::stderr().write_all(words.as_bytes());
-        ExitCode::from(FAULT)
-    }
-}
-
-/// Why a command failed.
+/// Reasons why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CommandError {
     /// The file could not be read or changed.
     #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The file is not valid.
-    #[error("{}", located(.0, .1))]
-    Invalid(std::path::PathBuf, Faults),
-    /// No randomness for a key.
-    #[error("no randomness: {0}")]
+    File(#[from] RegistryFileError),
+    /// The file is not a valid registry.
+    #[error("{}", faults_of_file(.0, .1))]
+    Invalid(PathBuf, Faults),
+    /// The operating system has no randomness for a key.
+    #[error("no randomness for a key: {0}")]
     Random(#[from] getrandom::Error),
-    /// Not representable as JSON.
+    /// The output can't be written as JSON.
     #[error("{0}")]
     Json(#[from] serde_json::Error),
 }
 
-fn located(path: &Path, faults: &Faults) -> String {
+/// One line per fault, each beginning with the path, as compilers do.
+fn faults_of_file(path: &Path, faults: &Faults) -> String {
     let lines = faults.to_string();
     let lines = lines.lines().map(|line| format!("{}: {line}", path.display()));
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// Does what was asked for.
-pub fn run(arguments: &Arguments) -> Result<Said, CommandError> {
-    let file = arguments.file.as_path();
-    act(file, arguments.allow_loss, &arguments.action).map_err(|e| match e {
-        CommandError::Store(StoreError::Edit(EditError::Invalid(faults))) => {
-            CommandError::Invalid(file.to_owned(), faults)
+/// Runs a command.
+pub fn run(args: &RegistryArgs) -> Result<Output, CommandError> {
+    let file = RegistryFile { path: &args.file, allow_loss: args.allow_loss };
+    file.run(&args.command).map_err(|error| match error {
+        CommandError::File(RegistryFileError::Edit(EditError::Invalid(faults))) => {
+            CommandError::Invalid(args.file.clone(), faults)
         }
-        e => e,
+        error => error,
     })
 }
 
-fn act(file: &Path, allow_loss: bool, action: &Action) -> Result<Said, CommandError> {
-    match action {
-        Action::Init => {
-            store::create(file, crate::TEMPLATE)?;
-            Ok(told(format!("{}: a registry with its tiers, and no tenants yet", file.display())))
+struct RegistryFile<'a> {
+    path: &'a Path,
+    allow_loss: bool,
+}
+
+impl RegistryFile<'_> {
+    fn run(&self, command: &RegistryCommand) -> Result<Output, CommandError> {
+        match command {
+            RegistryCommand::Init => self.init(),
+            RegistryCommand::Check => self.check(),
+            RegistryCommand::List { target, format } => self.list(*target, *format),
+            RegistryCommand::Show { tenant, format } => self.show(tenant, *format),
+            RegistryCommand::Add { tenant, tier, lines, key_sha256 } => {
+                self.add(tenant, tier, lines, *key_sha256)
+            }
+            RegistryCommand::Set { tenant, lines } => {
+                self.change(|document| document.set(tenant, lines))?;
+                Ok(Output::message(&format!("tenant {tenant} is changed")))
+            }
+            RegistryCommand::Rotate { tenant, overlap } => self.rotate(tenant, *overlap),
+            RegistryCommand::Suspend { tenant } => {
+                self.change(|document| document.set_status(tenant, TenantStatus::Suspended))?;
+                Ok(Output::message(&format!("tenant {tenant} is suspended")))
+            }
+            RegistryCommand::Resume { tenant } => {
+                self.change(|document| document.set_status(tenant, TenantStatus::Active))?;
+                Ok(Output::message(&format!("tenant {tenant} is active")))
+            }
+            RegistryCommand::Remove { tenant } => {
+                self.change(|document| document.remove(tenant))?;
+                let text =
+                    format!("tenant {tenant} is removed; its data stays on the gateway host");
+                Ok(Output::message(&text))
+            }
         }
-        Action::Check => Ok(checked(file, &store::load(file)?)),
-        Action::List { format, target } => {
-            let document = store::load(file)?;
-            let out = render::list(document.registry(), now_s(), *format)?;
-            let err = render::revenue(document.registry(), *target);
-            Ok(Said { out, err, ..Said::default() })
+    }
+
+    fn init(&self) -> Result<Output, CommandError> {
+        registry_file::create(self.path, crate::TEMPLATE)?;
+        let path = self.path.display();
+        Ok(Output::message(&format!("{path}: created a registry with four tiers and no tenants")))
+    }
+
+    fn check(&self) -> Result<Output, CommandError> {
+        let document = registry_file::load(self.path)?;
+        let registry = document.registry();
+        let mut output = Output::default();
+        for warning in registry.warnings() {
+            let _ = writeln!(output.stderr, "{}: warning: {warning}", self.path.display());
         }
-        Action::Show { tenant, format } => {
-            let document = store::load(file)?;
-            let found = document.registry().tenants.get(tenant);
-            let found = found.ok_or_else(|| EditError::NoTenant(tenant.clone()));
-            let out = render::one(tenant, found.map_err(StoreError::from)?, now_s(), *format)?;
-            Ok(Said { out, ..Said::default() })
+        output.stdout = format!(
+            "valid: {}, {}, {}\n",
+            counted(registry.tenants.len(), "tenant"),
+            counted(registry.keys().count(), "key"),
+            counted(registry.tiers.len(), "tier"),
+        );
+        Ok(output)
+    }
+
+    fn list(&self, target_usd: u32, format: Format) -> Result<Output, CommandError> {
+        let document = registry_file::load(self.path)?;
+        let stdout = render::list(document.registry(), now_s(), format)?;
+        let stderr = render::revenue(document.registry(), target_usd);
+        Ok(Output { stdout, stderr, new_key_of: None })
+    }
+
+    fn show(&self, id: &TenantId, format: Format) -> Result<Output, CommandError> {
+        let document = registry_file::load(self.path)?;
+        let tenant = document.registry().tenants.get(id);
+        let tenant = tenant
+            .ok_or_else(|| EditError::NoTenant(id.clone()))
+            .map_err(RegistryFileError::from)?;
+        let stdout = render::tenant(id, tenant, now_s(), format)?;
+        Ok(Output { stdout, ..Output::default() })
+    }
+
+    fn add(
+        &self,
+        tenant: &TenantId,
+        tier: &TierName,
+        lines: &[(String, String)],
+        given: Option<KeyHash>,
+    ) -> Result<Output, CommandError> {
+        let id = tenant.clone();
+        let tier = tier.clone();
+        let lines = lines.to_vec();
+        let added = format!("tenant {tenant} is added, tier {tier}");
+        if let Some(key) = given {
+            let new = NewTenant { id, tier, key, lines };
+            self.change(|document| document.add(&new))?;
+            return Ok(Output::message(&added));
         }
-        Action::Add { tenant, tier, lines, key_sha256 } => {
-            let (key, hash) = key_or(*key_sha256)?;
-            let (id, tier, lines) = (tenant.clone(), tier.clone(), lines.clone());
-            let new = NewTenant { id, tier, key: hash, lines };
-            store::change(file, allow_loss, |document| document.add(&new))?;
-            let words = format!("tenant {tenant} is added, tier {}", new.tier);
-            Ok(new_key_of(tenant, key, format!("{words}{}\n", once(&hash))))
-        }
-        Action::Set { tenant, lines } => {
-            store::change(file, allow_loss, |document| document.set(tenant, lines))?;
-            Ok(told(format!("tenant {tenant} is changed")))
-        }
-        Action::Rotate { tenant, overlap } => {
-            let (key, hash) = key_or(None)?;
-            let now = now_s();
-            let end = now.saturating_add(*overlap);
-            store::change(file, allow_loss, |document| document.rotate(tenant, hash, now, end))?;
-            let end = protocol::calendar::rfc3339(end);
-            let words = format!("tenant {tenant} has a new key; the old ones end {end}");
-            Ok(new_key_of(tenant, key, format!("{words}{}\n", once(&hash))))
-        }
-        Action::Suspend { tenant } => {
-            store::change(file, allow_loss, |d| d.status(tenant, TenantStatus::Suspended))?;
-            Ok(told(format!("tenant {tenant} is suspended")))
-        }
-        Action::Resume { tenant } => {
-            store::change(file, allow_loss, |d| d.status(tenant, TenantStatus::Active))?;
-            Ok(told(format!("tenant {tenant} is active")))
-        }
-        Action::Remove { tenant } => {
-            store::change(file, allow_loss, |document| document.remove(tenant))?;
-            Ok(told(format!("tenant {tenant} is removed; its data stays on the gateway host")))
-        }
+        let key = generate_key()?;
+        let new = NewTenant { id, tier, key: key.hash(), lines };
+        self.change(|document| document.add(&new))?;
+        Ok(new_key_output(tenant, &key, &added))
+    }
+
+    fn rotate(&self, tenant: &TenantId, overlap_s: u64) -> Result<Output, CommandError> {
+        let key = generate_key()?;
+        let now_s = now_s();
+        let old_end_s = now_s.saturating_add(overlap_s);
+        self.change(|document| document.rotate(tenant, key.hash(), now_s, old_end_s))?;
+        let end = calendar::rfc3339(old_end_s);
+        let rotated = format!("tenant {tenant} has a new key; its old keys end at {end}");
+        Ok(new_key_output(tenant, &key, &rotated))
+    }
+
+    fn change(
+        &self,
+        edit: impl Fn(&Document) -> Result<Document, EditError>,
+    ) -> Result<(), RegistryFileError> {
+        registry_file::change(self.path, self.allow_loss, edit)
     }
 }
 
-fn told(words: String) -> Said {
-    Said { err: words + "\n", ..Said::default() }
-}
-
-fn new_key_of(tenant: &TenantId, key: Option<String>, err: String) -> Said {
-    let key_of = key.is_some().then(|| tenant.clone());
-    Said { out: key.unwrap_or_default(), err, key_of }
-}
-
-fn once(hash: &KeyHash) -> String {
-    format!("\nThe key is shown this once; the registry has its SHA-256, {hash}")
-}
-
-/// A new key as a line for stdout, or none when the digest is given.
-fn key_or(given: Option<KeyHash>) -> Result<(Option<String>, KeyHash), getrandom::Error> {
-    if let Some(hash) = given {
-        return Ok((None, hash));
-    }
+fn generate_key() -> Result<ApiKey, getrandom::Error> {
     let mut random = [0; 16];
     getrandom::fill(&mut random)?;
-    let (key, hash) = new_key(random);
-    Ok((Some(format!("{}\n", key.expose())), hash))
+    Ok(ApiKey::from_random(random))
 }
 
-fn checked(file: &Path, document: &Document) -> Said {
-    let registry = document.registry();
-    let mut said = Said::default();
-    for warning in registry.warnings() {
-        let _ = writeln!(said.err, "{}: {warning}", file.display());
+fn new_key_output(tenant: &TenantId, key: &ApiKey, message: &str) -> Output {
+    let hash = key.hash();
+    Output {
+        stdout: format!("{}\n", key.expose()),
+        stderr: format!(
+            "{message}\nThe key is printed only this once; the registry has its SHA-256, {hash}\n"
+        ),
+        new_key_of: Some(tenant.clone()),
     }
-    let (tenants, keys, tiers) = (registry.tenants.len(), registry.keys(), registry.tiers.len());
-    said.out = format!("valid: {tenants} tenants, {keys} keys, {tiers} tiers\n");
-    said
 }

@@ -1,132 +1,130 @@
 //! Tenants as tables and as JSON.
 
-use std::fmt::Write as _;
-
-use protocol::calendar;
-use protocol::{Limits, TenantId, TenantStatus};
+use comfy_table::{Table, presets};
+use protocol::{Limits, TenantId, TenantStatus, calendar};
 use serde_json::{Value, json};
 
-use crate::cli::Format;
-use crate::registry::limit_field::{FIELDS, Field};
-use crate::registry::{Key, Registry, Tenant};
+use super::Format;
+use super::output::counted;
+use crate::registry::limit_field::{FIELDS, LimitField};
+use crate::registry::{Key, Registry, Tenant, status_text};
 
-/// All tenants.
-pub fn list(registry: &Registry, now_s: u64, format: Format) -> Result<String, serde_json::Error> {
-    if format == Format::Json {
-        let all: Vec<_> = registry.tenants.iter().map(|(id, t)| tenant(id, t, now_s)).collect();
-        return Ok(serde_json::to_string_pretty(&all)? + "\n");
-    }
-    let mut rows =
-        vec![["TENANT", "TIER", "STATUS", "KEYS", "STORAGE", "USD/MONTH", "AT"].map(str::to_owned)];
-    for (id, tenant) in &registry.tenants {
-        let live = tenant.keys.iter().filter(|k| k.live(now_s)).count();
-        rows.push([
-            id.to_string(),
-            tenant.tier.to_string(),
-            word(tenant.status).to_owned(),
-            live.to_string(),
-            shown("storage", &tenant.limits),
-            shown("price-usd-month", &tenant.limits),
-            tenant.at.to_string(),
-        ]);
-    }
-    Ok(table(&rows))
-}
-
-/// What the active tenants pay a month, beside what they should. Everybody who is in the registry
-/// pays, whether they come or not.
-pub fn revenue(registry: &Registry, target_usd: u32) -> String {
-    let active = registry.tenants.values().filter(|t| t.status == TenantStatus::Active);
-    let (mut tenants, mut cents) = (0_u64, 0);
-    for tenant in active {
-        tenants += 1;
-        cents += u64::from(tenant.limits.price_cents_month);
-    }
-    let (usd, rest) = (cents / 100, cents % 100);
-    format!("active tenants: {tenants}; they pay {usd}.{rest:02} USD a month of {target_usd}\n")
-}
-
-/// One tenant with everything.
-pub fn one(
-    id: &TenantId,
-    found: &Tenant,
+/// Renders all tenants, one row or JSON object each.
+pub(super) fn list(
+    registry: &Registry,
     now_s: u64,
     format: Format,
 ) -> Result<String, serde_json::Error> {
     if format == Format::Json {
-        return Ok(serde_json::to_string_pretty(&tenant(id, found, now_s))? + "\n");
+        let tenants = registry.tenants.iter();
+        let tenants: Vec<_> = tenants.map(|(id, tenant)| to_json(id, tenant, now_s)).collect();
+        return Ok(serde_json::to_string_pretty(&tenants)? + "\n");
+    }
+    let header = ["TENANT", "TIER", "STATUS", "KEYS", "STORAGE", "USD/MONTH", "COORDINATE"];
+    let mut rows = vec![header.map(str::to_owned)];
+    for (id, tenant) in &registry.tenants {
+        let live_keys = tenant.keys.iter().filter(|key| key.is_live(now_s)).count();
+        rows.push([
+            id.to_string(),
+            tenant.tier.to_string(),
+            status_text(tenant.status).to_owned(),
+            live_keys.to_string(),
+            limit("storage", &tenant.limits),
+            limit("price-usd-month", &tenant.limits),
+            tenant.coordinate.to_string(),
+        ]);
+    }
+    Ok(table(rows))
+}
+
+/// Renders the monthly revenue beside its target. A tenant pays while it is active in the registry,
+/// with or without requests.
+pub(super) fn revenue(registry: &Registry, target_usd: u32) -> String {
+    let mut tenants = 0;
+    let mut cents = 0;
+    for tenant in registry.tenants.values().filter(|t| t.status == TenantStatus::Active) {
+        tenants += 1;
+        cents += u64::from(tenant.limits.price_cents_month);
+    }
+    let verb = if tenants == 1 { "pays" } else { "pay" };
+    let tenants = counted(tenants, "active tenant");
+    format!("{tenants} {verb} {}.{:02} of {target_usd} USD a month\n", cents / 100, cents % 100)
+}
+
+/// Renders one tenant with its keys, limits and notes.
+pub(super) fn tenant(
+    id: &TenantId,
+    tenant: &Tenant,
+    now_s: u64,
+    format: Format,
+) -> Result<String, serde_json::Error> {
+    if format == Format::Json {
+        return Ok(serde_json::to_string_pretty(&to_json(id, tenant, now_s))? + "\n");
     }
     let mut rows = vec![
         ["tenant".to_owned(), id.to_string()],
-        ["at".to_owned(), found.at.to_string()],
-        ["tier".to_owned(), found.tier.to_string()],
-        ["status".to_owned(), word(found.status).to_owned()],
+        ["coordinate".to_owned(), tenant.coordinate.to_string()],
+        ["tier".to_owned(), tenant.tier.to_string()],
+        ["status".to_owned(), status_text(tenant.status).to_owned()],
     ];
-    for key in &found.keys {
-        let end = match (state(key, now_s), key.expires_s) {
-            ("live", None) => String::new(),
-            (state, end) => {
-                format!("  {state}, ends {}", end.map(calendar::rfc3339).unwrap_or_default())
-            }
-        };
-        let plain = if key.plain { "  (in plain text)" } else { "" };
-        rows.push(["key-sha256".to_owned(), format!("{}{end}{plain}", key.hash)]);
+    for key in &tenant.keys {
+        rows.push(["key-sha256".to_owned(), key_text(key, now_s)]);
     }
-    rows.extend(FIELDS.iter().map(|f| [f.name.to_owned(), f.show(&found.limits)]));
-    rows.extend(found.notes.iter().map(|(name, value)| [name.clone(), value.clone()]));
-    Ok(table(&rows))
+    for field in FIELDS {
+        rows.push([field.name.to_owned(), field.format(&tenant.limits)]);
+    }
+    for (name, value) in &tenant.notes {
+        rows.push([name.clone(), value.clone()]);
+    }
+    Ok(table(rows))
 }
 
-fn tenant(id: &TenantId, tenant: &Tenant, now_s: u64) -> Value {
-    let key = |key: &Key| {
-        json!({
-            "sha256": key.hash,
-            "expires": key.expires_s.map(calendar::rfc3339),
-            "state": state(key, now_s),
-            "plain": key.plain,
-        })
-    };
+fn key_text(key: &Key, now_s: u64) -> String {
+    let mut text = key.hash.to_string();
+    if let Some(end_s) = key.expires_s {
+        let verb = if key.is_live(now_s) { "live, ends " } else { "ended " };
+        text.push_str("  ");
+        text.push_str(verb);
+        text.push_str(&calendar::rfc3339(end_s));
+    }
+    if key.plain_text {
+        text.push_str("  (in plain text)");
+    }
+    text
+}
+
+fn to_json(id: &TenantId, tenant: &Tenant, now_s: u64) -> Value {
+    let keys: Vec<_> = tenant.keys.iter().map(|key| key_to_json(key, now_s)).collect();
     json!({
         "tenant": id,
-        "at": tenant.at.to_string(),
+        "coordinate": tenant.coordinate.to_string(),
         "tier": tenant.tier,
         "status": tenant.status,
-        "keys": tenant.keys.iter().map(key).collect::<Vec<_>>(),
+        "keys": keys,
         "limits": tenant.limits,
         "notes": tenant.notes,
     })
 }
 
-fn state(key: &Key, now_s: u64) -> &'static str {
-    if key.live(now_s) { "live" } else { "ended" }
+fn key_to_json(key: &Key, now_s: u64) -> Value {
+    json!({
+        "sha256": key.hash,
+        "expires": key.expires_s.map(calendar::rfc3339),
+        "state": if key.is_live(now_s) { "live" } else { "ended" },
+        "plain_text": key.plain_text,
+    })
 }
 
-fn word(status: TenantStatus) -> &'static str {
-    match status {
-        TenantStatus::Active => "active",
-        TenantStatus::Suspended => "suspended",
-    }
+fn limit(name: &str, limits: &Limits) -> String {
+    LimitField::named(name).map(|field| field.format(limits)).unwrap_or_default()
 }
 
-fn shown(name: &str, limits: &Limits) -> String {
-    Field::named(name).map(|f| f.show(limits)).unwrap_or_default()
-}
-
-/// Columns as wide as their widest cell, two spaces between them.
-fn table<const N: usize>(rows: &[[String; N]]) -> String {
-    let mut widths = [0; N];
-    for row in rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = (*width).max(cell.chars().count());
-        }
+/// Columns separated by two spaces, without borders, for people and for `awk`.
+fn table<const COLUMNS: usize>(rows: Vec<[String; COLUMNS]>) -> String {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).add_rows(rows);
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
     }
-    let mut out = String::new();
-    for row in rows {
-        let mut line = String::new();
-        for (cell, width) in row.iter().zip(widths) {
-            let _ = write!(line, "{cell:width$}  ");
-        }
-        let _ = writeln!(out, "{}", line.trim_end());
-    }
-    out
+    format!("{}\n", table.trim_fmt())
 }

@@ -1,172 +1,168 @@
 //! The registry's file, changed as a whole or not at all.
 //!
 //! ```text
-//! lock the folder ─► read ─► edit ─► write beside it ─► fsync ─► still the file that was read?
-//!                     ▲                                              │ yes: rename over it, fsync
-//!                     └────────────── no: an editor saved meanwhile ─┘
+//! lock the folder ─► read ─► edit ─► write a temporary file ─► is the file still as it was read?
+//!                     ▲                                                │ yes: rename, fsync
+//!                     └──────────── no: an editor has saved it ────────┘
 //! ```
 //!
-//! A file that looks cut beside what a relay last answered is not changed: it may be half of one that
-//! is being written in place, and the rename would make it the whole.
+//! A file that looks truncated beside the relay's last good copy is not changed: it may be one half of
+//! a file that is being written in place, and the rename would make that half the registry.
 //!
-//! The lock keeps two commands from losing each other's edit. It is on the folder, because the
-//! file is another one after each rename. An editor takes no lock: what it saves in the microseconds
-//! between the last look and the rename is lost.
+//! The lock keeps two commands from losing each other's edit. It is on the folder, because each rename
+//! replaces the file. Editors take no lock: what one saves in the microseconds between the last check
+//! and the rename is lost.
 
-use std::fs::File;
-use std::io::Write;
+use std::fs::{File, Permissions};
+use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, Gid, Uid, fchown, flock};
-use tempfile::NamedTempFile;
+use rustix::io::Errno;
 
-use crate::edit::{Document, EditError};
+use super::{Document, EditError};
+use crate::atomic_file::{self, folder_of};
+use crate::clock::now_s;
 use crate::registry::Registry;
 use crate::registry::truncation::Suspicion;
-use crate::serve::reload::now_s;
-use crate::source::file::{Signature, read};
+use crate::source::file::read_bounded;
 use crate::source::last_good;
+use crate::source::settling::FileVersion;
 
-/// Why the file was not changed.
+/// Reasons why the file was not read or changed.
 #[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// Something about the file.
+pub enum RegistryFileError {
+    /// The file does not exist.
+    #[error("{0}: no such file; create a registry with `relay registry init --file {0}`")]
+    NotFound(PathBuf),
+    /// The file exists, but was to be created.
+    #[error("{0}: the file exists; `init` never overwrites a registry")]
+    Exists(PathBuf),
+    /// The operating system refused an operation on this path.
     #[error("{0}: {1}")]
-    Io(PathBuf, std::io::Error),
-    /// The edit.
+    Io(PathBuf, io::Error),
+    /// The edit was refused.
     #[error(transparent)]
     Edit(#[from] EditError),
-    /// The folder can't be locked. NFS locks only what is open for writing, which no folder is.
+    /// The folder can't be locked. NFS locks only files open for writing, which a folder never is.
     #[error(
         "{0}: the folder can't be locked ({1}); on a network folder, run the command on its server"
     )]
-    Lock(PathBuf, std::io::Error),
-    /// It looks cut beside what the relay kept: a command would make that the whole registry.
+    Lock(PathBuf, io::Error),
+    /// The file looks truncated; with the path of the last good copy that it was compared with.
     #[error(
-        "{0} looks cut beside what the relay last answered ({2}): {1}. If it is being written, wait; \
-         if it is meant so, say --allow-loss"
+        "{0} looks truncated: {1} in comparison with the relay's last good copy {2}. If the file is \
+         being written, wait and try again; if the loss is intended, add --allow-loss"
     )]
-    Cut(PathBuf, Suspicion, PathBuf),
-    /// Another command holds the lock.
-    #[error("{0}: another command has been changing it for {1:?}")]
+    Truncated(PathBuf, Suspicion, PathBuf),
+    /// Another command has held the lock for this long.
+    #[error("{0}: locked by another `relay registry` command for {1:?}; try again later")]
     Busy(PathBuf, Duration),
 }
 
-/// How long to wait for other commands; each takes milliseconds.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// Between two tries for the lock.
-const RETRY: Duration = Duration::from_millis(5);
-/// How files begin that are to become a registry.
-const TEMPORARY: &str = ".registry-";
+/// Time to wait for other commands, each of which takes milliseconds.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(30);
+const LOCK_RETRY_INTERVAL: Duration = Duration::from_millis(5);
+/// Prefix of the temporary files from which a registry is renamed.
+const TEMPORARY_PREFIX: &str = ".registry-";
 
-/// Reads the file without its lock.
-pub fn load(path: &Path) -> Result<Document, StoreError> {
-    let bytes = read(path).map_err(|e| StoreError::Io(path.to_owned(), e))?;
-    Ok(Document::read(&bytes)?)
+/// Reads the file without locking it.
+pub(crate) fn load(path: &Path) -> Result<Document, RegistryFileError> {
+    let bytes = read_bounded(path).map_err(|error| io_error(path, error))?;
+    Ok(Document::parse(&bytes)?)
 }
 
-/// Makes a registry that must not be there yet, readable by its owner only.
-pub fn create(path: &Path, text: &str) -> Result<(), StoreError> {
-    let io = |e| StoreError::Io(path.to_owned(), e);
-    let folder = folder(path);
-    let lock = locked(folder, path)?;
-    let temp = written(folder, text).map_err(io)?;
-    temp.persist_noclobber(path).map_err(|e| io(e.error))?;
-    lock.sync_all().map_err(io)
+/// Creates a registry with mode 0600. Fails if the file exists.
+pub(crate) fn create(path: &Path, text: &str) -> Result<(), RegistryFileError> {
+    let folder = folder_of(path);
+    let _lock = lock_folder(folder, path)?;
+    let staged = atomic_file::stage(folder, TEMPORARY_PREFIX, text.as_bytes())
+        .map_err(|error| io_error(path, error))?;
+    atomic_file::create(staged, path).map_err(|error| io_error(path, error))
 }
 
-/// Changes the file by `edit`; nothing is written when the text stays the same. One that looks cut
-/// is changed only when `allow_loss`.
-pub fn change(
+/// Applies `edit` to the file, which is not written if its text stays the same. A file that looks
+/// truncated is changed only with `allow_loss`.
+pub(crate) fn change(
     path: &Path,
     allow_loss: bool,
     edit: impl Fn(&Document) -> Result<Document, EditError>,
-) -> Result<Document, StoreError> {
-    let io = |e| StoreError::Io(path.to_owned(), e);
-    let named = path;
-    // A link stays a link: what it leads to is changed.
-    let path = path.canonicalize().map_err(io)?;
-    let folder = folder(&path);
-    let lock = locked(folder, &path)?;
-    sweep(folder);
+) -> Result<(), RegistryFileError> {
+    let to_error = |error| io_error(path, error);
+    // A symbolic link stays: its target is changed.
+    let target = path.canonicalize().map_err(to_error)?;
+    let folder = folder_of(&target);
+    let _lock = lock_folder(folder, &target)?;
+    // Under the lock no other command has a temporary file here.
+    atomic_file::remove_leftovers(folder, TEMPORARY_PREFIX);
     loop {
-        let before = Signature::of(&path).map_err(io)?;
-        let document = load(&path)?;
+        let version = FileVersion::of(&target).map_err(to_error)?;
+        let document = load(&target)?;
         if !allow_loss {
-            whole(&[named, &path], document.registry())?;
+            // The relay may be configured with either name.
+            check_complete(path, document.registry())?;
+            check_complete(&target, document.registry())?;
         }
         let edited = edit(&document)?;
         if edited.text() == document.text() {
-            return Ok(edited);
+            return Ok(());
         }
-        let temp = written(folder, edited.text()).map_err(io)?;
-        keep_owner(&path, temp.as_file()).map_err(io)?;
-        if Signature::of(&path).map_err(io)? == before {
-            temp.persist(&path).map_err(|e| io(e.error))?;
-            lock.sync_all().map_err(io)?;
-            return Ok(edited);
+        let staged = atomic_file::stage(folder, TEMPORARY_PREFIX, edited.text().as_bytes())
+            .map_err(to_error)?;
+        copy_ownership(&target, staged.as_file()).map_err(to_error)?;
+        if FileVersion::of(&target).map_err(to_error)? == version {
+            return atomic_file::replace(staged, &target).map_err(to_error);
         }
+    }
+}
+
+/// Compares the registry with the relay's last good copy beside `path`, if there is one.
+fn check_complete(path: &Path, registry: &Registry) -> Result<(), RegistryFileError> {
+    let copy_path = last_good::default_path(path);
+    let Ok(Some(copy)) = last_good::load(&copy_path) else { return Ok(()) };
+    match Suspicion::between(&copy, registry, now_s()) {
+        Some(suspicion) => Err(RegistryFileError::Truncated(path.to_owned(), suspicion, copy_path)),
+        None => Ok(()),
     }
 }
 
-/// Compares the registry with what a relay keeps beside it under one of its names, if one does.
-fn whole(names: &[&Path], registry: &Registry) -> Result<(), StoreError> {
-    for name in names {
-        let kept_at = last_good::default_path(name);
-        let kept = last_good::load(&kept_at).ok().flatten();
-        if let Some(suspicion) = kept.and_then(|kept| Suspicion::of(&kept, registry, now_s())) {
-            return Err(StoreError::Cut(name.to_path_buf(), suspicion, kept_at));
-        }
-    }
-    Ok(())
-}
-
-fn folder(path: &Path) -> &Path {
-    path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
-fn locked(folder: &Path, path: &Path) -> Result<File, StoreError> {
-    let io = |e| StoreError::Io(folder.to_owned(), e);
-    let lock = File::open(folder).map_err(io)?;
+/// Locks the folder until the result is dropped.
+fn lock_folder(folder: &Path, path: &Path) -> Result<File, RegistryFileError> {
+    let lock =
+        File::open(folder).map_err(|error| RegistryFileError::Io(folder.to_owned(), error))?;
     let start = Instant::now();
     loop {
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => return Ok(lock),
-            Err(rustix::io::Errno::WOULDBLOCK) if start.elapsed() < PATIENCE => {
-                std::thread::sleep(RETRY);
+            Err(Errno::WOULDBLOCK) if start.elapsed() < LOCK_TIMEOUT => {
+                std::thread::sleep(LOCK_RETRY_INTERVAL);
             }
-            Err(rustix::io::Errno::WOULDBLOCK) => {
-                return Err(StoreError::Busy(path.to_owned(), PATIENCE));
+            Err(Errno::WOULDBLOCK) => {
+                return Err(RegistryFileError::Busy(path.to_owned(), LOCK_TIMEOUT));
             }
-            Err(e) => return Err(StoreError::Lock(folder.to_owned(), e.into())),
+            Err(error) => return Err(RegistryFileError::Lock(folder.to_owned(), error.into())),
         }
     }
 }
 
-/// Takes out what a killed command left: under the lock nobody else is writing such a file. They are
-/// copies of the registry; what can't be taken out stays, as it does no other harm.
-fn sweep(folder: &Path) {
-    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    let left =
-        entries.filter(|e| e.file_name().as_encoded_bytes().starts_with(TEMPORARY.as_bytes()));
-    left.for_each(|e| drop(std::fs::remove_file(e.path())));
-}
-
-fn written(folder: &Path, text: &str) -> std::io::Result<NamedTempFile> {
-    let mut temp = tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(folder)?;
-    temp.write_all(text.as_bytes())?;
-    temp.as_file().sync_all()?;
-    Ok(temp)
-}
-
-/// The new file belongs to whom the old one belonged, and they may do with it what they could.
-fn keep_owner(old: &Path, new: &File) -> std::io::Result<()> {
-    let (old, mine) = (std::fs::metadata(old)?, new.metadata()?);
-    if (old.uid(), old.gid()) != (mine.uid(), mine.gid()) {
+/// Gives the new file the owner, group and mode of the old one.
+fn copy_ownership(old: &Path, new: &File) -> io::Result<()> {
+    let old = std::fs::metadata(old)?;
+    let current = new.metadata()?;
+    // Only root may change the owner, so leave it alone where it is right already.
+    if (old.uid(), old.gid()) != (current.uid(), current.gid()) {
         fchown(new, Some(Uid::from_raw(old.uid())), Some(Gid::from_raw(old.gid())))?;
     }
-    new.set_permissions(std::fs::Permissions::from_mode(old.mode() & 0o7777))?;
+    new.set_permissions(Permissions::from_mode(old.mode() & 0o7777))?;
     new.sync_all()
+}
+
+fn io_error(path: &Path, error: io::Error) -> RegistryFileError {
+    match error.kind() {
+        io::ErrorKind::NotFound => RegistryFileError::NotFound(path.to_owned()),
+        io::ErrorKind::AlreadyExists => RegistryFileError::Exists(path.to_owned()),
+        _ => RegistryFileError::Io(path.to_owned(), error),
+    }
 }

@@ -1,75 +1,79 @@
-//! What is wrong with a registry, and where.
+//! Faults of a registry, with the place of each.
 
 use std::fmt;
 
-/// One thing that is wrong. Never repeats a value: it might be a key.
+/// One fault. It never repeats a value from the text, which might be a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
-    /// The scroll; `None`: the text as a whole.
+    /// Place of the faulty line; `None` for a fault of the text as a whole.
     pub place: Option<Place>,
-    /// What is wrong and what to write instead.
+    /// Description of the fault and of the expected text.
     pub what: String,
 }
 
 /// A line of a scroll.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
-    /// The scroll's coordinate.
-    pub at: String,
-    /// The line within the scroll, from 1.
+    /// Coordinate of the scroll.
+    pub coordinate: String,
+    /// Number of the line within the scroll, from 1.
     pub line: usize,
-    /// The line within the whole text, from 1, as an editor counts it.
+    /// Number of the line within the file, from 1, as an editor counts.
     pub file_line: usize,
 }
 
-/// Everything that is wrong.
+/// All faults of one text.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Faults {
-    first: Vec<Fault>,
-    more: usize,
+    listed: Vec<Fault>,
+    unlisted: usize,
 }
 
-/// Faults kept: more than anyone reads at once; a file that is no registry at all has millions.
-const KEPT: usize = 100;
+/// Faults that are listed; the rest are counted. A file that is no registry at all has millions.
+const LISTED_MAX: usize = 100;
 
 impl Fault {
-    /// A fault of the text as a whole.
-    pub fn whole(what: impl Into<String>) -> Self {
+    /// Creates a fault of the text as a whole.
+    pub fn of_text(what: impl Into<String>) -> Self {
         Self { place: None, what: what.into() }
     }
 }
 
 impl Faults {
-    /// Adds one; beyond the hundredth they are only counted.
-    pub fn push(&mut self, fault: Fault) {
-        if self.first.len() < KEPT { self.first.push(fault) } else { self.more += 1 }
+    /// Adds a fault, or only counts it if [`LISTED_MAX`] are listed already.
+    pub(super) fn push(&mut self, fault: Fault) {
+        if self.listed.len() < LISTED_MAX {
+            self.listed.push(fault);
+        } else {
+            self.unlisted += 1;
+        }
     }
 
-    /// How many there are.
+    /// Number of faults, unlisted ones included.
     pub fn len(&self) -> usize {
-        self.first.len() + self.more
+        self.listed.len() + self.unlisted
     }
 
-    /// Whether there is none.
+    /// Returns true if there is no fault.
     pub fn is_empty(&self) -> bool {
-        self.first.is_empty()
+        self.listed.is_empty()
     }
 
-    /// The first hundred.
+    /// The listed faults.
     pub fn iter(&self) -> impl Iterator<Item = &Fault> {
-        self.first.iter()
+        self.listed.iter()
     }
 
-    /// In the order of the text.
+    /// Puts the listed faults in the order of the text.
     pub(super) fn sort(&mut self) {
-        self.first.sort_by_key(|f| f.place.as_ref().map_or(0, |p| p.file_line));
+        self.listed.sort_by_key(|fault| fault.place.as_ref().map_or(0, |place| place.file_line));
     }
 }
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(Place { at, line, file_line }) = &self.place {
-            write!(f, "{at} line {line} (line {file_line} of the file): ")?;
+        if let Some(Place { coordinate, line, file_line }) = &self.place {
+            write!(f, "{coordinate} line {line} (line {file_line} of the file): ")?;
         }
         f.write_str(&self.what)
     }
@@ -77,11 +81,12 @@ impl fmt::Display for Fault {
 
 impl fmt::Display for Faults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (n, fault) in self.first.iter().enumerate() {
-            write!(f, "{}{fault}", if n > 0 { "\n" } else { "" })?;
+        for (index, fault) in self.listed.iter().enumerate() {
+            let separator = if index > 0 { "\n" } else { "" };
+            write!(f, "{separator}{fault}")?;
         }
-        if self.more > 0 {
-            write!(f, "\n… and {} more", self.more)?;
+        if self.unlisted > 0 {
+            write!(f, "\n… and {} more", self.unlisted)?;
         }
         Ok(())
     }

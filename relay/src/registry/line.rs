@@ -1,46 +1,51 @@
-//! One line of a scroll: blank, a comment, a word, or `name: value`.
+//! The parts of one line: a comment, a word, or `name: value`.
 //!
-//! A `#` at the start of a line or after white space begins a comment. The parts are byte ranges
-//! of the line, so that an edit can replace a value and leave everything around it as it was.
+//! A `#` at the start of a line or after white space begins a comment. Parts are byte ranges of the
+//! line, so that an edit can replace a value and leave everything around it untouched.
 
 use std::ops::Range;
 
-/// What a line says.
+/// The content of a line, as byte ranges without surrounding white space.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Line {
-    /// Nothing, or a comment.
+pub(crate) enum Line {
+    /// White space or a comment only.
     Blank,
     /// Text without a colon.
     Word(Range<usize>),
-    /// `name: value`; both without the white space around them.
+    /// Text with a colon: `name: value`.
     Field {
-        /// Before the colon.
+        /// Range before the colon.
         name: Range<usize>,
-        /// After the colon, before a comment; may be empty.
+        /// Range between the colon and a comment; may be empty.
         value: Range<usize>,
     },
 }
 
-/// Takes a line (without its end, or with it) apart.
-pub fn split(line: &str) -> Line {
-    // Some editors put a byte order mark before the text.
-    let start = if line.starts_with('\u{feff}') { '\u{feff}'.len_utf8() } else { 0 };
-    let content = trimmed(line, start..start + comment_start(&line[start..]));
-    if content.is_empty() {
-        return Line::Blank;
-    }
-    match line[content.clone()].find(':') {
-        None => Line::Word(content),
-        Some(colon) => {
-            let colon = content.start + colon;
-            Line::Field {
-                name: trimmed(line, content.start..colon),
-                value: trimmed(line, colon + 1..content.end),
+const BYTE_ORDER_MARK: char = '\u{feff}';
+
+impl Line {
+    /// Parses a line, with or without its line end.
+    pub(crate) fn parse(line: &str) -> Self {
+        // Some editors put a byte order mark before the text.
+        let start = if line.starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK.len_utf8() } else { 0 };
+        let content = trimmed(line, start..start + comment_start(&line[start..]));
+        if content.is_empty() {
+            return Self::Blank;
+        }
+        match line[content.clone()].find(':') {
+            None => Self::Word(content),
+            Some(offset) => {
+                let colon = content.start + offset;
+                Self::Field {
+                    name: trimmed(line, content.start..colon),
+                    value: trimmed(line, colon + 1..content.end),
+                }
             }
         }
     }
 }
 
+/// Position of the `#` that begins a comment, or the line's length.
 fn comment_start(line: &str) -> usize {
     let mut after_space = true;
     for (at, c) in line.char_indices() {
@@ -52,6 +57,7 @@ fn comment_start(line: &str) -> usize {
     line.len()
 }
 
+/// The part of `range` without white space at both ends.
 fn trimmed(line: &str, range: Range<usize>) -> Range<usize> {
     let part = &line[range.clone()];
     let start = range.start + (part.len() - part.trim_start().len());
@@ -64,7 +70,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn parts(line: &str) -> (Option<&str>, Option<&str>) {
-        match split(line) {
+        match Line::parse(line) {
             Line::Blank => (None, None),
             Line::Word(word) => (Some(&line[word]), None),
             Line::Field { name, value } => (Some(&line[name]), Some(&line[value])),
@@ -72,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn a_field_is_what_stands_around_the_first_colon() {
+    fn first_colon_separates_name_from_value() {
         assert_eq!(parts("  tier :  pro \t# since May\r\n"), (Some("tier"), Some("pro")));
         assert_eq!(parts("x-url: https://a/#b"), (Some("x-url"), Some("https://a/#b")));
         assert_eq!(parts("tier:"), (Some("tier"), Some("")));
@@ -80,15 +86,15 @@ mod tests {
     }
 
     #[test]
-    fn comments_and_white_space_say_nothing() {
+    fn comments_and_white_space_are_blank() {
         for line in ["", "\r\n", "   ", "# a: b", "\t# x"] {
-            assert_eq!(split(line), Line::Blank, "{line:?}");
+            assert_eq!(Line::parse(line), Line::Blank, "{line:?}");
         }
     }
 
     proptest! {
         #[test]
-        fn any_line_can_be_taken_apart(line in "[a: #\u{e9}\u{3000}\t\r]{0,20}") {
+        fn parsing_never_panics(line in "[a: #\u{e9}\u{3000}\t\r]{0,20}") {
             let _ = parts(&line);
         }
     }

@@ -1,45 +1,59 @@
-//! A registry's text without plain keys: what may lie about. Pure.
+//! The text of a registry with digests in place of plain keys, for the last good copy. Pure.
 //!
-//! Everything else stays as it is, so that what is kept can be read, compared and put back.
+//! Everything else stays as it is, so that the copy can be read, compared and put back.
 
 use libphext::phext::is_phext_break;
 use protocol::ApiKey;
 use protocol::key::KEY_PREFIX;
 
-use super::line::{self, Line};
+use super::line::Line;
 
-/// What stands for a key that is in no `key:` line.
-const HIDDEN: &str = "***";
+/// Replaces the digits of a key that stands outside a `key:` line.
+const REDACTED_DIGITS: &str = "***";
 
-/// `key: KEY` becomes `key-sha256: DIGEST`; a key anywhere else, as in a comment, loses its digits.
-pub fn redact(text: &str) -> String {
-    let lines = text.split_inclusive(|c: char| u8::try_from(c).is_ok_and(is_phext_break));
-    lines.map(|line| hidden(&hashed(line).unwrap_or_else(|| line.to_owned()))).collect()
-}
-
-fn hashed(line: &str) -> Option<String> {
-    let Line::Field { name, value } = line::split(line.trim_end_matches(char::is_control)) else {
-        return None;
-    };
-    let whole = &line[value.clone()];
-    let text = whole.split(';').next().unwrap_or_default().trim();
-    let key = ApiKey::parse(text).ok().filter(|_| &line[name.clone()] == "key")?;
-    let rest = &line[value.start + text.len()..];
-    let between = &line[name.end..value.start];
-    Some(format!("{}key-sha256{between}{}{rest}", &line[..name.start], key.hash()))
-}
-
-fn hidden(line: &str) -> String {
-    let mut out = String::new();
-    for (n, part) in line.split(KEY_PREFIX).enumerate() {
-        let rest = part.trim_start_matches(|c: char| c.is_ascii_hexdigit());
-        match n {
-            0 => out.push_str(part),
-            _ if rest.len() == part.len() => out.extend([KEY_PREFIX, part]),
-            _ => out.extend([KEY_PREFIX, HIDDEN, rest]),
+/// Turns `key: KEY` into `key-sha256: DIGEST`, and removes the digits of a key anywhere else, such as
+/// in a comment.
+pub(crate) fn redact(text: &str) -> String {
+    let mut redacted = String::with_capacity(text.len());
+    for line in text.split_inclusive(|c: char| u8::try_from(c).is_ok_and(is_phext_break)) {
+        match with_digest(line) {
+            Some(line) => redacted.push_str(&without_key_digits(&line)),
+            None => redacted.push_str(&without_key_digits(line)),
         }
     }
-    out
+    redacted
+}
+
+/// The `key-sha256` line for a `key:` line with a well-formed key; `None` for any other line.
+fn with_digest(line: &str) -> Option<String> {
+    let Line::Field { name, value } = Line::parse(line.trim_end_matches(char::is_control)) else {
+        return None;
+    };
+    if &line[name.clone()] != "key" {
+        return None;
+    }
+    // Attributes such as `; expires=…` follow the key and stay.
+    let key_text = line[value.clone()].split(';').next().unwrap_or_default().trim();
+    let digest = ApiKey::parse(key_text).ok()?.hash();
+    let indent = &line[..name.start];
+    let separator = &line[name.end..value.start];
+    let rest = &line[value.start + key_text.len()..];
+    Some(format!("{indent}key-sha256{separator}{digest}{rest}"))
+}
+
+/// Replaces the hexadecimal digits after each key prefix by [`REDACTED_DIGITS`].
+fn without_key_digits(line: &str) -> String {
+    let mut parts = line.split(KEY_PREFIX);
+    let mut redacted = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let rest = part.trim_start_matches(|c: char| c.is_ascii_hexdigit());
+        redacted.push_str(KEY_PREFIX);
+        if rest.len() < part.len() {
+            redacted.push_str(REDACTED_DIGITS);
+        }
+        redacted.push_str(rest);
+    }
+    redacted
 }
 
 #[cfg(test)]
@@ -52,7 +66,7 @@ mod tests {
     const KEY: &str = "pmb-v1-00112233445566778899aabbccddeeff";
 
     #[test]
-    fn a_plain_key_becomes_its_digest_and_nothing_else_changes() {
+    fn only_plain_keys_are_replaced() {
         let text = format!(
             "tiers\r\ntier: free\u{17}tenant: a # {KEY}, her first\n  key :\t{KEY} ; expires=2027-01-01 # x\u{17}\
              # key: {KEY}\ntenant: b\nx-note: {KEY}!\ntier: free\u{18}key: nonsense"
@@ -70,23 +84,24 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_kept_has_no_key_and_says_the_same(
+        fn redacted_text_means_the_same_without_keys(
             words in proptest::collection::vec(prop_oneof![
                 Just("# é "), Just("\n"), Just("\r\n"), Just("x-a: "), Just(KEY), Just("\u{feff}"),
                 Just("burst: 5"), Just(" "), Just("pmb-v1-"), Just(";"), Just("status: suspended"),
             ], 0..12),
-            ends: bool,
+            expires: bool,
             gap in "[\u{17}\u{18}\u{1a}]{1,2}",
         ) {
             let words = words.concat();
-            let end = if ends { ";expires=2027-01-01 # x" } else { "" };
-            let text = format!("tiers\ntier: free\n{gap}\ntenant: a\nkey: {KEY}{end}\ntier: free\n{words}");
-            let kept = redact(&text);
-            prop_assert!(!kept.contains(&KEY[7..]));
-            if let Ok(mut before) = Registry::read(text.as_bytes()) {
-                let mut after = Registry::read(kept.as_bytes()).unwrap();
+            let expiry = if expires { ";expires=2027-01-01 # x" } else { "" };
+            let text =
+                format!("tiers\ntier: free\n{gap}\ntenant: a\nkey: {KEY}{expiry}\ntier: free\n{words}");
+            let redacted = redact(&text);
+            prop_assert!(!redacted.contains(&KEY[7..]));
+            if let Ok(mut before) = Registry::parse(text.as_bytes()) {
+                let mut after = Registry::parse(redacted.as_bytes()).unwrap();
                 for tenant in before.tenants.values_mut().chain(after.tenants.values_mut()) {
-                    tenant.keys.iter_mut().for_each(|key| key.plain = false);
+                    tenant.keys.iter_mut().for_each(|key| key.plain_text = false);
                     tenant.notes.clear();
                 }
                 prop_assert_eq!(before, after);

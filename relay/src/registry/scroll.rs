@@ -1,173 +1,182 @@
-//! From bytes to scrolls with their entries, each knowing where it stands.
+//! From bytes to scrolls with their entries, each with its place.
 //!
-//! libphext takes the phext apart; what it would accept in silence is refused before or after:
-//! bytes that are not UTF-8, control bytes that are no phext break, coordinates beyond 999 (SQ
-//! merges those when it reads them again).
+//! libphext splits the phext. What it would accept silently is refused here: bytes that are not UTF-8,
+//! control bytes that are no phext break, and coordinates beyond 999, which SQ merges when it reads
+//! them again.
 
 use std::ops::Range;
 
 use libphext::phext::{self, Coordinate};
 
 use super::fault::{Fault, Faults, Place};
-use super::line::{self, Line};
+use super::line::Line;
 
-/// A scroll that says something.
+/// A scroll with at least one entry.
 #[derive(Debug, Clone)]
-pub struct Scroll {
-    /// Where it stands.
-    pub coordinate: Coordinate,
-    /// The same as text.
-    pub at: String,
-    /// What it says, at least one entry.
-    pub entries: Vec<Entry>,
+pub(super) struct Scroll {
+    pub(super) coordinate: Coordinate,
+    /// The coordinate as text, for faults.
+    pub(super) coordinate_text: String,
+    pub(super) entries: Vec<Entry>,
+    /// Number of the scroll's first line within the file, from 1.
     first_file_line: usize,
 }
 
-/// One line that says something.
+/// A line that is neither blank nor a comment.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
-    /// Before the colon, or the whole line when there is none.
-    pub name: String,
-    /// After the colon.
-    pub value: String,
-    /// Whether there is a colon.
-    pub colon: bool,
-    /// Line within the scroll, from 0.
-    pub line: usize,
+pub(super) struct Entry {
+    /// Text before the colon, or the whole line if there is none.
+    pub(super) name: String,
+    /// Text after the colon.
+    pub(super) value: String,
+    pub(super) has_colon: bool,
+    /// Index of the line within the scroll, from 0.
+    pub(super) line_index: usize,
 }
 
-/// Room for 50 000 tenants; more than one SQ can serve as a phext, and read in a fraction of a second.
-pub const REGISTRY_MAX_BYTES: usize = 16 << 20;
-/// SQ keeps coordinates only up to here.
-pub const COORDINATE_MAX: usize = 999;
+/// Room for 50 000 tenants. It is more than one SQ can serve as a phext, and is parsed in a fraction
+/// of a second.
+pub(crate) const REGISTRY_MAX_BYTES: usize = 16 << 20;
+/// The largest number in a coordinate that SQ keeps.
+pub(crate) const COORDINATE_MAX: usize = 999;
 
-/// The line that begins the tiers' scroll.
+/// The line that begins the scroll of tiers.
 const TIERS: &str = "tiers";
 
 impl Scroll {
-    /// Whether it is the scroll of the tiers.
-    pub fn is_tiers(&self) -> bool {
-        self.entries.first().is_some_and(|e| e.name == TIERS && e.value.is_empty())
+    /// Returns true if this is the scroll of tiers.
+    pub(super) fn is_tiers(&self) -> bool {
+        self.entries.first().is_some_and(|entry| entry.name == TIERS && entry.value.is_empty())
     }
 
-    /// A fault at an entry.
-    pub fn fault(&self, entry: &Entry, what: impl Into<String>) -> Fault {
-        let place = Place {
-            at: self.at.clone(),
-            line: entry.line + 1,
-            file_line: self.first_file_line + entry.line,
-        };
-        Fault { place: Some(place), what: what.into() }
+    /// Creates a fault at an entry.
+    pub(super) fn fault(&self, entry: &Entry, what: impl Into<String>) -> Fault {
+        self.fault_at_line(entry.line_index, what)
     }
 
-    /// A fault at the scroll's first entry.
-    pub fn first_fault(&self, what: String) -> Fault {
+    /// Creates a fault at the scroll's first entry.
+    pub(super) fn fault_at_start(&self, what: impl Into<String>) -> Fault {
         match self.entries.first() {
             Some(entry) => self.fault(entry, what),
-            None => Fault::whole(what),
+            None => Fault::of_text(what),
         }
     }
 
-    /// The fault of a line that is none of the `expected`.
-    pub fn unknown(&self, entry: &Entry, expected: &str) -> Fault {
-        let shown = entry.shown();
-        let what = if entry.colon {
-            format!("{shown} is not known here; expected {expected}")
+    /// Creates the fault of an entry whose name is none of the `expected`.
+    pub(super) fn unknown_name_fault(&self, entry: &Entry, expected: &str) -> Fault {
+        let what = if entry.has_colon {
+            format!("{} is unknown; expected {expected}", entry.printable_name())
         } else {
-            "the line is not `name: value` (a comment begins with #)".to_owned()
+            "expected `name: value`; a comment begins with #".to_owned()
         };
         self.fault(entry, what)
+    }
+
+    fn fault_at_line(&self, line_index: usize, what: impl Into<String>) -> Fault {
+        let place = Place {
+            coordinate: self.coordinate_text.clone(),
+            line: line_index + 1,
+            file_line: self.first_file_line + line_index,
+        };
+        Fault { place: Some(place), what: what.into() }
     }
 }
 
 impl Entry {
-    /// The name if it looks like one: what stands before a colon could be half a key.
-    pub fn shown(&self) -> &str {
-        let name = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-        let good = self.name.len() <= 30 && self.name.bytes().all(name);
-        if good && !self.name.contains("pmb-") { &self.name } else { "this name" }
+    fn parse(line_index: usize, line: &str) -> Option<Self> {
+        let (name, value, has_colon) = match Line::parse(line) {
+            Line::Blank => return None,
+            Line::Word(word) => (word, 0..0, false),
+            Line::Field { name, value } => (name, value, true),
+        };
+        let name = line[name].to_owned();
+        let value = line[value].to_owned();
+        Some(Self { name, value, has_colon, line_index })
+    }
+
+    /// The name if it is safe to print: text before a colon could be part of a key.
+    pub(super) fn printable_name(&self) -> &str {
+        let is_name_byte = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+        let is_name = self.name.len() <= 30 && self.name.bytes().all(is_name_byte);
+        if is_name && !self.name.contains("pmb-") { &self.name } else { "this name" }
     }
 }
 
-/// Takes a phext apart. Scrolls of white space and comments are left out.
-pub fn scrolls(bytes: &[u8], faults: &mut Faults) -> Vec<Scroll> {
+/// Splits a phext into scrolls. Scrolls of white space and comments are left out.
+pub(super) fn split(bytes: &[u8], faults: &mut Faults) -> Vec<Scroll> {
     if bytes.len() > REGISTRY_MAX_BYTES {
-        let what = format!("{} bytes; a registry has at most {REGISTRY_MAX_BYTES}", bytes.len());
-        faults.push(Fault::whole(what));
+        let len = bytes.len();
+        let what = format!("{len} bytes; a registry has at most {REGISTRY_MAX_BYTES}");
+        faults.push(Fault::of_text(what));
         return Vec::new();
     }
-    let (text, cut) = match std::str::from_utf8(bytes) {
-        Ok(text) => (text, false),
-        Err(e) => (std::str::from_utf8(&bytes[..e.valid_up_to()]).unwrap_or_default(), true),
+    let valid = match std::str::from_utf8(bytes) {
+        Ok(text) => text,
+        Err(error) => std::str::from_utf8(&bytes[..error.valid_up_to()]).unwrap_or_default(),
     };
     let mut scrolls = Vec::new();
     let mut file_line = 1;
-    let mut last = None;
-    for positioned in phext::phokenize(text) {
-        let (scroll, newlines) = read(positioned.coord, file_line, &positioned.scroll, faults);
-        last = Some((scroll.at.clone(), newlines + 1, file_line + newlines));
+    let mut last_line = None;
+    for positioned in phext::phokenize(valid) {
+        let text = &positioned.scroll;
+        let scroll = parse_scroll(positioned.coord, file_line, text, faults);
+        let newlines = text.matches('\n').count();
+        last_line = Some(scroll.fault_at_line(newlines, "the text is not UTF-8 from here on"));
         file_line += newlines;
         if !scroll.entries.is_empty() {
             scrolls.push(scroll);
         }
     }
-    if let (true, Some((at, line, file_line))) = (cut, last) {
-        let what = "from here on the text is not UTF-8".to_owned();
-        faults.push(Fault { place: Some(Place { at, line, file_line }), what });
+    if valid.len() < bytes.len()
+        && let Some(fault) = last_line
+    {
+        faults.push(fault);
     }
     scrolls
 }
 
-fn read(
+fn parse_scroll(
     coordinate: Coordinate,
-    file_line: usize,
+    first_file_line: usize,
     text: &str,
     faults: &mut Faults,
-) -> (Scroll, usize) {
-    let at = coordinate.to_string();
-    let mut scroll = Scroll { coordinate, at, entries: Vec::new(), first_file_line: file_line };
-    let mut newlines = 0;
-    for (number, (_, line)) in lines(text).enumerate() {
-        newlines += usize::from(line.ends_with('\n'));
-        let entry = entry(number, line);
+) -> Scroll {
+    let coordinate_text = coordinate.to_string();
+    let mut scroll = Scroll { coordinate, coordinate_text, entries: Vec::new(), first_file_line };
+    for (line_index, (_, line)) in lines(text).enumerate() {
         if let Some(byte) = line.bytes().find(|b| b.is_ascii_control() && !b"\t\r\n".contains(b)) {
-            let here =
-                Entry { name: String::new(), value: String::new(), colon: false, line: number };
-            faults.push(scroll.fault(&here, format!("control byte 0x{byte:02x}")));
+            faults.push(scroll.fault_at_line(line_index, format!("control byte 0x{byte:02x}")));
         }
-        scroll.entries.extend(entry);
+        scroll.entries.extend(Entry::parse(line_index, line));
     }
-    if !within(&coordinate) && !scroll.entries.is_empty() {
-        let what = format!("a coordinate has numbers up to {COORDINATE_MAX}");
-        faults.push(scroll.first_fault(what));
+    if !is_within_bounds(&coordinate) && !scroll.entries.is_empty() {
+        let what = format!("the numbers of a coordinate go up to {COORDINATE_MAX}");
+        faults.push(scroll.fault_at_start(what));
     }
-    (scroll, newlines)
+    scroll
 }
 
-fn entry(number: usize, line: &str) -> Option<Entry> {
-    let (name, value, colon) = match line::split(line) {
-        Line::Blank => return None,
-        Line::Word(word) => (word, 0..0, false),
-        Line::Field { name, value } => (name, value, true),
-    };
-    Some(Entry { name: line[name].to_owned(), value: line[value].to_owned(), colon, line: number })
-}
-
-/// The lines of a scroll with their ends, and where each stands.
-pub fn lines(text: &str) -> impl Iterator<Item = (Range<usize>, &str)> {
-    text.split_inclusive('\n').scan(0, |at, line| {
-        let range = *at..*at + line.len();
-        *at = range.end;
+/// The lines of a scroll with their line ends, each with its byte range.
+pub(crate) fn lines(text: &str) -> impl Iterator<Item = (Range<usize>, &str)> {
+    text.split_inclusive('\n').scan(0, |start, line| {
+        let range = *start..*start + line.len();
+        *start = range.end;
         Some((range, line))
     })
 }
 
-/// The nine numbers of a coordinate, most significant first.
-pub fn numbers(c: &Coordinate) -> [usize; 9] {
-    let (z, y, x) = (&c.z, &c.y, &c.x);
-    [z.library, z.shelf, z.series, y.collection, y.volume, y.book, x.chapter, x.section, x.scroll]
-}
-
-fn within(coordinate: &Coordinate) -> bool {
-    numbers(coordinate).iter().all(|n| (1..=COORDINATE_MAX).contains(n))
+fn is_within_bounds(coordinate: &Coordinate) -> bool {
+    let Coordinate { z, y, x } = coordinate;
+    let numbers = [
+        z.library,
+        z.shelf,
+        z.series,
+        y.collection,
+        y.volume,
+        y.book,
+        x.chapter,
+        x.section,
+        x.scroll,
+    ];
+    numbers.iter().all(|number| (1..=COORDINATE_MAX).contains(number))
 }

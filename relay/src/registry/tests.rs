@@ -1,4 +1,5 @@
 use proptest::prelude::*;
+use protocol::ApiKey;
 use protocol::limits::MB;
 
 use super::*;
@@ -16,32 +17,32 @@ fn registry(scrolls: &[&str]) -> String {
 }
 
 fn faults(text: impl AsRef<[u8]>) -> String {
-    Registry::read(text.as_ref()).unwrap_err().to_string()
+    Registry::parse(text.as_ref()).unwrap_err().to_string()
 }
 
-/// The one fault of a tenant's scroll that follows the tiers.
+/// The faults of a tenant's scroll that follows the tiers.
 fn fault(scroll: &str) -> String {
     faults(registry(&[scroll]))
 }
 
 #[test]
-fn a_tenant_has_its_tiers_limits_but_for_its_own() {
+fn a_tenants_limits_override_its_tiers() {
     let text = registry(&[&format!(
         "tenant: alice\nkey-sha256: {HASH}\ntier: pro\nburst: 7\nx-email: a@example.com # hers\n"
     )]);
-    let registry = Registry::read(text.as_bytes()).unwrap();
+    let registry = Registry::parse(text.as_bytes()).unwrap();
     let alice = &registry.tenants[&TenantId::parse("alice").unwrap()];
     assert_eq!((alice.limits.burst, alice.limits.storage_bytes), (7, 500 * MB));
     assert_eq!(alice.status, TenantStatus::Active);
     assert_eq!(alice.notes["x-email"], "a@example.com");
-    assert_eq!(alice.at.to_string(), "1.1.1/1.1.1/1.1.2");
+    assert_eq!(alice.coordinate.to_string(), "1.1.1/1.1.1/1.1.2");
 }
 
 #[test]
-fn a_plain_key_is_as_good_as_its_digest_and_warned_of() {
+fn a_plain_key_works_with_a_warning() {
     let key = "pmb-v1-00112233445566778899aabbccddeeff";
     let text = registry(&[&format!("tenant: a\ntier: free\nkey: {key}; expires=2027-01-01")]);
-    let registry = Registry::read(text.as_bytes()).unwrap();
+    let registry = Registry::parse(text.as_bytes()).unwrap();
     let verdicts = registry.verdicts(0);
     let verdict = &verdicts[&ApiKey::parse(key).unwrap().hash()];
     assert_eq!(verdict.expires_s, Some(1_798_761_600));
@@ -57,30 +58,27 @@ fn every_fault_has_its_coordinate_and_line() {
     for (scroll, expected) in [
         (
             "tenant: a\n\ntier: gold\n",
-            "line 3 (line 9 of the file): tier: there is no such tier; there are: free, pro",
+            "line 3 (line 9 of the file): tier: unknown tier; the registry defines free, pro",
         ),
         (
             "# x\ntier: free",
-            "line 2 (line 8 of the file): the scroll has no `tenant: NAME` line (and is not the tiers)",
+            "line 2 (line 8 of the file): the scroll has neither a line `tenant: NAME` nor `tiers` as its first line",
         ),
-        ("tenant: a", "line 1 (line 7 of the file): the tenant has no `tier: NAME` line"),
+        ("tenant: a", "line 1 (line 7 of the file): the tenant has no line `tier: NAME`"),
         ("tenant: A\ntier: free", "line 1 (line 7 of the file): tenant: a name is"),
         (
             "tenant: a\ntier: free\nburst: lots",
-            "line 3 (line 9 of the file): burst: write a whole number",
+            "line 3 (line 9 of the file): burst: expected a whole number",
         ),
         (
             "tenant: a\ntier: free\nbursts: 1",
-            "line 3 (line 9 of the file): bursts is not known here; expected",
+            "line 3 (line 9 of the file): bursts is unknown; expected",
         ),
-        ("tenant: a\ntier: free\ntier: free", "line 3 (line 9 of the file): tier is there twice"),
-        (
-            "tenant: a\ntier: free\nhello",
-            "line 3 (line 9 of the file): the line is not `name: value`",
-        ),
+        ("tenant: a\ntier: free\ntier: free", "line 3 (line 9 of the file): tier is set twice"),
+        ("tenant: a\ntier: free\nhello", "line 3 (line 9 of the file): expected `name: value`"),
         (
             "tenant: a\ntier: free\nstatus: off",
-            "line 3 (line 9 of the file): status: write active or suspended",
+            "line 3 (line 9 of the file): status: expected active or suspended",
         ),
         ("tenant: a\ntier: free\nkey: abc", "line 3 (line 9 of the file): key: a key is pmb-v1-"),
         (
@@ -90,7 +88,7 @@ fn every_fault_has_its_coordinate_and_line() {
         ("tenant: a\ntier: free\nx-a: \u{7}", "line 3 (line 9 of the file): control byte 0x07"),
         (
             "tiers\ntier: x",
-            "line 1 (line 7 of the file): the tiers stand at 1.1.1/1.1.1/1.1.1 already",
+            "line 1 (line 7 of the file): a second scroll of tiers; the first is at 1.1.1/1.1.1/1.1.1",
         ),
     ] {
         let found = fault(scroll);
@@ -101,20 +99,22 @@ fn every_fault_has_its_coordinate_and_line() {
 }
 
 #[test]
-fn a_key_or_a_tenant_is_there_once() {
+fn keys_and_tenants_are_unique() {
     let key = format!("key-sha256: {HASH}");
     let a = format!("tenant: a\ntier: free\n{key}\n");
     let b = format!("tenant: b\ntier: free\n{key}\n");
     assert!(
-        faults(registry(&[&a, &b]))
-            .contains("1.1.3 line 3 (line 12 of the file): this key is a's already")
+        faults(registry(&[&a, &b])).contains(
+            "1.1.3 line 3 (line 12 of the file): key-sha256: this key already belongs to a"
+        )
     );
     assert!(
         faults(registry(&[&a, "tenant: a\ntier: pro"]))
-            .contains("tenant: a stands at 1.1.1/1.1.1/1.1.2 already")
+            .contains("tenant: a is already defined at 1.1.1/1.1.1/1.1.2")
     );
     assert!(
-        fault(&format!("tenant: a\ntier: free\n{key}\n{key}")).contains("this key is a's already")
+        fault(&format!("tenant: a\ntier: free\n{key}\n{key}"))
+            .contains("key-sha256: this key already belongs to a")
     );
 }
 
@@ -123,9 +123,9 @@ fn a_limit_before_the_first_tier_is_a_fault() {
     let found = faults("tiers\n  burst: 5\n  storage: 1 GB\ntier: free\n");
     assert_eq!(
         found,
-        "1.1.1/1.1.1/1.1.1 line 2 (line 2 of the file): burst: a limit stands after the `tier:` it \
-         is of\n1.1.1/1.1.1/1.1.1 line 3 (line 3 of the file): storage: a limit stands after the \
-         `tier:` it is of"
+        "1.1.1/1.1.1/1.1.1 line 2 (line 2 of the file): burst: a limit must follow the \
+         `tier:` line of its tier\n1.1.1/1.1.1/1.1.1 line 3 (line 3 of the file): storage: a limit must \
+         follow the `tier:` line of its tier"
     );
 }
 
@@ -140,7 +140,7 @@ fn key_attributes_are_checked() {
 }
 
 #[test]
-fn all_faults_are_reported_at_once_in_the_order_of_the_text() {
+fn all_faults_are_reported_in_order() {
     let text =
         "tiers\ntier: free\nburst: x\n\u{17}tenant: a\ntier: gold\nfoo: 1\n\u{17}tenant: a\n";
     let found = faults(text);
@@ -158,7 +158,7 @@ fn all_faults_are_reported_at_once_in_the_order_of_the_text() {
 }
 
 #[test]
-fn no_fault_repeats_what_might_be_a_key() {
+fn faults_never_repeat_a_key() {
     let key = "pmb-v1-00112233445566778899aabbccddeeff";
     for scroll in [
         format!("tenant: a\ntier: free\n{key}"),
@@ -175,18 +175,18 @@ fn no_fault_repeats_what_might_be_a_key() {
 }
 
 #[test]
-fn an_empty_or_cut_text_is_no_registry() {
+fn an_empty_text_is_not_a_registry() {
     for text in ["", "\n", "# only words\n", "\u{17}\u{17}", "tiers\n", "tie"] {
-        assert!(Registry::read(text.as_bytes()).is_err(), "{text:?}");
+        assert!(Registry::parse(text.as_bytes()).is_err(), "{text:?}");
     }
 }
 
 #[test]
-fn bytes_that_are_not_utf8_are_told_by_place() {
+fn a_fault_locates_invalid_utf8() {
     let mut bytes = registry(&["tenant: a\ntier: free\nx-name: "]).into_bytes();
     bytes.push(0xff);
     assert!(faults(bytes).contains(
-        "1.1.1/1.1.1/1.1.2 line 3 (line 9 of the file): from here on the text is not UTF-8"
+        "1.1.1/1.1.1/1.1.2 line 3 (line 9 of the file): the text is not UTF-8 from here on"
     ));
 }
 
@@ -194,54 +194,57 @@ fn bytes_that_are_not_utf8_are_told_by_place() {
 fn a_coordinate_beyond_999_is_refused() {
     let text = format!("{TIERS}{}tenant: a\ntier: free\n", "\u{17}".repeat(999));
     assert!(
-        faults(text).contains("1.1.1/1.1.1/1.1.1000 line 1 (line 7 of the file): a coordinate has")
+        faults(text).contains(
+            "1.1.1/1.1.1/1.1.1000 line 1 (line 7 of the file): the numbers of a coordinate"
+        )
     );
 }
 
 #[test]
-fn windows_line_ends_and_a_byte_order_mark_are_fine() {
+fn crlf_and_byte_order_marks_are_accepted() {
     let text = format!("\u{feff}{}", registry(&["tenant: a\ntier: free\n"])).replace('\n', "\r\n");
-    assert_eq!(Registry::read(text.as_bytes()).unwrap().tenants.len(), 1);
+    assert_eq!(Registry::parse(text.as_bytes()).unwrap().tenants.len(), 1);
 }
 
 #[test]
-fn the_template_is_a_registry_whose_free_tier_is_the_built_in_one() {
-    let registry = Registry::read(crate::TEMPLATE.as_bytes()).unwrap();
+fn the_templates_free_tier_has_the_defaults() {
+    let registry = Registry::parse(crate::TEMPLATE.as_bytes()).unwrap();
     let tier = |name: &str| registry.tiers[&TierName::parse(name).unwrap()].clone();
     assert_eq!(tier("free"), Limits::default());
     let storage = ["free", "starter", "pro", "team"].map(|t| tier(t).storage_bytes / MB);
     assert_eq!(storage, [25, 100, 500, 1000]);
     for limits in registry.tiers.values() {
-        // Measured: in 64 MiB, four requests at once are safe with phexts of 4 MB and bodies of 2.
-        let (at_once, memory) = (u64::from(limits.concurrency), limits.memory_bytes / (64 << 20));
-        assert!(at_once * limits.phext_max_bytes() <= memory * 16 * MB);
-        assert!(at_once * limits.body_max_bytes() <= memory * 8 * MB);
+        // Measured: in 64 MiB, four concurrent requests are safe with phexts of 4 MB and bodies of
+        // 2 MB.
+        let concurrency = u64::from(limits.concurrency);
+        let memory_units = limits.memory_bytes / (64 << 20);
+        assert!(concurrency * limits.phext_max_bytes() <= memory_units * 16 * MB);
+        assert!(concurrency * limits.body_max_bytes() <= memory_units * 8 * MB);
     }
 }
 
 #[test]
-fn the_documentation_is_right() {
-    let words = include_str!("../../../docs/registry.md");
-    let example = words.split("```phext\n").nth(1).unwrap().split("```").next().unwrap();
-    let registry = Registry::read(example.replace("^W", "\u{17}").as_bytes()).unwrap();
+fn the_documentation_matches_the_parser() {
+    let page = include_str!("../../../docs/registry.md");
+    let example = page.split("```phext\n").nth(1).unwrap().split("```").next().unwrap();
+    let registry = Registry::parse(example.replace("^W", "\u{17}").as_bytes()).unwrap();
     let bob = &registry.tenants[&TenantId::parse("bob").unwrap()];
     assert_eq!((bob.keys.len(), bob.status), (2, TenantStatus::Suspended));
     assert_eq!((bob.limits.storage_bytes, bob.limits.price_cents_month), (750 * MB, 2000));
-    // The table has every limit with its default.
+    // The table lists every limit with its default.
     for field in limit_field::FIELDS {
-        let row = words.lines().find(|l| l.starts_with(&format!("| `{}` |", field.name)));
-        let otherwise =
-            row.unwrap_or(field.name).trim_end_matches(" |").rsplit("| ").next().unwrap();
+        let row = page.lines().find(|l| l.starts_with(&format!("| `{}` |", field.name)));
+        let default = row.unwrap_or(field.name).trim_end_matches(" |").rsplit("| ").next().unwrap();
         let mut limits = Limits { burst: 1, ..Limits::default() };
-        field.apply(otherwise, &mut limits).unwrap();
-        assert_eq!(field.show(&limits), field.show(&Limits::default()), "{}", field.name);
+        field.apply(default, &mut limits).unwrap();
+        assert_eq!(field.format(&limits), field.format(&Limits::default()), "{}", field.name);
     }
 }
 
 proptest! {
     #[test]
     fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
-        let _ = Registry::read(&bytes);
+        let _ = Registry::parse(&bytes);
     }
 
     #[test]
@@ -252,7 +255,7 @@ proptest! {
         Just("\u{0}"), Just(" #"), Just(":"), Just("\r\n"), Just("x-a: "), Just("\u{feff}"),
     ], 0..60)) {
         let text = words.concat();
-        let read = Registry::read(text.as_bytes());
-        prop_assert!(read.is_ok() || !read.unwrap_err().is_empty());
+        let parsed = Registry::parse(text.as_bytes());
+        prop_assert!(parsed.is_ok() || !parsed.unwrap_err().is_empty());
     }
 }

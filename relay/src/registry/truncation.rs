@@ -1,19 +1,20 @@
-//! Whether a text that is a valid registry may be believed at once. Pure.
+//! Detection of a registry that has lost its end. Pure.
 //!
-//! A registry that is cut where a scroll or a line ends is a valid one, and everybody after the cut
-//! would be refused at every gateway. Texts are cut while a writer stalls in the middle of the file,
-//! and for good when an SQ is killed in an update. Renaming a whole file over the old one cuts none.
+//! A registry that is truncated where a line or a scroll ends is still valid, and every tenant after
+//! that point would be refused at every gateway. A text is truncated while a writer stalls in the
+//! middle of the file, and permanently when an SQ is killed during an update. Renaming a complete file
+//! over the old one never truncates.
 //!
 //! ```text
-//! text ──► looks cut? ── no ──► believed
-//!              └── yes ──► held ── unchanged for `patience` ──► believed
-//!                           │  ▲
-//!                           └──┘ still being written: from the beginning
-//! another text, or none: what was held is forgotten
+//! text ──► looks truncated? ── no ──► accepted
+//!               └── yes ──► pending ── unchanged for the hold time ──► accepted
+//!                            │   ▲
+//!                            └───┘ the source is being changed: the time starts again
+//! another text, or none: the pending one is discarded
 //! ```
 //!
-//! One key less, as when a tenant is removed, is believed at once; so is any number of keys that are
-//! suspended or given an end: they are still there.
+//! One key less, as after the removal of a tenant, is accepted at once. The same holds for any number
+//! of keys that are suspended or given an end, since they are still in the text.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -21,116 +22,122 @@ use std::time::{Duration, Instant};
 
 use protocol::KeyHash;
 
-use crate::registry::Registry;
+use super::{Key, Registry};
 
-/// Keys that may go at once in a registry of any size.
-const LOSS: usize = 3;
-/// In a large one, one in so many.
-const LOSS_PART: usize = 10;
+/// Keys that may disappear at once from a registry of any size.
+const MISSING_MAX: usize = 3;
+/// Reciprocal of the share of keys that may disappear at once from a large registry: a tenth.
+const MISSING_MAX_DIVISOR: usize = 10;
 
-/// Why a text looks cut.
+/// A sign that a registry is truncated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Suspicion {
-    /// Many keys that are good are not in it.
-    Lost {
-        /// How many.
-        lost: usize,
-        /// Of how many.
+    /// More live keys have disappeared at once than is usual.
+    MissingKeys {
+        /// Live keys of the previous registry that are absent from the new one.
+        missing: usize,
+        /// All live keys of the previous registry.
         live: usize,
     },
-    /// Its last line has no end, and the one before it had.
-    OpenLine,
+    /// The last line has no line end, while that of the previous registry had one.
+    UnterminatedLine,
 }
 
-/// A text and what it says.
+/// A valid registry with the bytes that it was parsed from.
 #[derive(Debug)]
-pub struct Text {
-    /// As it was read.
-    pub bytes: Vec<u8>,
-    /// What it says.
-    pub registry: Registry,
+pub(crate) struct Candidate {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) registry: Registry,
 }
 
-/// Holds what looks cut.
+/// Delays the acceptance of a registry that looks truncated.
 #[derive(Debug)]
-pub struct Guard {
-    patience: Duration,
-    held: Option<(Text, Instant)>,
+pub(crate) struct TruncationGuard {
+    /// Time for which a suspicious text must stay unchanged; zero accepts every text at once.
+    hold: Duration,
+    pending: Option<Pending>,
+}
+
+#[derive(Debug)]
+struct Pending {
+    candidate: Candidate,
+    unchanged_since: Instant,
 }
 
 impl Suspicion {
-    /// Whether `after` looks cut to those who know `before`. Keys that have ended at `now_s` are no
-    /// loss.
-    pub fn of(before: &Registry, after: &Registry, now_s: u64) -> Option<Self> {
-        let there: HashSet<KeyHash> = keys(after).map(|(hash, _)| hash).collect();
-        let good = keys(before).filter(|(_, end)| end.is_none_or(|end| now_s < end));
-        let (mut live, mut lost) = (0, 0);
-        for (hash, _) in good {
-            live += 1;
-            lost += usize::from(!there.contains(&hash));
-        }
-        let emptied = there.is_empty() && live > 1;
-        if lost > LOSS.max(live / LOSS_PART) || emptied {
-            return Some(Self::Lost { lost, live });
-        }
-        (!before.tenants.is_empty() && !before.open_line && after.open_line)
-            .then_some(Self::OpenLine)
-    }
-}
+    /// Compares a registry with its predecessor. Keys that have ended at `now_s` are not missed.
+    pub(crate) fn between(before: &Registry, after: &Registry, now_s: u64) -> Option<Self> {
+        let remaining: HashSet<KeyHash> = after.keys().map(|key| key.hash).collect();
+        let live: Vec<&Key> = before.keys().filter(|key| key.is_live(now_s)).collect();
+        let missing = live.iter().filter(|key| !remaining.contains(&key.hash)).count();
+        let live = live.len();
 
-fn keys(registry: &Registry) -> impl Iterator<Item = (KeyHash, Option<u64>)> {
-    registry.tenants.values().flat_map(|t| &t.keys).map(|k| (k.hash, k.expires_s))
+        let too_many = missing > MISSING_MAX.max(live / MISSING_MAX_DIVISOR);
+        let emptied = remaining.is_empty() && live > 1;
+        if too_many || emptied {
+            return Some(Self::MissingKeys { missing, live });
+        }
+        // A registry without tenants has nothing to lose: its successor may be new.
+        let lost_line_end = !before.unterminated && after.unterminated;
+        if lost_line_end && !before.tenants.is_empty() {
+            return Some(Self::UnterminatedLine);
+        }
+        None
+    }
 }
 
 impl fmt::Display for Suspicion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Lost { lost, live } => write!(f, "{lost} of {live} good keys are not in it"),
-            Self::OpenLine => f.write_str("it ends in the middle of a line"),
+            Self::MissingKeys { missing, live } => {
+                write!(f, "{missing} of {live} live keys are missing")
+            }
+            Self::UnterminatedLine => f.write_str("the last line has no line end"),
         }
     }
 }
 
-impl Guard {
-    /// A guard that believes what looks cut when it has not changed for `patience`.
-    pub fn new(patience: Duration) -> Self {
-        Self { patience, held: None }
+impl TruncationGuard {
+    pub(crate) fn new(hold: Duration) -> Self {
+        Self { hold, pending: None }
     }
 
-    /// Judges a text against what is answered now: gives it back to be believed, or holds it.
-    pub fn judge(
+    /// Checks a new text against the registry in use: returns it if it is accepted, or makes it
+    /// pending.
+    pub(crate) fn check(
         &mut self,
-        before: &Registry,
-        text: Text,
+        current: &Registry,
+        candidate: Candidate,
         now_s: u64,
         now: Instant,
-    ) -> Result<Text, Suspicion> {
-        self.held = None;
-        match Suspicion::of(before, &text.registry, now_s) {
-            Some(suspicion) if !self.patience.is_zero() => {
-                self.held = Some((text, now));
+    ) -> Result<Candidate, Suspicion> {
+        self.pending = None;
+        match Suspicion::between(current, &candidate.registry, now_s) {
+            Some(suspicion) if !self.hold.is_zero() => {
+                self.pending = Some(Pending { candidate, unchanged_since: now });
                 Err(suspicion)
             }
-            _ => Ok(text),
+            _ => Ok(candidate),
         }
     }
 
-    /// The source is being changed: what is held has to wait anew.
-    pub fn unsettled(&mut self, now: Instant) {
-        if let Some((_, since)) = &mut self.held {
-            *since = now;
+    /// Notes that the source is being changed, which starts the hold time again.
+    pub(crate) fn on_changing(&mut self, now: Instant) {
+        if let Some(pending) = &mut self.pending {
+            pending.unchanged_since = now;
         }
     }
 
-    /// The source says what it said before: what has been held long enough is believed.
-    pub fn unchanged(&mut self, now: Instant) -> Option<Text> {
-        let patience = self.patience;
-        self.held.take_if(|(_, since)| now.duration_since(*since) >= patience).map(|(text, _)| text)
+    /// Notes that the source is unchanged. Returns the pending text once its hold time has passed.
+    pub(crate) fn on_unchanged(&mut self, now: Instant) -> Option<Candidate> {
+        let hold = self.hold;
+        let is_due = |pending: &mut Pending| now.duration_since(pending.unchanged_since) >= hold;
+        self.pending.take_if(is_due).map(|pending| pending.candidate)
     }
 
-    /// The source says something else, or nothing.
-    pub fn forget(&mut self) {
-        self.held = None;
+    /// Discards the pending text: the source is gone or has an invalid text.
+    pub(crate) fn discard(&mut self) {
+        self.pending = None;
     }
 }
 
@@ -151,17 +158,21 @@ mod tests {
         text
     }
 
-    fn read(text: &str) -> Registry {
-        Registry::read(text.as_bytes()).unwrap()
+    fn parse(text: &str) -> Registry {
+        Registry::parse(text.as_bytes()).unwrap()
+    }
+
+    fn candidate(text: &str) -> Candidate {
+        Candidate { bytes: Vec::new(), registry: parse(text) }
     }
 
     fn suspicion(before: &str, after: &str) -> Option<Suspicion> {
-        Suspicion::of(&read(before), &read(after), 1_000)
+        Suspicion::between(&parse(before), &parse(after), 1_000)
     }
 
     #[test]
-    fn a_few_keys_may_go_at_once_and_many_may_not() {
-        for (before, after, suspect) in [
+    fn only_many_missing_keys_are_suspicious() {
+        for (before, after, is_suspicious) in [
             (1, 0, false),
             (2, 1, false),
             (2, 0, true),
@@ -171,64 +182,80 @@ mod tests {
             (100, 89, true),
         ] {
             let found = suspicion(&text(0..before), &text(0..after));
-            assert_eq!(found.is_some(), suspect, "{before} to {after}");
+            assert_eq!(found.is_some(), is_suspicious, "{before} to {after}");
         }
     }
 
     #[test]
-    fn keys_that_have_ended_or_are_suspended_are_no_loss() {
-        let (before, few) = (text(0..50), text(48..50));
+    fn ended_and_suspended_keys_are_not_missed() {
+        let before = text(0..50);
+        let few = text(48..50);
         let ended = before.replace("\ntier: free\n", "; expires=1970-01-01\ntier: free\n");
         let ended = ended.replace("tiers; expires=1970-01-01", "tiers");
         let suspended = before.replace("\n\u{17}", "\nstatus: suspended\n\u{17}");
         let suspended = suspended.replacen("status: suspended\n", "", 1);
         assert_eq!(suspicion(&ended, &few), None);
-        assert_eq!(suspicion(&before, &ended), None, "they were given an end");
+        assert_eq!(suspicion(&before, &ended), None, "the keys were given an end");
         assert_eq!(suspicion(&before, &suspended), None);
         assert!(suspicion(&suspended, &few).is_some());
     }
 
     #[test]
-    fn a_last_line_that_loses_its_end_is_suspicious_but_not_where_it_never_had_one() {
-        let (whole, open) = (text(0..9), text(0..9) + "burst: 10");
-        assert_eq!(suspicion(&whole, &open), Some(Suspicion::OpenLine));
-        assert_eq!(suspicion(&open, &(text(0..9) + "burst: 100")), None);
-        assert_eq!(suspicion(&open, &whole), None);
-        assert_eq!(suspicion(&text([]), &open), None, "there was nobody before");
+    fn losing_the_last_line_end_is_suspicious() {
+        let terminated = text(0..9);
+        let unterminated = text(0..9) + "burst: 10";
+        let other_unterminated = text(0..9) + "burst: 100";
+        assert_eq!(suspicion(&terminated, &unterminated), Some(Suspicion::UnterminatedLine));
+        assert_eq!(suspicion(&unterminated, &other_unterminated), None);
+        assert_eq!(suspicion(&unterminated, &terminated), None);
+        assert_eq!(suspicion(&text([]), &unterminated), None, "there was no tenant before");
     }
 
     #[test]
-    fn what_is_held_is_believed_when_it_has_not_changed_for_long_enough() {
-        let (start, s) = (Instant::now(), Duration::from_secs);
-        let mut guard = Guard::new(s(5));
-        let before = read(&text(0..9));
-        let cut = || Text { bytes: Vec::new(), registry: read(&text(0..2)) };
-        assert!(guard.judge(&before, cut(), 0, start).is_err());
-        assert!(guard.unchanged(start + s(4)).is_none());
-        guard.unsettled(start + s(4));
-        assert!(guard.unchanged(start + s(8)).is_none(), "it is still being written");
-        assert_eq!(guard.unchanged(start + s(9)).unwrap().registry, cut().registry);
-        assert!(guard.unchanged(start + s(99)).is_none(), "once");
+    fn a_pending_text_is_accepted_after_the_hold_time() {
+        let start = Instant::now();
+        let s = Duration::from_secs;
+        let mut guard = TruncationGuard::new(s(5));
+        let current = parse(&text(0..9));
+        let truncated = text(0..2);
+        assert!(guard.check(&current, candidate(&truncated), 0, start).is_err());
+        assert!(guard.on_unchanged(start + s(4)).is_none());
+        guard.on_changing(start + s(4));
+        assert!(guard.on_unchanged(start + s(8)).is_none(), "the source was being changed");
+        assert_eq!(guard.on_unchanged(start + s(9)).unwrap().registry, parse(&truncated));
+        assert!(guard.on_unchanged(start + s(99)).is_none(), "it is accepted once");
+    }
 
-        assert!(guard.judge(&before, cut(), 0, start).is_err());
-        let whole = Text { bytes: Vec::new(), registry: read(&text(0..8)) };
-        assert!(guard.judge(&before, whole, 0, start + s(1)).is_ok());
-        assert!(guard.unchanged(start + s(99)).is_none(), "it has been replaced");
-        assert!(Guard::new(s(0)).judge(&before, cut(), 0, start).is_ok(), "no patience");
+    #[test]
+    fn a_newer_text_replaces_the_pending_one() {
+        let start = Instant::now();
+        let s = Duration::from_secs;
+        let mut guard = TruncationGuard::new(s(5));
+        let current = parse(&text(0..9));
+        assert!(guard.check(&current, candidate(&text(0..2)), 0, start).is_err());
+        assert!(guard.check(&current, candidate(&text(0..8)), 0, start + s(1)).is_ok());
+        assert!(guard.on_unchanged(start + s(99)).is_none());
+    }
+
+    #[test]
+    fn without_a_hold_time_every_text_is_accepted() {
+        let mut guard = TruncationGuard::new(Duration::ZERO);
+        let current = parse(&text(0..9));
+        assert!(guard.check(&current, candidate(&text(0..2)), 0, Instant::now()).is_ok());
     }
 
     proptest! {
-        /// Whatever a cut leaves is refused, held, or costs no more than a few keys.
+        /// Every truncation is refused, held back, or loses no more than a few keys.
         #[test]
-        fn a_cut_costs_a_few_keys_at_most(tenants in 0..40_u16, cut: prop::sample::Index) {
-            let whole = text(0..tenants);
-            let cut = &whole[..cut.index(whole.len() + 1)];
-            let before = read(&whole);
-            if let Ok(after) = Registry::read(cut.as_bytes())
-                && Suspicion::of(&before, &after, 0).is_none()
+        fn truncation_loses_few_keys(tenants in 0..40_u16, cut: prop::sample::Index) {
+            let complete = text(0..tenants);
+            let truncated = &complete[..cut.index(complete.len() + 1)];
+            let before = parse(&complete);
+            if let Ok(after) = Registry::parse(truncated.as_bytes())
+                && Suspicion::between(&before, &after, 0).is_none()
             {
-                let lost = before.keys() - after.keys();
-                prop_assert!(lost <= LOSS.max(usize::from(tenants) / LOSS_PART));
+                let missing = before.keys().count() - after.keys().count();
+                prop_assert!(missing <= MISSING_MAX.max(usize::from(tenants) / MISSING_MAX_DIVISOR));
                 for (id, tenant) in &after.tenants {
                     prop_assert_eq!(&tenant.limits, &before.tenants[id].limits);
                 }

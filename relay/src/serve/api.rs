@@ -1,19 +1,19 @@
-//! The HTTP interface. Who may use it has been decided by TLS.
+//! The HTTP interface. TLS has already decided which clients may use it.
 //!
-//! | request | answer |
+//! | request | response |
 //! |---|---|
 //! | `POST /v1/verify` | 200 `VerifyResponse`; 503 before the first good registry |
-//! | `GET /v1/changes?epoch&since&wait_ms` | 200 `ChangesResponse`, at once or when there is news |
-//! | `GET /healthz` | 200: the process answers |
-//! | `GET /readyz` | 200: keys are answered (the body says if from an older registry); else 503 |
+//! | `GET /v1/changes?epoch&since&wait_ms` | 200 `ChangesResponse`, at once or with the next change |
+//! | `GET /healthz` | 200 while the process responds |
+//! | `GET /readyz` | 200 while keys are verified, also from an older registry; else 503 |
 //! | `GET /metrics` | OpenMetrics |
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Bytes;
-use axum::extract::rejection::{BytesRejection, QueryRejection};
-use axum::extract::{DefaultBodyLimit, Query, State};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{DefaultBodyLimit, FromRequest, Query, Request, State};
 use axum::http::StatusCode;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER};
 use axum::response::{IntoResponse, Response};
@@ -25,29 +25,26 @@ use serde::Serialize;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use crate::serve::metrics::{Gauged, Metrics, Outcome, count};
-use crate::serve::state::{SourceStatus, View};
+use super::metrics::{GaugeGuard, Metrics, Outcome, count};
+use super::state::{SourceHealth, View};
 
-/// A verify has 82 bytes; the rest is room for fields to come.
+/// The body of a verify has 82 bytes; the rest is room for future fields.
 const BODY_MAX_BYTES: usize = 4096;
-/// Time for a request's body to arrive.
+/// Time-out of a request's body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(5);
-/// The longest a poll waits, whatever it asks for: dead gateways are noticed by then.
-pub const WAIT_MAX: Duration = Duration::from_mins(1);
+/// Bound on `wait_ms`: a gateway that is gone is noticed at the end of its poll.
+pub(super) const WAIT_MAX: Duration = Duration::from_mins(1);
 
-/// What the handlers share.
+/// The state that the handlers share.
 #[derive(Debug, Clone)]
-pub struct Api {
-    /// The newest view.
-    pub views: watch::Receiver<Arc<View>>,
-    /// `true`: the relay is stopping, nothing waits any more.
-    pub closing: watch::Receiver<bool>,
-    /// Counters.
-    pub metrics: Arc<Metrics>,
+pub(super) struct Api {
+    pub(super) views: watch::Receiver<Arc<View>>,
+    /// True once the relay is stopping, which ends all long polls.
+    pub(super) closing: watch::Receiver<bool>,
+    pub(super) metrics: Arc<Metrics>,
 }
 
-/// All routes.
-pub fn router(api: Api) -> Router {
+pub(super) fn router(api: Api) -> Router {
     Router::new()
         .route(headers::VERIFY_PATH, post(verify))
         .route(headers::CHANGES_PATH, get(changes))
@@ -58,32 +55,27 @@ pub fn router(api: Api) -> Router {
         .with_state(api)
 }
 
-async fn verify(State(api): State<Api>, request: axum::extract::Request) -> Response {
-    use axum::extract::FromRequest;
-    let Ok(body) = timeout(BODY_TIMEOUT, Bytes::from_request(request, &())).await else {
-        return StatusCode::REQUEST_TIMEOUT.into_response();
+async fn verify(State(api): State<Api>, request: Request) -> Response {
+    let body = match timeout(BODY_TIMEOUT, Bytes::from_request(request, &())).await {
+        Ok(Ok(body)) => body,
+        Ok(Err(rejection)) => return rejection.into_response(),
+        Err(_) => return StatusCode::REQUEST_TIMEOUT.into_response(),
     };
-    let body: Result<Bytes, BytesRejection> = body;
-    let body = match body {
-        Ok(body) => body,
-        Err(rejection) => return rejection.into_response(),
-    };
-    let Ok(question) = serde_json::from_slice::<VerifyRequest>(&body) else {
-        let expected = "expected {\"key_sha256\": \"64 hexadecimal digits\"}\n";
+    let Ok(request) = serde_json::from_slice::<VerifyRequest>(&body) else {
+        let expected = "Invalid body: expected {\"key_sha256\": \"64 hexadecimal digits\"}.\n";
         return (StatusCode::BAD_REQUEST, expected).into_response();
     };
-    let answer = api.views.borrow().verify(&question.key_sha256);
-    let Some(answer) = answer else {
+    let Some(response) = api.views.borrow().verify(&request.key_sha256) else {
         count(&api.metrics.verifies, Outcome::unavailable);
         return no_registry();
     };
-    let outcome = match answer.verdict.as_ref().map(|v| v.status) {
+    let outcome = match response.verdict.as_ref().map(|verdict| verdict.status) {
         Some(TenantStatus::Active) => Outcome::active,
         Some(TenantStatus::Suspended) => Outcome::suspended,
         None => Outcome::unknown,
     };
     count(&api.metrics.verifies, outcome);
-    uncached(Json(answer))
+    uncached(Json(response))
 }
 
 async fn changes(
@@ -94,12 +86,12 @@ async fn changes(
         Ok(Query(request)) => request,
         Err(rejection) => return rejection.into_response(),
     };
-    let _waiting = Gauged::new(&api.metrics.polls);
+    let _waiting = GaugeGuard::new(&api.metrics.long_polls);
     let wait = Duration::from_millis(request.wait_ms.into()).min(WAIT_MAX);
-    let answer = tokio::select! {
-        // News goes before a wait of 0 that is over at once.
+    let changed = tokio::select! {
+        // Changes take precedence over a wait of 0, which is over at once.
         biased;
-        answer = news(&mut api.views, &request) => Some(answer),
+        response = next_changes(&mut api.views, &request) => Some(response),
         () = sleep(wait) => None,
         _ = api.closing.wait_for(|closing| *closing) => None,
     };
@@ -108,38 +100,48 @@ async fn changes(
         count(&api.metrics.changes, Outcome::unavailable);
         return no_registry();
     }
-    let answer = answer.unwrap_or_else(|| unchanged(&view, &request));
-    let outcome = match &answer {
-        ChangesResponse { reset: true, .. } => Outcome::reset,
-        ChangesResponse { changed, .. } if changed.is_empty() => Outcome::unchanged,
-        _ => Outcome::changed,
+    let response = changed.unwrap_or_else(|| no_changes(&view, &request));
+    let outcome = if response.reset {
+        Outcome::reset
+    } else if response.changed.is_empty() {
+        Outcome::unchanged
+    } else {
+        Outcome::changed
     };
     count(&api.metrics.changes, outcome);
-    uncached(Json(answer))
+    uncached(Json(response))
 }
 
-/// Waits until there is something to tell.
-async fn news(views: &mut watch::Receiver<Arc<View>>, request: &ChangesRequest) -> ChangesResponse {
+/// Waits for a view with changes since the gateway's revision.
+async fn next_changes(
+    views: &mut watch::Receiver<Arc<View>>,
+    request: &ChangesRequest,
+) -> ChangesResponse {
     loop {
         let view = Arc::clone(&views.borrow_and_update());
-        let answer = view.changes(request.epoch.as_ref(), request.since);
-        if let (Some(answer), true) = (answer, view.revision > 0) {
-            return answer;
+        let changes = view.changes(request.epoch.as_ref(), request.since);
+        if let Some(changes) = changes.filter(|_| view.revision > 0) {
+            return changes;
         }
         if views.changed().await.is_err() {
-            // The feed is gone and with it the process, soon.
+            // The sender is gone, so the process is about to end.
             std::future::pending::<()>().await;
         }
     }
 }
 
-/// Nothing happened while waiting; what happened since then is left to the next poll.
-fn unchanged(view: &View, request: &ChangesRequest) -> ChangesResponse {
-    let (epoch, revision) = (view.epoch.clone(), request.since);
-    ChangesResponse { epoch, revision, reset: false, changed: Vec::new() }
+/// The response of a poll that saw no change. It repeats the gateway's revision: a change that came
+/// after the wait is left to the next poll.
+fn no_changes(view: &View, request: &ChangesRequest) -> ChangesResponse {
+    ChangesResponse {
+        epoch: view.epoch.clone(),
+        revision: request.since,
+        reset: false,
+        changed: Vec::new(),
+    }
 }
 
-/// What `/readyz` says.
+/// Body of `GET /readyz`.
 #[derive(Serialize)]
 struct Readiness<'a> {
     ready: bool,
@@ -153,26 +155,29 @@ struct Readiness<'a> {
 async fn readyz(State(api): State<Api>) -> Response {
     let view = Arc::clone(&api.views.borrow());
     let (source, reason) = match &view.source {
-        SourceStatus::Starting => ("starting", None),
-        SourceStatus::Good => ("good", None),
-        SourceStatus::Gone(why) => ("gone", Some(why.as_str())),
-        SourceStatus::Refused(why) => ("refused", Some(why.as_str())),
-        SourceStatus::Suspicious(why) => ("suspicious", Some(why.as_str())),
+        SourceHealth::Starting => ("starting", None),
+        SourceHealth::Good => ("good", None),
+        SourceHealth::Gone(reason) => ("gone", Some(reason.as_str())),
+        SourceHealth::Refused(reason) => ("refused", Some(reason.as_str())),
+        SourceHealth::Suspicious(reason) => ("suspicious", Some(reason.as_str())),
     };
     let ready = view.revision > 0 && !*api.closing.borrow();
-    let (revision, tenants) = (view.revision, view.tenants);
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, uncached(Json(Readiness { ready, source, revision, tenants, reason }))).into_response()
+    let revision = view.revision;
+    let tenants = view.tenants;
+    let body = Json(Readiness { ready, source, revision, tenants, reason });
+    (status, uncached(body)).into_response()
 }
 
 async fn metrics(State(api): State<Api>) -> Response {
-    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(CONTENT_TYPE, kind)], api.metrics.encode()).into_response()
+    let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(CONTENT_TYPE, content_type)], api.metrics.encode()).into_response()
 }
 
 fn no_registry() -> Response {
-    let retry = [(RETRY_AFTER, "1")];
-    (StatusCode::SERVICE_UNAVAILABLE, retry, "no registry has been read yet\n").into_response()
+    let headers = [(RETRY_AFTER, "1")];
+    let body = "No valid registry has been read yet; GET /readyz gives the reason.\n";
+    (StatusCode::SERVICE_UNAVAILABLE, headers, body).into_response()
 }
 
 fn uncached(body: impl IntoResponse) -> Response {

@@ -1,9 +1,9 @@
-//! One connection: who is it, is there room, what does it ask, and when does it end.
+//! One connection: handshake, admission, requests, end.
 //!
 //! ```text
-//! handshake ──► known name? ──► room? ──► HTTP/1.1 ──► idle too long, or gone: closed
-//!    └── none, other CA │          │          └── too old, other certificates, relay stops:
-//!                  └────┴──────────┴► closed       the answer under way (≤ LAST_ANSWER), then closed
+//! handshake ─► accepted name? ─► permit? ─► HTTP/1.1 ─► idle for too long, or client gone: closed
+//!    │ no certificate of our CA │      │        └── too old, new certificates, relay stops:
+//!    └────────────────┴─────────┴► closed           last response (≤ LAST_RESPONSE), then closed
 //! ```
 
 use std::sync::Arc;
@@ -25,113 +25,119 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tracing::{debug, warn};
 
-use crate::serve::api;
-use crate::serve::metrics::{Gauged, Metrics};
+use super::api::WAIT_MAX;
+use super::metrics::{GaugeGuard, Metrics};
 
-/// Time for a TLS handshake; Envoy itself waits for 1 s.
-const HANDSHAKE: Duration = Duration::from_secs(3);
-/// Time for the answer that is under way: the longest poll and its way.
-const LAST_ANSWER: Duration = api::WAIT_MAX.saturating_add(Duration::from_secs(5));
+/// Time-out of a TLS handshake; Envoy itself waits for 1 s.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(3);
+/// Time for the response that is due when a connection ends: the longest poll and its transfer.
+const LAST_RESPONSE: Duration = WAIT_MAX.saturating_add(Duration::from_secs(5));
 
-/// How many connections there may be, and how long they live.
+/// Bounds on the number and duration of connections.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConnectionLimits {
-    /// At once. HTTP/1.1 has one request in flight per connection, so this bounds long polls too.
+    /// Open connections. HTTP/1.1 has one request in flight per connection, so this bounds the long
+    /// polls too.
     pub max: usize,
-    /// Time for a request's headers, idle time before them included. Longer than Envoy's
-    /// `idle_timeout` for the relay: Envoy closes first, and no request meets a connection that is
-    /// just being closed.
+    /// Time-out of a request's head, including the idle time before it. It must exceed Envoy's
+    /// `idle_timeout` for the relay: then Envoy closes first, and no request meets a connection that
+    /// is being closed.
     pub idle: Duration,
-    /// Time until it has to show its certificate again: one that has ended is noticed by then.
-    /// Longer than Envoy's `max_connection_duration`, for the same reason.
+    /// Age at which a connection ends, so that an expired certificate is noticed. It must exceed
+    /// Envoy's `max_connection_duration`, for the same reason.
     pub age: Duration,
 }
 
-/// What all connections share.
+/// The state that all connections share.
 #[derive(Debug, Clone)]
-pub struct Terms {
-    /// What answers.
-    pub app: Router,
-    /// Names of the gateways that may ask; none: everybody with a certificate.
-    pub clients: Arc<[ServerName<'static>]>,
-    /// Their limits.
-    pub limits: ConnectionLimits,
-    /// Room left.
-    pub room: Arc<Semaphore>,
-    /// There was none the last time.
-    pub full: Arc<AtomicBool>,
-    /// Certificates; those that are replaced end the connections that were made with them.
-    pub tls: watch::Receiver<Arc<ServerConfig>>,
-    /// `true`: the relay is stopping.
-    pub closing: watch::Receiver<bool>,
-    /// Counters.
-    pub metrics: Arc<Metrics>,
+pub(super) struct ConnectionContext {
+    pub(super) router: Router,
+    /// Names of the accepted gateways; empty to accept every certificate of the CA.
+    pub(super) clients: Arc<[ServerName<'static>]>,
+    pub(super) limits: ConnectionLimits,
+    /// One permit per open connection.
+    pub(super) permits: Arc<Semaphore>,
+    /// True if the last connection found no permit, so that the warning is logged once.
+    pub(super) was_full: Arc<AtomicBool>,
+    /// The current certificates. A change ends the connections made with earlier ones.
+    pub(super) tls: watch::Receiver<Arc<ServerConfig>>,
+    /// True once the relay is stopping.
+    pub(super) closing: watch::Receiver<bool>,
+    pub(super) metrics: Arc<Metrics>,
 }
 
-/// Serves one connection until its end. `slot` bounds handshakes and is given back after it.
-pub async fn serve(stream: TcpStream, slot: OwnedSemaphorePermit, mut terms: Terms) {
+/// Serves one connection until its end. `handshake_permit` is released after the handshake.
+pub(super) async fn serve(
+    stream: TcpStream,
+    handshake_permit: OwnedSemaphorePermit,
+    mut context: ConnectionContext,
+) {
     // A verify is one small packet each way.
     let _ = stream.set_nodelay(true);
-    let acceptor = TlsAcceptor::from(Arc::clone(&terms.tls.borrow_and_update()));
-    let shaken = tokio::select! {
-        shaken = timeout(HANDSHAKE, acceptor.accept(stream)) => shaken,
-        () = closed(&mut terms.closing) => return,
+    let acceptor = TlsAcceptor::from(Arc::clone(&context.tls.borrow_and_update()));
+    let handshake = tokio::select! {
+        handshake = timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)) => handshake,
+        () = wait_until_closing(&mut context.closing) => return,
     };
-    let stream = match shaken {
-        Ok(Ok(stream)) if known(&stream, &terms.clients) => stream,
+    let stream = match handshake {
+        Ok(Ok(stream)) if has_accepted_name(&stream, &context.clients) => stream,
         failed => {
-            terms.metrics.handshakes_failed.inc();
-            debug!("handshake: {:?}", failed.map(Result::err));
+            context.metrics.handshakes_failed.inc();
+            debug!(error = ?failed.map(Result::err), "handshake failed");
             return;
         }
     };
-    drop(slot);
-    let Ok(_room) = Arc::clone(&terms.room).try_acquire_owned() else {
-        terms.metrics.connections_refused.inc();
-        if !terms.full.swap(true, Ordering::Relaxed) {
-            let max = terms.limits.max;
-            warn!(max, "there is no room for more connections: new ones are closed");
+    drop(handshake_permit);
+    let Ok(_permit) = Arc::clone(&context.permits).try_acquire_owned() else {
+        context.metrics.connections_refused.inc();
+        if !context.was_full.swap(true, Ordering::Relaxed) {
+            let max = context.limits.max;
+            warn!(max, "all connections are in use: new ones are closed");
         }
         return;
     };
-    terms.full.store(false, Ordering::Relaxed);
-    let _counted = Gauged::new(&terms.metrics.connections);
-    answer(stream, terms).await;
+    context.was_full.store(false, Ordering::Relaxed);
+    let _open = GaugeGuard::new(&context.metrics.connections);
+    serve_requests(stream, context).await;
 }
 
-async fn answer(stream: TlsStream<TcpStream>, mut terms: Terms) {
-    let served = http1::Builder::new()
+async fn serve_requests(stream: TlsStream<TcpStream>, mut context: ConnectionContext) {
+    let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(terms.limits.idle)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(terms.app));
-    tokio::pin!(served);
+        .header_read_timeout(context.limits.idle)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(context.router));
+    tokio::pin!(connection);
     let ended = tokio::select! {
-        ended = &mut served => Some(ended),
-        () = closed(&mut terms.closing) => None,
-        // An error is the sender's end: the relay's as well.
-        _ = terms.tls.changed() => None,
-        () = sleep(terms.limits.age) => None,
+        ended = &mut connection => Some(ended),
+        () = wait_until_closing(&mut context.closing) => None,
+        // An error means that the sender is gone, because the relay is stopping.
+        _ = context.tls.changed() => None,
+        () = sleep(context.limits.age) => None,
     };
-    let ended = if let Some(ended) = ended {
-        Ok(ended)
+    let result = if let Some(result) = ended {
+        Ok(result)
     } else {
-        served.as_mut().graceful_shutdown();
-        timeout(LAST_ANSWER, served).await
+        connection.as_mut().graceful_shutdown();
+        timeout(LAST_RESPONSE, connection).await
     };
-    if !matches!(ended, Ok(Ok(()))) {
-        debug!("connection: {ended:?}");
+    if !matches!(result, Ok(Ok(()))) {
+        debug!(?result, "connection failed");
     }
 }
 
-/// Whether the client's certificate is for one of the names.
-fn known(stream: &TlsStream<TcpStream>, names: &[ServerName<'static>]) -> bool {
+/// Returns true if the client's certificate carries an accepted name.
+fn has_accepted_name(stream: &TlsStream<TcpStream>, accepted: &[ServerName<'static>]) -> bool {
+    if accepted.is_empty() {
+        return true;
+    }
     let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
-    let parsed = certificate.and_then(|c| ParsedCertificate::try_from(c).ok());
-    names.is_empty()
-        || parsed.is_some_and(|c| names.iter().any(|name| verify_server_name(&c, name).is_ok()))
+    let Some(certificate) = certificate.and_then(|c| ParsedCertificate::try_from(c).ok()) else {
+        return false;
+    };
+    accepted.iter().any(|name| verify_server_name(&certificate, name).is_ok())
 }
 
-async fn closed(closing: &mut watch::Receiver<bool>) {
-    // An error is the sender's end: closing as well.
+async fn wait_until_closing(closing: &mut watch::Receiver<bool>) {
+    // An error means that the sender is gone, because the relay has stopped.
     let _ = closing.wait_for(|closing| *closing).await;
 }

@@ -1,4 +1,7 @@
-//! What `/metrics` says, in the `OpenMetrics` text format. Label sets are closed.
+//! The relay's metrics, in the `OpenMetrics` text format.
+//!
+//! Every name starts with [`PREFIX`], so that none is confused with one of another part. The only
+//! label is `outcome`, from a closed set.
 
 use std::sync::atomic::AtomicU64;
 
@@ -11,71 +14,59 @@ use prometheus_client::registry::Registry;
 /// Prefix of every metric name; the registry joins it to the rest with an underscore.
 const PREFIX: &str = "sq_relay";
 
-/// Everything that is counted.
+/// All metrics, with the registry that encodes them.
 #[derive(Debug)]
-pub struct Metrics {
+pub(crate) struct Metrics {
     registry: Registry,
-    /// Answers to verify.
-    pub verifies: Family<Labels, Counter>,
-    /// Answers to changes.
-    pub changes: Family<Labels, Counter>,
-    /// Looks at the source that brought something.
-    pub loads: Family<Labels, Counter>,
-    /// 1: what the source says is what is answered.
-    pub source_good: Gauge,
-    /// 1: what is answered is kept for the next start.
-    pub kept: Gauge,
-    /// The registry's revision; 0: none has been read.
-    pub revision: Gauge,
-    /// Tenants in it.
-    pub tenants: Gauge,
-    /// Keys in it that are good.
-    pub keys: Gauge,
-    /// When a registry was last taken over.
-    pub loaded_s: Gauge<u64, AtomicU64>,
-    /// Connections now, after their handshake.
-    pub connections: Gauge,
-    /// Connections closed because there was no room.
-    pub connections_refused: Counter,
-    /// Long polls waiting now.
-    pub polls: Gauge,
-    /// TLS handshakes that failed.
-    pub handshakes_failed: Counter,
-    /// Reloads of the certificates.
-    pub certificates: Family<Labels, Counter>,
+    pub(crate) verifies: Family<OutcomeLabel, Counter>,
+    pub(crate) changes: Family<OutcomeLabel, Counter>,
+    pub(crate) loads: Family<OutcomeLabel, Counter>,
+    /// 1 while verdicts come from the source's current text, else 0.
+    pub(crate) source_good: Gauge,
+    /// 1 if the last good copy was written, else 0.
+    pub(crate) last_good_written: Gauge,
+    pub(crate) revision: Gauge,
+    pub(crate) tenants: Gauge,
+    pub(crate) keys: Gauge,
+    pub(crate) loaded_s: Gauge<u64, AtomicU64>,
+    pub(crate) connections: Gauge,
+    pub(crate) connections_refused: Counter,
+    pub(crate) long_polls: Gauge,
+    pub(crate) handshakes_failed: Counter,
+    pub(crate) certificate_loads: Family<OutcomeLabel, Counter>,
 }
 
-/// The one label.
+/// The label `outcome`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub struct Labels {
+pub(crate) struct OutcomeLabel {
     outcome: Outcome,
 }
 
-/// How something went.
+/// The result of a request or load; variants are named like the label's values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
-#[allow(non_camel_case_types, reason = "the label's text")]
-pub enum Outcome {
-    /// Verify: the key is good.
+#[allow(non_camel_case_types, reason = "the encoder takes the label's text from the name")]
+pub(crate) enum Outcome {
+    /// Verify: the key is live and its tenant is active.
     active,
-    /// Verify: its tenant is suspended.
+    /// Verify: the key's tenant is suspended.
     suspended,
-    /// Verify: there is no such key.
+    /// Verify: no live key has this digest.
     unknown,
-    /// Verify, changes: no registry has been read yet.
+    /// Verify and changes: no registry has been read yet.
     unavailable,
-    /// Changes: with digests.
+    /// Changes: some digests have changed.
     changed,
-    /// Changes: with none.
+    /// Changes: no digest has changed.
     unchanged,
-    /// Changes: "ask everything anew".
+    /// Changes: the gateway must drop all its verdicts.
     reset,
-    /// Loads: it was taken over.
+    /// Loads: the registry or certificates were accepted.
     good,
-    /// Loads: it was not valid.
+    /// Loads: the registry or certificates are invalid.
     refused,
-    /// Loads: it looks cut.
-    held,
-    /// Loads: it could not be read.
+    /// Loads: the registry looks truncated.
+    suspicious,
+    /// Loads: the source can't be read.
     gone,
 }
 
@@ -87,69 +78,87 @@ impl Default for Metrics {
             changes: Family::default(),
             loads: Family::default(),
             source_good: Gauge::default(),
-            kept: Gauge::default(),
+            last_good_written: Gauge::default(),
             revision: Gauge::default(),
             tenants: Gauge::default(),
             keys: Gauge::default(),
             loaded_s: Gauge::default(),
             connections: Gauge::default(),
             connections_refused: Counter::default(),
-            polls: Gauge::default(),
+            long_polls: Gauge::default(),
             handshakes_failed: Counter::default(),
-            certificates: Family::default(),
+            certificate_loads: Family::default(),
         };
-        let m = &metrics;
-        let r = &mut Registry::with_prefix(PREFIX);
-        r.register("verifies", "Answers to /v1/verify", m.verifies.clone());
-        r.register("changes", "Answers to /v1/changes", m.changes.clone());
-        r.register("registry_loads", "Looks at the source that brought news", m.loads.clone());
-        r.register("registry_source_good", "1: the source is answered", m.source_good.clone());
-        r.register("registry_kept", "1: it is kept for the next start", m.kept.clone());
-        r.register("registry_revision", "Revision; 0: none was read", m.revision.clone());
-        r.register("registry_tenants", "Tenants in the registry", m.tenants.clone());
-        r.register("registry_keys", "Good keys in the registry", m.keys.clone());
-        let help = "When a registry was last taken over, seconds since 1970 UTC";
-        r.register("registry_loaded_timestamp_seconds", help, m.loaded_s.clone());
-        r.register("connections", "Connections now", m.connections.clone());
-        let refused = m.connections_refused.clone();
-        r.register("connections_refused", "Connections closed for want of room", refused);
-        r.register("long_polls", "Long polls waiting now", m.polls.clone());
-        let failed = m.handshakes_failed.clone();
-        r.register("tls_handshakes_failed", "TLS handshakes that failed", failed);
-        r.register("certificate_loads", "Reloads of the certificates", m.certificates.clone());
-        metrics.registry = std::mem::take(r);
+        metrics.register_requests();
+        metrics.register_registry();
+        metrics.register_connections();
         metrics
     }
 }
 
 impl Metrics {
-    /// The whole text.
-    pub fn encode(&self) -> String {
+    fn register_requests(&mut self) {
+        let r = &mut self.registry;
+        r.register("verifies", "Responses to /v1/verify", self.verifies.clone());
+        r.register("changes", "Responses to /v1/changes", self.changes.clone());
+        r.register("long_polls", "Long polls that are waiting", self.long_polls.clone());
+    }
+
+    fn register_registry(&mut self) {
+        let r = &mut self.registry;
+        r.register("registry_loads", "Changes of the source, by result", self.loads.clone());
+        let source_good = "1 if verdicts come from the source's current text, else 0";
+        r.register("registry_source_good", source_good, self.source_good.clone());
+        let last_good = "1 if the last good copy was written for the next start, else 0";
+        r.register("registry_last_good_written", last_good, self.last_good_written.clone());
+        let revision = "Revision of the verdicts; 0 before the first registry";
+        r.register("registry_revision", revision, self.revision.clone());
+        r.register("registry_tenants", "Tenants in the registry", self.tenants.clone());
+        r.register("registry_keys", "Live keys in the registry", self.keys.clone());
+        let loaded = "Time of the last accepted registry, in seconds since 1970 UTC";
+        r.register("registry_loaded_timestamp_seconds", loaded, self.loaded_s.clone());
+    }
+
+    fn register_connections(&mut self) {
+        let r = &mut self.registry;
+        r.register("connections", "Open connections", self.connections.clone());
+        let refused = "Connections closed because all were in use";
+        r.register("connections_refused", refused, self.connections_refused.clone());
+        r.register(
+            "tls_handshakes_failed",
+            "Failed TLS handshakes",
+            self.handshakes_failed.clone(),
+        );
+        let loads = "Reloads of the certificates, by result";
+        r.register("certificate_loads", loads, self.certificate_loads.clone());
+    }
+
+    /// Encodes all metrics for a scrape.
+    pub(crate) fn encode(&self) -> String {
         let mut out = String::new();
-        // Writing into a String does not fail.
+        // Writing to a String does not fail.
         let _ = text::encode(&mut out, &self.registry);
         out
     }
 }
 
-/// Counts one of a family.
-pub fn count(family: &Family<Labels, Counter>, outcome: Outcome) {
-    family.get_or_create(&Labels { outcome }).inc();
+/// Increments the counter of `outcome`.
+pub(crate) fn count(family: &Family<OutcomeLabel, Counter>, outcome: Outcome) {
+    family.get_or_create(&OutcomeLabel { outcome }).inc();
 }
 
-/// A gauge that counts while this lives.
+/// Counts one in a gauge until dropped.
 #[derive(Debug)]
-pub struct Gauged(Gauge);
+pub(crate) struct GaugeGuard(Gauge);
 
-impl Gauged {
-    /// One more, until dropped.
-    pub fn new(gauge: &Gauge) -> Self {
+impl GaugeGuard {
+    pub(crate) fn new(gauge: &Gauge) -> Self {
         gauge.inc();
         Self(gauge.clone())
     }
 }
 
-impl Drop for Gauged {
+impl Drop for GaugeGuard {
     fn drop(&mut self) {
         self.0.dec();
     }

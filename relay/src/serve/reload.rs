@@ -1,11 +1,16 @@
-//! The one task that turns what the source says into views: look, read, judge, publish.
+//! Hot reload: the task that turns the source's text into published views.
 //!
-//! A text that is not valid or looks cut, or a source that is gone, changes the view's
-//! [`SourceStatus`] and nothing else: the last good registry goes on being answered.
+//! ```text
+//! poll ──► parse ──► check for truncation ──► load into the state ──► publish, write last good copy
+//! tick ──► end keys whose time has come ──► publish
+//! ```
+//!
+//! A text that is invalid or looks truncated, or a source that can't be read, changes the view's
+//! [`SourceHealth`] only: the last good registry is still answered.
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use protocol::Epoch;
 use tokio::sync::watch;
@@ -13,205 +18,205 @@ use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::{sleep, timeout};
 use tracing::{error, info, warn};
 
-use crate::registry::truncation::{Guard, Suspicion, Text};
+use super::metrics::{Metrics, Outcome, count};
+use super::state::{RelayState, SourceHealth, View};
+use crate::clock::now_s;
+use crate::registry::truncation::{Candidate, Suspicion, TruncationGuard};
 use crate::registry::{Faults, Registry};
-use crate::serve::metrics::{Metrics, Outcome, count};
-use crate::serve::state::{Book, SourceStatus, View};
-use crate::source::last_good::{self, Kept};
+use crate::source::last_good::{self, GoodText};
 use crate::source::{Reading, Source};
 
-/// Seconds since 1970 UTC.
-pub fn now_s() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs())
-}
-
-/// How often keys are looked at whose time has come, however slow the source is; and once before
-/// each look, however fast it is. A key ends at most this late, and the time it takes to read a
-/// registry that has just changed.
+/// Interval at which ended keys are looked for, during slow polls and between fast ones. A key ends at
+/// most this late, plus the time to parse a registry that has just changed.
 const TICK: Duration = Duration::from_millis(50);
 
-/// Time to read what was kept.
-const KEPT_PATIENCE: Duration = Duration::from_secs(5);
+/// Time to read the last good copy.
+const RESTORE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The driver of one source.
+/// Drives one source.
 #[derive(Debug)]
-pub struct Feed {
+pub(super) struct Reloader {
     source: Source,
-    last_good: PathBuf,
-    desk: Desk,
+    last_good_path: PathBuf,
+    publisher: Publisher,
 }
 
-/// What the driver writes to.
+/// Judges what the source delivers and publishes the result.
 #[derive(Debug)]
-struct Desk {
-    book: Book,
-    guard: Guard,
-    publish: watch::Sender<Arc<View>>,
-    keep: watch::Sender<Kept>,
+struct Publisher {
+    state: RelayState,
+    guard: TruncationGuard,
+    views: watch::Sender<Arc<View>>,
+    good_texts: watch::Sender<GoodText>,
     metrics: Arc<Metrics>,
 }
 
-impl Feed {
-    /// A feed that has not looked yet, and where its views appear. A text that looks cut is held for
-    /// `hold`. What is taken over goes to `keep`, and what was kept in `last_good` is answered until
-    /// then.
-    pub fn new(
+impl Reloader {
+    /// Creates a reloader and the channel of its views. Nothing is read yet.
+    ///
+    /// A text that looks truncated is pending for the time `hold`. Accepted texts go to `good_texts`,
+    /// and the copy in `last_good_path` is answered until there is one.
+    pub(super) fn new(
         source: Source,
         hold: Duration,
-        (last_good, keep): (PathBuf, watch::Sender<Kept>),
+        last_good_path: PathBuf,
+        good_texts: watch::Sender<GoodText>,
         epoch: Epoch,
         metrics: Arc<Metrics>,
     ) -> (Self, watch::Receiver<Arc<View>>) {
-        let book = Book::new(epoch);
-        let (publish, views) = watch::channel(Arc::new(book.view().clone()));
-        let desk = Desk { book, guard: Guard::new(hold), publish, keep, metrics };
-        (Self { source, last_good, desk }, views)
+        let state = RelayState::new(epoch);
+        let (views, receiver) = watch::channel(Arc::new(state.view().clone()));
+        let guard = TruncationGuard::new(hold);
+        let publisher = Publisher { state, guard, views, good_texts, metrics };
+        (Self { source, last_good_path, publisher }, receiver)
     }
 
-    /// Looks, and looks again, until dropped. Returns when a look could not be finished.
-    pub async fn run(self) -> Result<(), JoinError> {
-        let Self { mut source, last_good, mut desk } = self;
-        desk.restore(last_good).await?;
+    /// Polls until dropped. Fails if a blocking task panicked.
+    pub(super) async fn run(self) -> Result<(), JoinError> {
+        let Self { mut source, last_good_path, mut publisher } = self;
+        publisher.restore(last_good_path).await?;
         let mut pause = Duration::ZERO;
         loop {
-            // Not only during a look: one that is over before each tick would win every time.
-            desk.tick();
-            let look = async {
+            // Once per poll, because polls that are shorter than a tick never let one come.
+            publisher.tick();
+            let poll = async {
                 sleep(pause).await;
                 let reading = source.poll().await?;
                 pause = source.interval();
                 Ok(reading)
             };
-            tokio::pin!(look);
+            tokio::pin!(poll);
             let reading = loop {
                 tokio::select! {
-                    reading = &mut look => break reading,
-                    () = sleep(TICK) => desk.tick(),
+                    reading = &mut poll => break reading,
+                    () = sleep(TICK) => publisher.tick(),
                 }
             };
-            desk.take(reading?).await?;
+            publisher.on_reading(reading?).await?;
         }
     }
 }
 
-impl Desk {
+impl Publisher {
     fn tick(&mut self) {
-        let ended = self.book.tick(now_s());
-        if ended > 0 {
-            info!(changed = ended, revision = self.book.view().revision, "keys have ended");
+        let changed = self.state.tick(now_s());
+        if changed > 0 {
+            info!(changed, revision = self.state.view().revision, "keys have ended");
             self.publish();
         }
     }
 
-    /// Answers what was kept. It may be on a network folder that does not answer.
+    /// Answers from the last good copy. It may be on a network folder that does not respond.
     async fn restore(&mut self, path: PathBuf) -> Result<(), JoinError> {
-        let kept = spawn_blocking(move || last_good::load(&path));
-        match timeout(KEPT_PATIENCE, kept).await.map_or(Ok(Ok(None)), |kept| kept)? {
+        let load = spawn_blocking(move || last_good::load(&path));
+        let Ok(loaded) = timeout(RESTORE_TIMEOUT, load).await else {
+            warn!(timeout = ?RESTORE_TIMEOUT, "last good copy can't be read in time");
+            return Ok(());
+        };
+        match loaded? {
             Ok(Some(registry)) => {
-                self.book.restore(registry, now_s());
-                let tenants = self.book.view().tenants;
-                info!(tenants, "the last good registry is answered until the source is read");
+                self.state.restore(registry, now_s());
+                let tenants = self.state.view().tenants;
+                info!(tenants, "last good copy is answered until the source is read");
                 self.publish();
             }
             Ok(None) => {}
-            Err(why) => warn!(why, "the last good registry can't be used"),
+            Err(error) => warn!(%error, "last good copy can't be used"),
         }
         Ok(())
     }
 
-    async fn take(&mut self, reading: Reading) -> Result<(), JoinError> {
+    async fn on_reading(&mut self, reading: Reading) -> Result<(), JoinError> {
         let now = Instant::now();
-        let news = match reading {
-            Reading::Same => match self.guard.unchanged(now) {
-                Some(text) => {
-                    warn!("the registry that looks cut has not changed: it is believed");
-                    self.loaded(text);
-                    true
+        match reading {
+            Reading::Unchanged => {
+                if let Some(candidate) = self.guard.on_unchanged(now) {
+                    warn!("registry that looks truncated was unchanged for its hold time");
+                    self.accept(candidate);
+                    self.publish();
                 }
-                None => false,
-            },
-            Reading::Unsettled => {
-                self.guard.unsettled(now);
-                false
             }
+            Reading::Changing => self.guard.on_changing(now),
             Reading::New(bytes) => {
-                self.judged(bytes, now).await?;
-                true
+                self.on_text(bytes, now).await?;
+                self.publish();
             }
-            Reading::Gone(why) => self.gone(&why),
-        };
-        if news {
-            self.publish();
+            Reading::Unreadable(reason) => {
+                if self.set_gone(&reason) {
+                    self.publish();
+                }
+            }
         }
         Ok(())
     }
 
-    async fn judged(&mut self, bytes: Vec<u8>, now: Instant) -> Result<(), JoinError> {
-        // A large registry takes long enough to read that answers would wait for it.
-        let read = spawn_blocking(move || match Registry::read(&bytes) {
-            Ok(registry) => Ok(Text { bytes, registry }),
-            Err(faults) => Err(faults),
+    async fn on_text(&mut self, bytes: Vec<u8>, now: Instant) -> Result<(), JoinError> {
+        // Parsing a large registry would delay responses on this thread.
+        let parsed = spawn_blocking(move || {
+            let registry = Registry::parse(&bytes)?;
+            Ok(Candidate { bytes, registry })
         });
-        match read.await? {
-            Ok(text) => match self.guard.judge(self.book.registry(), text, now_s(), now) {
-                Ok(text) => self.loaded(text),
-                Err(suspicion) => self.held(suspicion),
-            },
-            Err(faults) => self.refused(&faults),
+        match parsed.await? {
+            Ok(candidate) => {
+                let current = self.state.registry();
+                match self.guard.check(current, candidate, now_s(), now) {
+                    Ok(candidate) => self.accept(candidate),
+                    Err(suspicion) => self.set_suspicious(suspicion),
+                }
+            }
+            Err(faults) => self.refuse(&faults),
         }
         Ok(())
     }
 
-    fn loaded(&mut self, text: Text) {
-        for warning in text.registry.warnings() {
+    fn accept(&mut self, candidate: Candidate) {
+        for warning in candidate.registry.warnings() {
             warn!("registry: {warning}");
         }
-        let changed = self.book.load(text.registry, now_s());
-        self.keep.send_replace(Some(Arc::new(text.bytes)));
-        let view = self.book.view();
+        let changed = self.state.load(candidate.registry, now_s());
+        self.good_texts.send_replace(Some(Arc::new(candidate.bytes)));
         count(&self.metrics.loads, Outcome::good);
         self.metrics.loaded_s.set(now_s());
-        info!(tenants = view.tenants, changed, revision = view.revision, "the registry was read");
+        let view = self.state.view();
+        info!(tenants = view.tenants, changed, revision = view.revision, "registry was loaded");
     }
 
-    fn held(&mut self, suspicion: Suspicion) {
-        count(&self.metrics.loads, Outcome::held);
-        let revision = self.book.view().revision;
-        warn!(%suspicion, revision, "the registry looks cut: the last good one stays for now");
-        self.book.trouble(SourceStatus::Suspicious(suspicion.to_string()));
+    fn set_suspicious(&mut self, suspicion: Suspicion) {
+        count(&self.metrics.loads, Outcome::suspicious);
+        let revision = self.state.view().revision;
+        warn!(%suspicion, revision, "registry looks truncated: the last good one stays for now");
+        self.state.set_source_health(SourceHealth::Suspicious(suspicion.to_string()));
     }
 
-    fn refused(&mut self, faults: &Faults) {
-        self.guard.forget();
+    fn refuse(&mut self, faults: &Faults) {
+        self.guard.discard();
         count(&self.metrics.loads, Outcome::refused);
         for fault in faults.iter() {
             error!("registry: {fault}");
         }
-        let revision = self.book.view().revision;
-        error!(
-            faults = faults.len(),
-            revision, "the registry is not valid: the last good one stays"
-        );
-        self.book.trouble(SourceStatus::Refused(faults.to_string()));
+        let revision = self.state.view().revision;
+        error!(faults = faults.len(), revision, "registry is invalid: the last good one stays");
+        self.state.set_source_health(SourceHealth::Refused(faults.to_string()));
     }
 
-    fn gone(&mut self, why: &str) -> bool {
-        self.guard.forget();
-        let news = self.book.trouble(SourceStatus::Gone(why.to_owned()));
-        if news {
+    /// Records that the source can't be read. Returns true if that has not been recorded before.
+    fn set_gone(&mut self, reason: &str) -> bool {
+        self.guard.discard();
+        let is_news = self.state.set_source_health(SourceHealth::Gone(reason.to_owned()));
+        if is_news {
             count(&self.metrics.loads, Outcome::gone);
-            error!(why, "the registry can't be read: the last good one stays");
+            error!(error = reason, "registry can't be read: the last good one stays");
         }
-        news
+        is_news
     }
 
     fn publish(&self) {
-        let view = self.book.view();
-        let m = &self.metrics;
-        m.source_good.set(i64::from(view.source == SourceStatus::Good));
-        m.revision.set(view.revision.cast_signed());
-        m.tenants.set(i64::try_from(view.tenants).unwrap_or(i64::MAX));
-        m.keys.set(i64::try_from(view.verdicts.len()).unwrap_or(i64::MAX));
-        self.publish.send_replace(Arc::new(view.clone()));
+        let view = self.state.view();
+        let metrics = &self.metrics;
+        metrics.source_good.set(i64::from(view.source == SourceHealth::Good));
+        metrics.revision.set(view.revision.cast_signed());
+        metrics.tenants.set(i64::try_from(view.tenants).unwrap_or(i64::MAX));
+        metrics.keys.set(i64::try_from(view.verdicts.len()).unwrap_or(i64::MAX));
+        self.views.send_replace(Arc::new(view.clone()));
     }
 }

@@ -1,12 +1,12 @@
-//! What the relay knows: the registry's verdicts, their revision, and which digests changed when.
+//! The verdicts of the registry, their revision, and the digests that changed at each revision.
 //!
 //! ```text
 //! empty ──load──► revision 1 ──load or tick that changes verdicts──► revision n + 1 ──► …
 //!                      └── load or tick that changes none: the same revision
 //! ```
 //!
-//! [`Book`] is the one writer, without clock or lock. What it publishes is a [`View`]: whole,
-//! immutable, swapped at once, so that no reader sees half of a registry.
+//! [`RelayState`] is the only writer, without clock or lock. It publishes a [`View`], which is
+//! immutable and swapped as a whole, so that no reader sees one half of a registry.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -15,76 +15,82 @@ use protocol::{ChangesResponse, Epoch, KeyHash, Verdict, VerifyResponse};
 
 use crate::registry::Registry;
 
-/// Changed digests remembered. A gateway that missed more is told to ask everything anew, which
-/// costs it one question per key in use; 4096 are 160 kB here and 280 kB as an answer.
-pub const HISTORY_MAX: usize = 4096;
+/// Bound on the remembered changes. A gateway that has missed more is asked to drop all its verdicts,
+/// which costs it one verify per key in use. 4096 changes take 160 kB here and 280 kB in a response.
+const HISTORY_MAX: usize = 4096;
 
-/// The registry as it is answered from. Cheap to clone.
+/// The registry as it is answered. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct View {
-    /// This life of the relay.
-    pub epoch: Epoch,
-    /// 0 until the first registry has been read.
-    pub revision: u64,
-    /// Digest → verdict.
-    pub verdicts: Arc<HashMap<KeyHash, Verdict>>,
-    /// Tenants in the registry.
-    pub tenants: usize,
-    /// How the source does.
-    pub source: SourceStatus,
+pub(super) struct View {
+    pub(super) epoch: Epoch,
+    /// Number of the verdicts within the epoch; 0 before the first registry.
+    pub(super) revision: u64,
+    /// Verdicts by digest. A plain map is enough: timings may help to guess a digest piece by piece,
+    /// but the digest of 128 random bits leads to no key.
+    pub(super) verdicts: Arc<HashMap<KeyHash, Verdict>>,
+    /// Number of tenants in the registry.
+    pub(super) tenants: usize,
+    pub(super) source: SourceHealth,
     history: Arc<History>,
 }
 
-/// How the registry's source does.
+/// Health of the registry's source.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum SourceStatus {
-    /// It has not been read yet.
+pub(super) enum SourceHealth {
+    /// The source has not been read yet.
     Starting,
-    /// What it says is what is answered.
+    /// Verdicts come from the source's current text.
     Good,
-    /// It can't be read: the last good registry is answered.
+    /// The source can't be read, with the reason; the last good registry is answered.
     Gone(String),
-    /// What it says is not valid: the last good registry is answered.
+    /// The source's text is invalid, with the faults; the last good registry is answered.
     Refused(String),
-    /// What it says looks cut: the last good registry is answered until it is believed.
+    /// The source's text looks truncated, with the sign of it; the last good registry is answered
+    /// until the text is accepted.
     Suspicious(String),
 }
 
-/// Which digests changed, oldest first.
+/// Digests whose verdict changed, oldest first.
 #[derive(Debug, Clone, Default)]
 struct History {
-    /// Changes up to this revision have been forgotten.
+    /// Changes up to this revision are forgotten.
     floor: u64,
     changes: VecDeque<(u64, KeyHash)>,
 }
 
 /// The writer of views.
 #[derive(Debug)]
-pub struct Book {
+pub(super) struct RelayState {
     view: View,
     registry: Registry,
-    /// When the verdicts were judged, and when the next key ends.
-    judged_s: u64,
+    /// Time for which the verdicts were computed, in seconds since 1970 UTC.
+    computed_at_s: u64,
+    /// The next end of a key after that time.
     next_expiry_s: Option<u64>,
 }
 
 impl View {
-    /// The answer to "is this key good"; `None`: no registry yet.
-    pub fn verify(&self, hash: &KeyHash) -> Option<VerifyResponse> {
-        (self.revision > 0).then(|| VerifyResponse {
+    /// The response about a key; `None` before the first registry.
+    pub(super) fn verify(&self, hash: &KeyHash) -> Option<VerifyResponse> {
+        if self.revision == 0 {
+            return None;
+        }
+        Some(VerifyResponse {
             epoch: self.epoch.clone(),
             revision: self.revision,
             verdict: self.verdicts.get(hash).cloned(),
         })
     }
 
-    /// The answer to "what has changed since", if there is anything to say yet.
-    pub fn changes(&self, epoch: Option<&Epoch>, since: u64) -> Option<ChangesResponse> {
-        if epoch == Some(&self.epoch) && since == self.revision {
+    /// The changes since a revision that a gateway has seen; `None` if it is up to date.
+    pub(super) fn changes(&self, epoch: Option<&Epoch>, since: u64) -> Option<ChangesResponse> {
+        let same_epoch = epoch == Some(&self.epoch);
+        if same_epoch && since == self.revision {
             return None;
         }
-        let known = epoch == Some(&self.epoch) && since < self.revision;
-        let changed = known.then(|| self.history.since(since)).flatten();
+        // Another epoch, or a revision from the future, can't be compared with ours.
+        let comparable = same_epoch && since < self.revision;
+        let changed = if comparable { self.history.since(since) } else { None };
         Some(ChangesResponse {
             epoch: self.epoch.clone(),
             revision: self.revision,
@@ -98,10 +104,12 @@ impl History {
     fn push(&mut self, revision: u64, changed: Vec<KeyHash>) {
         self.changes.extend(changed.into_iter().map(|hash| (revision, hash)));
         while self.changes.len() > HISTORY_MAX {
-            self.floor = self.changes.pop_front().map_or(revision, |(forgotten, _)| forgotten);
+            let oldest = self.changes.pop_front();
+            self.floor = oldest.map_or(revision, |(forgotten, _)| forgotten);
         }
     }
 
+    /// The digests that changed after `revision`; `None` if some are forgotten.
     fn since(&self, revision: u64) -> Option<Vec<KeyHash>> {
         if revision < self.floor {
             return None;
@@ -114,71 +122,72 @@ impl History {
     }
 }
 
-impl Book {
-    /// An empty book of a new life.
-    pub fn new(epoch: Epoch) -> Self {
+impl RelayState {
+    pub(super) fn new(epoch: Epoch) -> Self {
         let view = View {
             epoch,
             revision: 0,
             verdicts: Arc::default(),
             tenants: 0,
-            source: SourceStatus::Starting,
+            source: SourceHealth::Starting,
             history: Arc::default(),
         };
-        Self { view, registry: Registry::default(), judged_s: 0, next_expiry_s: None }
+        Self { view, registry: Registry::default(), computed_at_s: 0, next_expiry_s: None }
     }
 
-    /// What is to be published.
-    pub fn view(&self) -> &View {
+    /// The view to publish.
+    pub(super) fn view(&self) -> &View {
         &self.view
     }
 
-    /// The registry that is answered; without tenants before the first.
-    pub fn registry(&self) -> &Registry {
+    /// The registry that is answered; empty before the first one.
+    pub(super) fn registry(&self) -> &Registry {
         &self.registry
     }
 
-    /// Takes a registry over. Returns how many digests have another verdict than before.
-    pub fn load(&mut self, registry: Registry, now_s: u64) -> usize {
+    /// Replaces the registry. Returns the number of digests whose verdict has changed.
+    pub(super) fn load(&mut self, registry: Registry, now_s: u64) -> usize {
         self.registry = registry;
         self.view.tenants = self.registry.tenants.len();
-        self.view.source = SourceStatus::Good;
-        self.judge(now_s)
+        self.view.source = SourceHealth::Good;
+        self.recompute(now_s)
     }
 
-    /// Takes over a registry that was good in another life; how the source does is not known by it.
-    pub fn restore(&mut self, registry: Registry, now_s: u64) {
+    /// Answers the last good registry of an earlier run. It says nothing about the source's health.
+    pub(super) fn restore(&mut self, registry: Registry, now_s: u64) {
         let source = self.view.source.clone();
         self.load(registry, now_s);
         self.view.source = source;
     }
 
-    /// Lets keys end whose time has come, or live again when the clock was put back. Returns how
-    /// many digests have another verdict than before.
-    pub fn tick(&mut self, now_s: u64) -> usize {
-        let due = self.next_expiry_s.is_some_and(|end| end <= now_s) || now_s < self.judged_s;
-        if due && self.view.revision > 0 { self.judge(now_s) } else { 0 }
+    /// Ends keys whose time has come, or revives them if the clock was set back. Returns the number
+    /// of digests whose verdict has changed.
+    pub(super) fn tick(&mut self, now_s: u64) -> usize {
+        let key_has_ended = self.next_expiry_s.is_some_and(|end_s| end_s <= now_s);
+        let clock_set_back = now_s < self.computed_at_s;
+        if self.view.revision == 0 || !(key_has_ended || clock_set_back) {
+            return 0;
+        }
+        self.recompute(now_s)
     }
 
-    /// Notes that the source can't be read or is not valid. Returns whether that is news.
-    pub fn trouble(&mut self, status: SourceStatus) -> bool {
-        let news = self.view.source != status;
-        self.view.source = status;
-        news
+    /// Records a source that is not good. Returns true if its health has changed.
+    pub(super) fn set_source_health(&mut self, health: SourceHealth) -> bool {
+        let has_changed = self.view.source != health;
+        self.view.source = health;
+        has_changed
     }
 
-    fn judge(&mut self, now_s: u64) -> usize {
-        self.judged_s = now_s;
+    /// Computes the verdicts at `now_s` and raises the revision if any differ.
+    fn recompute(&mut self, now_s: u64) -> usize {
+        self.computed_at_s = now_s;
         self.next_expiry_s = self.registry.next_expiry_s(now_s);
         let new = self.registry.verdicts(now_s);
-        let old = std::mem::replace(&mut self.view.verdicts, Arc::new(new));
-        let new = &self.view.verdicts;
-        let altered = new.iter().filter(|(hash, verdict)| old.get(hash) != Some(verdict));
-        let gone = old.iter().filter(|(hash, _)| new.get(hash).is_none());
-        let changed: Vec<_> = altered.chain(gone).map(|(hash, _)| *hash).collect();
+        let changed = changed_digests(&self.view.verdicts, &new);
         let count = changed.len();
+        self.view.verdicts = Arc::new(new);
         if self.view.revision == 0 {
-            // Nobody can have followed before there was anything.
+            // No gateway can have followed before the first registry: there is no history.
             self.view.revision = 1;
             self.view.history = Arc::new(History { floor: 1, changes: VecDeque::new() });
         } else if count > 0 {
@@ -187,6 +196,16 @@ impl Book {
         }
         count
     }
+}
+
+/// The digests whose verdict is new, different or gone.
+fn changed_digests(
+    old: &HashMap<KeyHash, Verdict>,
+    new: &HashMap<KeyHash, Verdict>,
+) -> Vec<KeyHash> {
+    let altered = new.iter().filter(|(hash, verdict)| old.get(hash) != Some(verdict));
+    let gone = old.iter().filter(|(hash, _)| !new.contains_key(hash));
+    altered.chain(gone).map(|(hash, _)| *hash).collect()
 }
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
-//! Mutual TLS: the server's certificate, the CA of those who may ask, and their renewal.
+//! Mutual TLS: the relay's certificate, the CAs of its clients, and their reload.
 //!
-//! The three files are looked at once a second. When they have changed and settled they are read
-//! anew, and connections that were made with the old ones end; what can't be used is logged, the old
-//! ones stay, and it is tried again each second: what was in the way may have been no part of the
-//! files.
+//! The three files are checked every second. When they have changed and settled they are read again,
+//! and connections made with the earlier ones end. If the new ones can't be used, the fault is logged
+//! once, the earlier ones stay in use, and reading is retried every second: the cause may lie outside
+//! the files.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,137 +18,147 @@ use tokio::sync::watch;
 use tokio::task::{JoinError, spawn_blocking};
 use tracing::{error, info};
 
-use crate::serve::metrics::{Metrics, Outcome, count};
-use crate::source::file::{Settling, Signature};
+use super::metrics::{Metrics, Outcome, count};
+use crate::secret_file::warn_if_open_to_others;
+use crate::source::settling::{FileVersion, Settling};
 
-/// Where the PEM files are.
+/// Paths of the PEM files.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TlsFiles {
-    /// The server's certificate and what leads to its CA.
+    /// The relay's certificate and its chain.
     pub cert: PathBuf,
-    /// Its private key.
+    /// The certificate's private key.
     pub key: PathBuf,
-    /// The CAs that sign gateways' certificates.
+    /// The CAs that sign the gateways' certificates.
     pub client_ca: PathBuf,
 }
 
-/// Why the files can't be used.
+/// Reasons why the files can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// Not there, not readable or not PEM.
+    /// The file is absent, unreadable or not PEM.
     #[error("{0}: {1}")]
     File(PathBuf, pem::Error),
-    /// No certificate in it.
-    #[error("{0}: no certificate in it")]
+    /// The file contains no certificate.
+    #[error("{0}: the file has no certificate in PEM form")]
     Empty(PathBuf),
-    /// A certificate can't be used as a CA.
+    /// A certificate of the file can't be used as a CA.
     #[error("{0}: {1}")]
     Ca(PathBuf, rustls::Error),
-    /// The CAs can't be used.
+    /// The CAs can't verify clients.
     #[error("client_ca: {0}")]
     Verifier(#[from] VerifierBuilderError),
-    /// Certificate and key don't belong together, or rustls does not take them.
+    /// The certificate does not match the key, or rustls does not support them.
     #[error("certificate and key: {0}")]
     Pair(#[from] rustls::Error),
 }
 
-/// How often the files are looked at.
-const INTERVAL: Duration = Duration::from_secs(1);
+/// Interval between two checks of the files.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 impl TlsFiles {
     /// Reads the files.
-    pub fn load(&self) -> Result<ServerConfig, TlsError> {
+    fn load(&self) -> Result<ServerConfig, TlsError> {
         let provider = Arc::new(default_provider());
         let mut roots = RootCertStore::empty();
-        for ca in certificates(&self.client_ca)? {
-            roots.add(ca).map_err(|e| TlsError::Ca(self.client_ca.clone(), e))?;
+        for ca in read_certificates(&self.client_ca)? {
+            roots.add(ca).map_err(|error| TlsError::Ca(self.client_ca.clone(), error))?;
         }
-        let roots = Arc::new(roots);
         let verifier =
-            WebPkiClientVerifier::builder_with_provider(roots, Arc::clone(&provider)).build()?;
+            WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+                .build()?;
         let key = PrivateKeyDer::from_pem_file(&self.key)
-            .map_err(|e| TlsError::File(self.key.clone(), e))?;
+            .map_err(|error| TlsError::File(self.key.clone(), error))?;
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
             .with_client_cert_verifier(verifier)
-            .with_single_cert(certificates(&self.cert)?, key)?;
+            .with_single_cert(read_certificates(&self.cert)?, key)?;
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        // A resumed session shows no certificate: one that has ended would go on.
+        // A resumed session shows no certificate, so that an expired one would stay in use.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
+        warn_if_open_to_others(&self.key);
         Ok(config)
     }
 
-    fn signatures(&self) -> [Option<Signature>; 3] {
-        [&self.cert, &self.key, &self.client_ca].map(|path| Signature::of(path).ok())
+    fn versions(&self) -> FileVersions {
+        [&self.cert, &self.key, &self.client_ca].map(|path| FileVersion::of(path).ok())
     }
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let file = |e| TlsError::File(path.to_owned(), e);
-    let read = CertificateDer::pem_file_iter(path).map_err(file)?;
-    let certificates = read.collect::<Result<Vec<_>, _>>().map_err(file)?;
-    if certificates.is_empty() { Err(TlsError::Empty(path.to_owned())) } else { Ok(certificates) }
+/// Versions of the three files; `None` for one that can't be read.
+type FileVersions = [Option<FileVersion>; 3];
+
+fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let to_error = |error| TlsError::File(path.to_owned(), error);
+    let certificates = CertificateDer::pem_file_iter(path).map_err(to_error)?;
+    let certificates = certificates.collect::<Result<Vec<_>, _>>().map_err(to_error)?;
+    if certificates.is_empty() {
+        return Err(TlsError::Empty(path.to_owned()));
+    }
+    Ok(certificates)
 }
 
-/// Keeps what new connections use up to date with the files.
+/// Reloads the certificates for new connections when the files change.
 #[derive(Debug)]
-pub struct Renewal {
+pub(super) struct CertificateReloader {
     files: TlsFiles,
-    settling: Settling<[Option<Signature>; 3]>,
-    /// Why what the files say now is not in use.
-    trouble: Option<String>,
-    publish: watch::Sender<Arc<ServerConfig>>,
+    settling: Settling<FileVersions>,
+    /// The fault of the current files; `None` while they are in use.
+    fault: Option<String>,
+    configs: watch::Sender<Arc<ServerConfig>>,
     metrics: Arc<Metrics>,
 }
 
-impl Renewal {
+impl CertificateReloader {
     /// Reads the files for the first time.
-    pub fn new(
+    pub(super) fn new(
         files: TlsFiles,
         metrics: Arc<Metrics>,
     ) -> Result<(Self, watch::Receiver<Arc<ServerConfig>>), TlsError> {
         let mut settling = Settling::default();
-        settling.take(files.signatures());
-        let (publish, configs) = watch::channel(Arc::new(files.load()?));
-        Ok((Self { files, settling, trouble: None, publish, metrics }, configs))
+        settling.take(files.versions());
+        let (configs, receiver) = watch::channel(Arc::new(files.load()?));
+        Ok((Self { files, settling, fault: None, configs, metrics }, receiver))
     }
 
     /// Follows the files until dropped.
-    pub async fn run(mut self) -> Result<(), JoinError> {
+    pub(super) async fn run(mut self) -> Result<(), JoinError> {
         loop {
-            tokio::time::sleep(INTERVAL).await;
-            self.look().await?;
+            tokio::time::sleep(CHECK_INTERVAL).await;
+            self.check().await?;
         }
     }
 
-    /// Looks once, apart from the runtime's threads: on a network folder it may take for ever.
-    async fn look(&mut self) -> Result<(), JoinError> {
+    /// Checks once, on a blocking thread: a network folder may not respond.
+    async fn check(&mut self) -> Result<(), JoinError> {
         let files = self.files.clone();
-        let now = spawn_blocking(move || files.signatures()).await?;
-        if !self.settling.settled(now) && self.trouble.is_none() {
+        let versions = spawn_blocking(move || files.versions()).await?;
+        let has_settled = self.settling.observe(versions);
+        if !has_settled && self.fault.is_none() {
             return Ok(());
         }
-        self.settling.take(now);
+        self.settling.take(versions);
         let files = self.files.clone();
         match spawn_blocking(move || files.load()).await? {
             Ok(config) => {
-                count(&self.metrics.certificates, Outcome::good);
-                info!("the certificates were read again");
-                self.trouble = None;
-                self.publish.send_replace(Arc::new(config));
+                count(&self.metrics.certificate_loads, Outcome::good);
+                info!("certificates were reloaded");
+                self.fault = None;
+                self.configs.send_replace(Arc::new(config));
             }
-            Err(e) => self.refused(e.to_string()),
+            Err(error) => self.refuse(error.to_string()),
         }
         Ok(())
     }
 
-    fn refused(&mut self, why: String) {
-        if self.trouble.as_ref() != Some(&why) {
-            count(&self.metrics.certificates, Outcome::refused);
-            error!(why, "the certificates can't be used: the old ones stay");
+    fn refuse(&mut self, fault: String) {
+        // The same fault is counted and logged once, although reading is retried every second.
+        if self.fault.as_ref() != Some(&fault) {
+            count(&self.metrics.certificate_loads, Outcome::refused);
+            error!(error = fault, "certificates can't be used: the earlier ones stay in use");
         }
-        self.trouble = Some(why);
+        self.fault = Some(fault);
     }
 }
 
@@ -156,35 +166,39 @@ impl Renewal {
 mod tests {
     use super::*;
 
+    fn loads(reloader: &CertificateReloader, outcome: &str) -> bool {
+        let line = format!("certificate_loads_total{{outcome=\"{outcome}\"}} 1\n");
+        reloader.metrics.encode().contains(&line)
+    }
+
     #[tokio::test]
-    async fn certificates_that_could_not_be_read_are_tried_again() {
+    async fn refused_certificates_are_retried_and_counted_once() {
         let dir = tempfile::tempdir().unwrap();
         let files = TlsFiles {
             cert: dir.path().join("crt"),
             key: dir.path().join("key"),
             client_ca: dir.path().join("ca"),
         };
-        let made = rcgen::generate_simple_self_signed(["relay".to_owned()]).unwrap();
-        let good = made.cert.pem();
-        std::fs::write(&files.key, made.signing_key.serialize_pem()).unwrap();
+        let generated = rcgen::generate_simple_self_signed(["relay".to_owned()]).unwrap();
+        let good = generated.cert.pem();
+        std::fs::write(&files.key, generated.signing_key.serialize_pem()).unwrap();
         std::fs::write(&files.client_ca, &good).unwrap();
         std::fs::write(&files.cert, &good).unwrap();
-        let (mut renewal, _configs) = Renewal::new(files.clone(), Arc::default()).unwrap();
+        let (mut reloader, _configs) =
+            CertificateReloader::new(files.clone(), Arc::default()).unwrap();
         std::fs::write(&files.cert, "no certificate").unwrap();
         for _ in 0..5 {
-            renewal.look().await.unwrap();
+            reloader.check().await.unwrap();
         }
-        assert!(renewal.trouble.is_some());
-        let counted = |renewal: &Renewal, line: &str| renewal.metrics.encode().contains(line);
-        let refused = "sq_relay_certificate_loads_total{outcome=\"refused\"} 1\n";
-        assert!(counted(&renewal, refused), "once, however often it is tried");
-        // What was in the way has gone, and the files are those that were looked at.
+        assert!(reloader.fault.is_some());
+        assert!(loads(&reloader, "refused"), "once, although reading is retried");
+        // The cause goes away without a further change of the files.
         std::fs::write(&files.cert, &good).unwrap();
-        renewal.settling.take(files.signatures());
-        renewal.look().await.unwrap();
-        assert_eq!(renewal.trouble, None);
-        assert!(counted(&renewal, "sq_relay_certificate_loads_total{outcome=\"good\"} 1\n"));
-        renewal.look().await.unwrap();
-        assert!(counted(&renewal, "sq_relay_certificate_loads_total{outcome=\"good\"} 1\n"));
+        reloader.settling.take(files.versions());
+        reloader.check().await.unwrap();
+        assert_eq!(reloader.fault, None);
+        assert!(loads(&reloader, "good"));
+        reloader.check().await.unwrap();
+        assert!(loads(&reloader, "good"));
     }
 }

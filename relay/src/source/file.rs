@@ -1,19 +1,12 @@
-//! A file, and when it has changed.
+//! The registry in a file.
 //!
-//! ```text
-//!           stat differs            the same stat again, read, still the same stat
-//! seen ─────────────────► settling ───────────────────────────────────────────────► seen (new text)
-//!                             └── stat differs again: settling
-//! ```
+//! A new version is read only when two polls in a row have found it, so that a writer at work is not
+//! read half-way. A writer that stalls is; `registry/truncation.rs` guards against that.
 //!
-//! A file is taken only when two looks in a row found the same: a writer that goes on is not read
-//! half. One that stalls is (`crate::registry::truncation` is for that).
-//!
-//! Looks are made apart from the runtime's threads: on a network folder whose server is gone, one may
-//! take for ever. Then the source is gone, and the look is waited for instead of making another.
+//! Polls run on a blocking thread: on a network folder whose server is gone, one may never return. The
+//! source then counts as unreadable, and the pending poll is awaited instead of starting another.
 
-use std::io::Read;
-use std::os::unix::fs::MetadataExt;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -21,151 +14,101 @@ use tokio::task::{JoinError, JoinHandle, spawn_blocking};
 use tokio::time::timeout;
 
 use super::Reading;
+use super::settling::{FileVersion, Settling};
 use crate::registry::scroll::REGISTRY_MAX_BYTES;
 
-/// The registry in a file.
+/// A file that is polled for changes.
 #[derive(Debug)]
-pub struct FileSource {
+pub(crate) struct FileSource {
     path: PathBuf,
-    patience: Duration,
+    timeout: Duration,
     settling: Settling,
-    /// The look that is under way.
-    look: Option<JoinHandle<Look>>,
-    /// It has taken so long that the source was said to be gone.
-    late: bool,
+    /// The poll that is running on a blocking thread.
+    pending: Option<JoinHandle<PollResult>>,
+    /// True if the pending poll has exceeded its time-out and was reported as unreadable.
+    timed_out: bool,
 }
 
-/// What a look found, and what it makes of what was seen before.
-type Look = (Settling, std::io::Result<Reading>);
+/// The outcome of a poll with the updated [`Settling`], which the blocking thread works on.
+type PollResult = (Settling, io::Result<Reading>);
 
-/// Time for a look before the source is said to be gone: the largest registry is read in a fraction of a second from a slow disk.
-const PATIENCE: Duration = Duration::from_secs(5);
-
-/// What tells one state of a file from another: editors that rename change the inode, those that
-/// write in place the time or the length.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Signature {
-    device: u64,
-    inode: u64,
-    len: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
-}
-
-/// Waits until something has stopped changing.
-#[derive(Debug, Clone)]
-pub struct Settling<S = Signature> {
-    seen: Option<S>,
-    pending: Option<S>,
-}
-
-impl<S> Default for Settling<S> {
-    fn default() -> Self {
-        Self { seen: None, pending: None }
-    }
-}
-
-impl Signature {
-    /// Of the file, or of what a link leads to.
-    pub fn of(path: &Path) -> std::io::Result<Self> {
-        let meta = std::fs::metadata(path)?;
-        Ok(Self {
-            device: meta.dev(),
-            inode: meta.ino(),
-            len: meta.len(),
-            modified: (meta.mtime(), meta.mtime_nsec()),
-            changed: (meta.ctime(), meta.ctime_nsec()),
-        })
-    }
-}
-
-impl<S: Copy + PartialEq> Settling<S> {
-    /// Whether `now` differs from what was taken, and has been the same twice.
-    pub fn settled(&mut self, now: S) -> bool {
-        if self.seen == Some(now) {
-            self.pending = None;
-            return false;
-        }
-        self.pending.replace(now) == Some(now)
-    }
-
-    /// Whether it was another at the last look.
-    pub fn changing(&self) -> bool {
-        self.pending.is_some()
-    }
-
-    /// Notes that `now` has been taken.
-    pub fn take(&mut self, now: S) {
-        (self.seen, self.pending) = (Some(now), None);
-    }
-
-    /// Forgets everything: whatever comes next is new.
-    pub fn forget(&mut self) {
-        (self.seen, self.pending) = (None, None);
-    }
-}
+/// Time-out of a poll. The largest registry is read from a slow disk in a fraction of a second.
+const POLL_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl FileSource {
-    /// The registry in `path`, which need not be there yet.
-    pub fn new(path: PathBuf) -> Self {
-        Self { path, patience: PATIENCE, settling: Settling::default(), look: None, late: false }
+    /// Creates a source for `path`, which need not exist yet.
+    pub(crate) fn new(path: PathBuf) -> Self {
+        Self {
+            path,
+            timeout: POLL_TIMEOUT,
+            settling: Settling::default(),
+            pending: None,
+            timed_out: false,
+        }
     }
 
-    /// Looks once.
-    pub async fn poll(&mut self) -> Result<Reading, JoinError> {
-        let (path, settling) = (self.path.clone(), self.settling.clone());
-        self.poll_by(move || look(&path, settling)).await
+    /// Polls the source once.
+    pub(crate) async fn poll(&mut self) -> Result<Reading, JoinError> {
+        let path = self.path.clone();
+        let settling = self.settling.clone();
+        self.poll_with(move || poll_file(&path, settling)).await
     }
 
-    async fn poll_by(
+    async fn poll_with(
         &mut self,
-        look: impl FnOnce() -> Look + Send + 'static,
+        poll: impl FnOnce() -> PollResult + Send + 'static,
     ) -> Result<Reading, JoinError> {
-        let under_way = self.look.get_or_insert_with(|| spawn_blocking(look));
-        let Ok(looked) = timeout(self.patience, under_way).await else {
-            self.late = true;
-            return Ok(Reading::Gone(format!("{}: no answer in time", self.path.display())));
+        let pending = self.pending.get_or_insert_with(|| spawn_blocking(poll));
+        let Ok(finished) = timeout(self.timeout, pending).await else {
+            self.timed_out = true;
+            let path = self.path.display();
+            return Ok(Reading::Unreadable(format!("{path}: no response in {:?}", self.timeout)));
         };
-        self.look = None;
-        let (settling, found) = looked?;
+        self.pending = None;
+        let (settling, result) = finished?;
         self.settling = settling;
-        let late = std::mem::take(&mut self.late);
-        Ok(match found {
-            Ok(Reading::Same) if late => {
-                // Who was told that it is gone must be told what is there.
-                self.settling.forget();
-                Reading::Same
+        let timed_out = std::mem::take(&mut self.timed_out);
+        match result {
+            Ok(reading) => {
+                if timed_out && reading == Reading::Unchanged {
+                    // The source was reported as unreadable: deliver the text again.
+                    self.settling.reset();
+                }
+                Ok(reading)
             }
-            Ok(reading) => reading,
-            Err(e) => {
-                self.settling.forget();
-                Reading::Gone(format!("{}: {e}", self.path.display()))
+            Err(error) => {
+                self.settling.reset();
+                Ok(Reading::Unreadable(format!("{}: {error}", self.path.display())))
             }
-        })
+        }
     }
 }
 
-fn look(path: &Path, mut settling: Settling) -> Look {
-    let found = (|| {
-        let before = Signature::of(path)?;
-        if !settling.settled(before) {
-            return Ok(if settling.changing() { Reading::Unsettled } else { Reading::Same });
-        }
-        let bytes = read(path)?;
-        if Signature::of(path)? != before {
-            return Ok(Reading::Unsettled);
-        }
-        settling.take(before);
-        Ok(Reading::New(bytes))
-    })();
-    (settling, found)
+fn poll_file(path: &Path, mut settling: Settling) -> PollResult {
+    let result = read_if_settled(path, &mut settling);
+    (settling, result)
 }
 
-/// Reads a registry's file, at most one byte more than a registry may have.
-pub fn read(path: &Path) -> std::io::Result<Vec<u8>> {
+fn read_if_settled(path: &Path, settling: &mut Settling) -> io::Result<Reading> {
+    let before = FileVersion::of(path)?;
+    if !settling.observe(before) {
+        let is_changing = settling.is_changing();
+        return Ok(if is_changing { Reading::Changing } else { Reading::Unchanged });
+    }
+    let bytes = read_bounded(path)?;
+    // The file may have been changed while it was read.
+    if FileVersion::of(path)? != before {
+        return Ok(Reading::Changing);
+    }
+    settling.take(before);
+    Ok(Reading::New(bytes))
+}
+
+/// Reads a registry's file: at most one byte more than a registry may have, for its parser to refuse.
+pub(crate) fn read_bounded(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    let limit = u64::try_from(REGISTRY_MAX_BYTES).unwrap_or(u64::MAX);
-    std::fs::File::open(path)?.take(limit + 1).read_to_end(&mut bytes)?;
+    let max = u64::try_from(REGISTRY_MAX_BYTES).unwrap_or(u64::MAX);
+    std::fs::File::open(path)?.take(max + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
@@ -177,60 +120,47 @@ mod tests {
         source.poll().await.unwrap()
     }
 
-    #[test]
-    fn a_state_is_taken_when_it_was_the_same_twice() {
-        let mut settling = Settling::default();
-        assert!(!settling.settled(1));
-        assert!(!settling.settled(2), "it changed again");
-        assert!(settling.settled(2));
-        settling.take(2);
-        assert!(!settling.settled(2), "it was taken");
-        assert!(!settling.settled(3));
-        assert!(!settling.settled(2), "it went back to what was taken");
-        assert!(!settling.settled(3), "and is new again");
-    }
-
     #[tokio::test]
     async fn renames_rewrites_and_absence_are_seen() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("registry.phext");
         let mut source = FileSource::new(path.clone());
-        assert!(matches!(poll(&mut source).await, Reading::Gone(_)));
+        assert!(matches!(poll(&mut source).await, Reading::Unreadable(_)));
         std::fs::write(&path, "one").unwrap();
-        assert_eq!(poll(&mut source).await, Reading::Unsettled, "it might still be written");
+        assert_eq!(poll(&mut source).await, Reading::Changing, "it might still be written");
         assert_eq!(poll(&mut source).await, Reading::New(b"one".to_vec()));
-        assert_eq!(poll(&mut source).await, Reading::Same);
+        assert_eq!(poll(&mut source).await, Reading::Unchanged);
         let other = dir.path().join("other");
         std::fs::write(&other, "two").unwrap();
         std::fs::rename(&other, &path).unwrap();
         poll(&mut source).await;
         assert_eq!(poll(&mut source).await, Reading::New(b"two".to_vec()));
         std::fs::remove_file(&path).unwrap();
-        assert!(matches!(poll(&mut source).await, Reading::Gone(_)));
+        assert!(matches!(poll(&mut source).await, Reading::Unreadable(_)));
     }
 
-    /// A network folder whose server does not answer, and then does.
+    /// Simulates a network folder whose server stops responding and comes back.
     #[tokio::test]
-    async fn a_folder_that_does_not_answer_is_a_source_that_is_gone() {
+    async fn a_hanging_folder_makes_the_source_unreadable() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("registry.phext");
         std::fs::write(&path, "one").unwrap();
         let mut source = FileSource::new(path.clone());
         poll(&mut source).await;
         assert_eq!(poll(&mut source).await, Reading::New(b"one".to_vec()));
-        source.patience = Duration::from_millis(5);
-        let (answer, answered) = std::sync::mpsc::channel::<()>();
+        source.timeout = Duration::from_millis(5);
+        let (respond, response) = std::sync::mpsc::channel::<()>();
         let settling = source.settling.clone();
-        let hangs = move || {
-            let _ = answered.recv();
-            look(&path, settling)
+        let hanging_poll = move || {
+            let _ = response.recv();
+            poll_file(&path, settling)
         };
-        assert!(matches!(source.poll_by(hangs).await.unwrap(), Reading::Gone(_)));
+        assert!(matches!(source.poll_with(hanging_poll).await.unwrap(), Reading::Unreadable(_)));
         for _ in 0..3 {
-            assert!(matches!(poll(&mut source).await, Reading::Gone(_)), "no look beside it");
+            assert!(matches!(poll(&mut source).await, Reading::Unreadable(_)), "no second poll");
         }
-        drop(answer);
-        source.patience = PATIENCE;
+        drop(respond);
+        source.timeout = POLL_TIMEOUT;
         let mut readings = Vec::new();
         while readings.last() != Some(&Reading::New(b"one".to_vec())) {
             assert!(readings.len() < 10, "{readings:?}");

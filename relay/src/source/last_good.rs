@@ -1,13 +1,11 @@
-//! The last good registry, kept in a file: what is answered after a restart while the source says
-//! nothing good, and what the commands compare the registry with before they change it.
+//! The last good copy of the registry.
 //!
-//! It has digests where the registry may have keys, is readable by its owner only, and is replaced
-//! as a whole. To keep it is tried once per registry: what fails is logged, shown in the metrics, and
-//! no reason to answer less.
+//! The relay answers from it after a restart while the source has no good registry, and the commands
+//! compare the registry with it before a change. It has digests where the registry may have plain
+//! keys, mode 0600, and is replaced atomically. Writing is tried once per registry; a failure is
+//! logged and shown in the metrics, and verdicts are answered regardless.
 
-use std::fs::{File, OpenOptions};
-use std::io::{ErrorKind, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -15,78 +13,79 @@ use tokio::sync::watch;
 use tokio::task::{JoinError, spawn_blocking};
 use tracing::warn;
 
+use super::file::read_bounded;
+use crate::atomic_file::{self, folder_of};
 use crate::registry::Registry;
 use crate::registry::redact::redact;
 use crate::serve::metrics::Metrics;
-use crate::source::file::read;
 
-/// The text to keep, as it was read; `None`: nothing yet.
-pub type Kept = Option<Arc<Vec<u8>>>;
+/// The registry's bytes as they were read; `None` before the first good registry.
+pub(crate) type GoodText = Option<Arc<Vec<u8>>>;
 
-/// Reads what is kept; `None` when there is nothing.
-pub fn load(path: &Path) -> Result<Option<Registry>, String> {
-    let bytes = match read(path) {
+/// Default path of the copy: beside `registry`, with `.last-good` appended to its name.
+pub(crate) fn default_path(registry: &Path) -> PathBuf {
+    let mut path = registry.as_os_str().to_owned();
+    path.push(".last-good");
+    path.into()
+}
+
+/// Reads the copy; `None` if there is none.
+pub(crate) fn load(path: &Path) -> Result<Option<Registry>, String> {
+    let bytes = match read_bounded(path) {
         Ok(bytes) => bytes,
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(e) => return Err(format!("{}: {e}", path.display())),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(format!("{}: {error}", path.display())),
     };
-    match Registry::read(&bytes) {
-        Ok(registry) => Ok(Some(registry)),
-        Err(faults) => Err(format!("{}: {faults}", path.display())),
-    }
+    let registry = Registry::parse(&bytes);
+    registry.map(Some).map_err(|faults| format!("{}: {faults}", path.display()))
 }
 
-/// Default place of the last good copy: beside `registry`, with `.last-good` appended to its name.
-pub fn default_path(registry: &Path) -> PathBuf {
-    let mut name = registry.as_os_str().to_owned();
-    name.push(".last-good");
-    name.into()
-}
-
-/// Keeps each registry that is taken over, apart from what answers and follows: the disk may be slow.
+/// Writes the copy whenever a registry is accepted. It is a separate task, because the disk may be
+/// slow.
 #[derive(Debug)]
-pub struct Keeper {
+pub(crate) struct LastGoodWriter {
     path: PathBuf,
-    texts: watch::Receiver<Kept>,
+    texts: watch::Receiver<GoodText>,
     metrics: Arc<Metrics>,
 }
 
-impl Keeper {
-    /// Keeps `texts` in `path`.
-    pub fn new(path: PathBuf, texts: watch::Receiver<Kept>, metrics: Arc<Metrics>) -> Self {
+impl LastGoodWriter {
+    pub(crate) fn new(
+        path: PathBuf,
+        texts: watch::Receiver<GoodText>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         Self { path, texts, metrics }
     }
 
-    /// Keeps until dropped.
-    pub async fn run(mut self) -> Result<(), JoinError> {
+    /// Writes until dropped.
+    pub(crate) async fn run(mut self) -> Result<(), JoinError> {
         while self.texts.changed().await.is_ok() {
             let Some(text) = self.texts.borrow_and_update().clone() else { continue };
             let path = self.path.clone();
-            let kept = spawn_blocking(move || keep(&path, &text)).await?;
-            self.metrics.kept.set(i64::from(kept.is_ok()));
-            if let Err(e) = kept {
+            let written = spawn_blocking(move || write(&path, &text)).await?;
+            self.metrics.last_good_written.set(i64::from(written.is_ok()));
+            if let Err(error) = written {
                 let path = self.path.display();
-                warn!("the registry can't be kept in {path} for the next start: {e}");
+                warn!(%error, %path, "last good copy can't be written: a restart may need it");
             }
         }
-        // The feed is gone and with it the process, soon.
+        // The sender is gone, so the process is about to end.
         std::future::pending().await
     }
 }
 
-fn keep(path: &Path, text: &[u8]) -> std::io::Result<()> {
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(".new");
-    let beside = Path::new(&beside);
-    // Left by a relay that was killed, or by somebody else with other rights.
-    match std::fs::remove_file(beside) {
-        Err(e) if e.kind() != ErrorKind::NotFound => return Err(e),
-        _ => {}
-    }
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(beside)?;
-    file.write_all(redact(&String::from_utf8_lossy(text)).as_bytes())?;
-    file.sync_all()?;
-    std::fs::rename(beside, path)?;
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(folder)?.sync_all()
+fn write(path: &Path, text: &[u8]) -> io::Result<()> {
+    let redacted = redact(&String::from_utf8_lossy(text));
+    let folder = folder_of(path);
+    let prefix = temporary_prefix(path);
+    // Only this relay writes this copy.
+    atomic_file::remove_leftovers(folder, &prefix);
+    let staged = atomic_file::stage(folder, &prefix, redacted.as_bytes())?;
+    atomic_file::replace(staged, path)
+}
+
+fn temporary_prefix(path: &Path) -> String {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    format!("{name}.new-")
 }

@@ -1,7 +1,9 @@
-//! A phext in an SQ server on the mesh: `GET /api/v2/get?p=NAME`, one request per connection, as SQ
-//! speaks it.
+//! The registry in an SQ server on the mesh.
+//!
+//! Each poll is one `GET /api/v2/get?p=NAME` on a new connection, since SQ serves one request per
+//! connection.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Empty, Limited};
@@ -10,90 +12,100 @@ use hyper::header::{AUTHORIZATION, HOST, HeaderValue};
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use super::Reading;
 use crate::registry::scroll::REGISTRY_MAX_BYTES;
+use crate::secret_file::warn_if_open_to_others;
 
-/// Time for one answer. SQ reads the phext from disk first: 30 ms for the largest we take.
-const TIMEOUT: Duration = Duration::from_secs(5);
+/// Time-out of a request. SQ first reads the phext from disk: 30 ms for the largest that we accept.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Where the phext is.
+/// Address of a phext in an SQ server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SqAddress {
-    /// `host:port`.
+    /// The server as `host:port`.
     pub authority: String,
-    /// The phext's name.
+    /// The phext's name on the server.
     pub phext: String,
-    /// File with the server's key; read for each request, so that it can be changed.
+    /// File with the server's key. It is read for each request, so that it can be replaced.
     pub key_file: PathBuf,
-    /// How often to ask.
+    /// Interval between two polls.
     pub poll: Duration,
 }
 
-/// The registry in an SQ server.
+/// A phext that is polled for changes.
 #[derive(Debug)]
-pub struct SqSource {
+pub(crate) struct SqSource {
     address: SqAddress,
     last: Option<Bytes>,
 }
 
 impl SqSource {
-    /// The registry at `address`.
-    pub fn new(address: SqAddress) -> Self {
+    pub(crate) fn new(address: SqAddress) -> Self {
+        warn_if_open_to_others(&address.key_file);
         Self { address, last: None }
     }
 
-    /// How often it is asked.
-    pub fn interval(&self) -> Duration {
+    pub(crate) fn interval(&self) -> Duration {
         self.address.poll
     }
 
-    /// Asks once.
-    pub async fn poll(&mut self) -> Reading {
-        let asked = tokio::time::timeout(TIMEOUT, self.get()).await;
-        match asked.unwrap_or_else(|_| Err("no answer in time".to_owned())) {
-            Ok(text) if self.last.as_ref() == Some(&text) => Reading::Same,
+    /// Polls the source once.
+    pub(crate) async fn poll(&mut self) -> Reading {
+        let fetched = match timeout(REQUEST_TIMEOUT, self.fetch()).await {
+            Ok(fetched) => fetched,
+            Err(_) => Err(format!("no response in {REQUEST_TIMEOUT:?}")),
+        };
+        match fetched {
+            Ok(text) if self.last.as_ref() == Some(&text) => Reading::Unchanged,
             Ok(text) => {
                 self.last = Some(text.clone());
                 Reading::New(text.into())
             }
-            Err(why) => {
+            Err(error) => {
                 self.last = None;
-                Reading::Gone(format!("http://{}: {why}", self.address.authority))
+                Reading::Unreadable(format!("http://{}: {error}", self.address.authority))
             }
         }
     }
 
-    async fn get(&self) -> Result<Bytes, String> {
+    async fn fetch(&self) -> Result<Bytes, String> {
         let SqAddress { authority, phext, key_file, .. } = &self.address;
-        let key = tokio::fs::read_to_string(key_file)
-            .await
-            .map_err(|e| format!("{}: {e}", key_file.display()))?;
-        let mut bearer = HeaderValue::try_from(format!("Bearer {}", key.trim()))
-            .map_err(|_| format!("{}: not a key", key_file.display()))?;
-        bearer.set_sensitive(true);
         let request = Request::get(format!("/api/v2/get?p={phext}"))
             .header(HOST, authority)
-            .header(AUTHORIZATION, bearer)
+            .header(AUTHORIZATION, bearer(key_file).await?)
             .body(Empty::<Bytes>::new())
-            .map_err(|e| e.to_string())?;
-        let stream = TcpStream::connect(authority).await.map_err(|e| e.to_string())?;
+            .map_err(|error| error.to_string())?;
+        let stream = TcpStream::connect(authority).await.map_err(|error| error.to_string())?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
-            .map_err(|e| e.to_string())?;
+            .map_err(|error| error.to_string())?;
         let exchange = async {
-            let answer = sender.send_request(request).await.map_err(|e| e.to_string())?;
-            if answer.status() != StatusCode::OK {
-                return Err(format!("status {}", answer.status().as_u16()));
+            let response = sender.send_request(request).await.map_err(|error| error.to_string())?;
+            if response.status() != StatusCode::OK {
+                return Err(format!("status {}", response.status().as_u16()));
             }
-            let body = Limited::new(answer.into_body(), REGISTRY_MAX_BYTES);
-            Ok(body.collect().await.map_err(|e| e.to_string())?.to_bytes())
+            let body = Limited::new(response.into_body(), REGISTRY_MAX_BYTES);
+            let body = body.collect().await.map_err(|error| error.to_string())?;
+            Ok(body.to_bytes())
         };
         tokio::pin!(exchange);
         tokio::select! {
-            answer = &mut exchange => answer,
-            // The connection has no more to read; what it brought may still be in the exchange.
+            result = &mut exchange => result,
+            // The connection may end before the exchange has taken its last bytes.
             _ = connection => exchange.await,
         }
     }
+}
+
+/// Reads the server's key as the value of an `Authorization` header.
+async fn bearer(key_file: &Path) -> Result<HeaderValue, String> {
+    let key = tokio::fs::read_to_string(key_file)
+        .await
+        .map_err(|error| format!("{}: {error}", key_file.display()))?;
+    let mut bearer = HeaderValue::try_from(format!("Bearer {}", key.trim()))
+        .map_err(|_| format!("{}: contains bytes that no key has", key_file.display()))?;
+    bearer.set_sensitive(true);
+    Ok(bearer)
 }

@@ -11,9 +11,10 @@ use relay::registry::Registry;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-use crate::world::{World, id, key};
+use crate::test_ranch::{TestRanch, id, key};
 
-struct Ranch {
+/// A registry in a temporary folder, and the `relay registry` commands on it.
+struct RegistryCli {
     dir: TempDir,
 }
 
@@ -21,11 +22,11 @@ fn relay(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_relay")).args(args).output().unwrap()
 }
 
-impl Ranch {
+impl RegistryCli {
     fn new() -> Self {
-        let ranch = Self { dir: tempfile::tempdir().unwrap() };
-        ranch.good("init", &[]);
-        ranch
+        let cli = Self { dir: tempfile::tempdir().unwrap() };
+        cli.run_ok("init", &[]);
+        cli
     }
 
     fn file(&self) -> PathBuf {
@@ -37,16 +38,16 @@ impl Ranch {
         relay(&[&["registry", command, "--file", file.to_str().unwrap()], args].concat())
     }
 
-    /// stdout of a command that succeeds.
-    fn good(&self, command: &str, args: &[&str]) -> String {
+    /// Runs a command that must succeed. Returns its stdout.
+    fn run_ok(&self, command: &str, args: &[&str]) -> String {
         let output = self.run(command, args);
         let (out, err) = texts(&output);
         assert_eq!(output.status.code(), Some(0), "{command} {args:?}: {out}{err}");
         out
     }
 
-    /// stderr of a command that fails with that code.
-    fn bad(&self, code: i32, command: &str, args: &[&str]) -> String {
+    /// Runs a command that must fail with this exit code. Returns its stderr.
+    fn run_err(&self, code: i32, command: &str, args: &[&str]) -> String {
         let output = self.run(command, args);
         assert_eq!(output.status.code(), Some(code), "{command} {args:?}");
         texts(&output).1
@@ -57,7 +58,7 @@ impl Ranch {
     }
 
     fn registry(&self) -> Registry {
-        Registry::read(self.text().as_bytes()).unwrap()
+        Registry::parse(self.text().as_bytes()).unwrap()
     }
 }
 
@@ -67,43 +68,44 @@ fn texts(output: &Output) -> (String, String) {
 }
 
 #[test]
-fn add_prints_the_key_once_and_stores_its_digest() {
-    let ranch = Ranch::new();
-    let out = ranch.good("add", &["alice", "--tier", "free", "--set", "storage=30 MB"]);
+fn add_prints_the_key_and_stores_its_digest() {
+    let cli = RegistryCli::new();
+    let out = cli.run_ok("add", &["alice", "--tier", "free", "--set", "storage=30 MB"]);
     let key = ApiKey::parse(out.trim()).unwrap();
-    let registry = ranch.registry();
+    let registry = cli.registry();
     let alice = &registry.tenants[&id("alice")];
     assert_eq!(alice.keys[0].hash, key.hash());
     assert_eq!(alice.limits.storage_bytes, 30_000_000);
-    assert!(!ranch.text().contains(key.expose()));
+    assert!(!cli.text().contains(key.expose()));
     for command in ["list", "check"] {
-        assert!(!ranch.good(command, &[]).contains(key.expose()));
+        assert!(!cli.run_ok(command, &[]).contains(key.expose()));
     }
-    assert!(!ranch.good("show", &["alice"]).contains(key.expose()));
+    assert!(!cli.run_ok("show", &["alice"]).contains(key.expose()));
 }
 
 #[test]
-fn a_tenants_life_is_told_by_list_and_show() {
-    let ranch = Ranch::new();
-    let first = ApiKey::parse(ranch.good("add", &["alice", "--tier", "free"]).trim()).unwrap();
-    ranch.good("add", &["bob", "--tier", "pro", "--set", "x-email=bob@example.com"]);
-    ranch.good("suspend", &["bob"]);
+fn list_and_show_follow_all_changes() {
+    let cli = RegistryCli::new();
+    let first = ApiKey::parse(cli.run_ok("add", &["alice", "--tier", "free"]).trim()).unwrap();
+    assert_eq!(cli.run_ok("check", &[]), "valid: 1 tenant, 1 key, 4 tiers\n");
+    cli.run_ok("add", &["bob", "--tier", "pro", "--set", "x-email=bob@example.com"]);
+    cli.run_ok("suspend", &["bob"]);
     assert_eq!(
-        ranch.good("list", &[]),
-        "TENANT  TIER  STATUS     KEYS  STORAGE  USD/MONTH  AT\n\
+        cli.run_ok("list", &[]),
+        "TENANT  TIER  STATUS     KEYS  STORAGE  USD/MONTH  COORDINATE\n\
          alice   free  active     1     25 MB    0          1.1.1/1.1.1/1.1.2\n\
          bob     pro   suspended  1     500 MB   20         1.1.1/1.1.1/1.1.3\n"
     );
-    let said = |args: &[&str]| texts(&ranch.run("list", args)).1;
-    assert_eq!(said(&[]), "active tenants: 1; they pay 0.00 USD a month of 380\n");
-    ranch.good("resume", &["bob"]);
-    ranch.good("set", &["alice", "price-usd-month=4.99"]);
-    let revenue = "active tenants: 2; they pay 24.99 USD a month of 500\n";
-    assert_eq!(said(&["--target", "500", "--format", "json"]), revenue);
-    let second = ranch.good("rotate", &["alice", "--overlap", "2h"]);
+    let revenue = |args: &[&str]| texts(&cli.run("list", args)).1;
+    assert_eq!(revenue(&[]), "1 active tenant pays 0.00 of 380 USD a month\n");
+    cli.run_ok("resume", &["bob"]);
+    cli.run_ok("set", &["alice", "price-usd-month=4.99"]);
+    let both = "2 active tenants pay 24.99 of 500 USD a month\n";
+    assert_eq!(revenue(&["--target", "500", "--format", "json"]), both);
+    let second = cli.run_ok("rotate", &["alice", "--overlap", "2h"]);
     let second = ApiKey::parse(second.trim()).unwrap();
     let json: serde_json::Value =
-        serde_json::from_str(&ranch.good("show", &["alice", "--format", "json"])).unwrap();
+        serde_json::from_str(&cli.run_ok("show", &["alice", "--format", "json"])).unwrap();
     let keys = json["keys"].as_array().unwrap();
     assert_eq!(keys[0]["sha256"], first.hash().to_string());
     assert!(keys[0]["expires"].is_string());
@@ -112,61 +114,66 @@ fn a_tenants_life_is_told_by_list_and_show() {
         (&keys[1]["expires"], &keys[1]["state"]),
         (&serde_json::Value::Null, &"live".into())
     );
-    ranch.good("rotate", &["alice", "--overlap", "0"]);
-    assert!(ranch.good("list", &[]).contains("alice   free  active  1 "));
-    ranch.good("set", &["bob", "tier=team", "x-email=", "keep=awake"]);
-    let shown = ranch.good("show", &["bob"]);
+    cli.run_ok("rotate", &["alice", "--overlap", "0"]);
+    assert!(cli.run_ok("list", &[]).contains("alice   free  active  1 "));
+    cli.run_ok("set", &["bob", "tier=team", "x-email=", "keep=awake"]);
+    let shown = cli.run_ok("show", &["bob"]);
     assert!(shown.contains("1 GB") && shown.contains("awake") && !shown.contains("example.com"));
-    ranch.good("remove", &["alice"]);
+    cli.run_ok("remove", &["alice"]);
     let list: serde_json::Value =
-        serde_json::from_str(&ranch.good("list", &["--format", "json"])).unwrap();
+        serde_json::from_str(&cli.run_ok("list", &["--format", "json"])).unwrap();
     assert_eq!(list.as_array().unwrap().len(), 1);
     assert_eq!(list[0]["limits"]["price_cents_month"], 5000);
 }
 
 #[test]
-fn a_file_that_is_not_valid_is_not_touched() {
-    let ranch = Ranch::new();
-    ranch.good("add", &["alice", "--tier", "free"]);
-    let broken = ranch.text().replace("status: active", "status: maybe");
-    std::fs::write(ranch.file(), &broken).unwrap();
+fn an_invalid_file_is_not_changed() {
+    let cli = RegistryCli::new();
+    cli.run_ok("add", &["alice", "--tier", "free"]);
+    let broken = cli.text().replace("status: active", "status: maybe");
+    std::fs::write(cli.file(), &broken).unwrap();
     for (command, args) in [
         ("check", vec![]),
         ("list", vec![]),
         ("suspend", vec!["alice"]),
         ("add", vec!["bob", "--tier", "free"]),
     ] {
-        let err = ranch.bad(1, command, &args);
-        let place = format!("{}: 1.1.1/1.1.1/1.1.2 line 5 (line ", ranch.file().display());
+        let err = cli.run_err(1, command, &args);
+        let place = format!("{}: 1.1.1/1.1.1/1.1.2 line 5 (line ", cli.file().display());
         assert!(err.starts_with(&place), "{command}: {err}");
-        assert!(err.contains("status: write active or suspended"), "{command}: {err}");
+        assert!(err.contains("status: expected active or suspended"), "{command}: {err}");
     }
-    assert_eq!(ranch.text(), broken);
+    assert_eq!(cli.text(), broken);
 }
 
 #[test]
-fn wrong_usage_is_told_apart_from_faults() {
-    let ranch = Ranch::new();
-    let before = ranch.text();
-    assert!(ranch.bad(1, "init", &[]).contains("exists"));
-    assert!(ranch.bad(1, "suspend", &["nobody"]).contains("there is no tenant nobody"));
-    assert!(ranch.bad(1, "add", &["a", "--tier", "gold"]).contains("there are: free"));
+fn exit_codes_separate_wrong_usage_from_faults() {
+    let cli = RegistryCli::new();
+    let before = cli.text();
+    assert!(cli.run_err(1, "init", &[]).contains("the file exists; `init` never overwrites"));
+    assert!(cli.run_err(1, "suspend", &["carol"]).contains("there is no tenant carol"));
+    assert!(
+        cli.run_err(1, "add", &["a", "--tier", "gold"])
+            .contains("there is no tier gold; the registry defines free")
+    );
     let storage = ["a", "--tier", "free", "--set", "storage=lots"];
-    assert!(ranch.bad(1, "add", &storage).contains("storage: write a size with its unit"));
-    assert!(ranch.bad(2, "add", &["alice"]).contains("--tier"));
-    assert!(ranch.bad(2, "add", &["Alice", "--tier", "free"]).contains("a name is"));
-    assert!(ranch.bad(2, "rotate", &["a", "--overlap", "soon"]).contains("write a time"));
-    assert_eq!(ranch.text(), before);
+    assert!(cli.run_err(1, "add", &storage).contains("storage: expected a size with its unit"));
+    assert!(cli.run_err(2, "add", &["alice"]).contains("--tier"));
+    assert!(cli.run_err(2, "add", &["Alice", "--tier", "free"]).contains("a name is"));
+    assert!(cli.run_err(2, "rotate", &["a", "--overlap", "soon"]).contains("expected a time"));
+    assert_eq!(cli.text(), before);
+    let absent = texts(&relay(&["registry", "list", "--file", "/nowhere/r.phext"])).1;
+    assert!(absent.contains("relay registry init --file /nowhere/r.phext"), "{absent}");
     let help = texts(&relay(&["registry", "--help"])).0;
     assert!(help.contains("Examples:") && help.contains("--overlap 24h"), "{help}");
 }
 
-/// `/dev/full` takes nothing.
+/// Every write to `/dev/full` fails.
 #[test]
-fn a_key_that_can_not_be_printed_is_a_fault_that_says_what_to_do() {
-    let ranch = Ranch::new();
-    let file = ranch.file();
-    let into_nothing = |command: &str, args: &[&str]| {
+fn an_unprinted_key_is_a_fault() {
+    let cli = RegistryCli::new();
+    let file = cli.file();
+    let run_with_full_stdout = |command: &str, args: &[&str]| {
         let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
         let mut relay = Command::new(env!("CARGO_BIN_EXE_relay"));
         relay.args(["registry", command, "--file"]).arg(&file).args(args).stdout(full);
@@ -176,34 +183,34 @@ fn a_key_that_can_not_be_printed_is_a_fault_that_says_what_to_do() {
     for (command, args) in
         [("add", ["alice", "--tier", "free"].as_slice()), ("rotate", ["alice"].as_slice())]
     {
-        let (code, err) = into_nothing(command, args);
+        let (code, err) = run_with_full_stdout(command, args);
         assert_eq!(code, Some(1), "{command}: {err}");
-        assert!(err.contains("Make another: relay registry rotate alice"), "{command}: {err}");
+        assert!(err.contains("Generate another: relay registry rotate alice"), "{command}: {err}");
     }
     let digest = key(7).hash().to_string();
     let given = ["bob", "--tier", "free", "--key-sha256", &digest];
-    assert_eq!(into_nothing("add", &given).0, Some(0), "there is nothing to lose");
-    assert_eq!(into_nothing("list", &[]).0, Some(1));
+    assert_eq!(run_with_full_stdout("add", &given).0, Some(0), "no key is lost");
+    assert_eq!(run_with_full_stdout("list", &[]).0, Some(1));
 }
 
-/// A pipe whose reader has gone, as after `| head -0`.
+/// The reader of the pipe is gone, as after `| head -0`.
 #[test]
-fn a_reader_that_is_gone_is_no_fault_but_for_a_key() {
-    let ranch = Ranch::new();
-    let file = ranch.file();
-    let unread = |command: &str, args: &[&str]| {
+fn a_closed_pipe_is_a_fault_only_for_keys() {
+    let cli = RegistryCli::new();
+    let file = cli.file();
+    let run_unread = |command: &str, args: &[&str]| {
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
         let mut relay = Command::new(env!("CARGO_BIN_EXE_relay"));
         relay.args(["registry", command, "--file"]).arg(&file).args(args).stdout(writer);
         relay.output().unwrap().status.code()
     };
-    assert_eq!(unread("list", &[]), Some(0));
-    assert_eq!(unread("add", &["alice", "--tier", "free"]), Some(1));
+    assert_eq!(run_unread("list", &[]), Some(0));
+    assert_eq!(run_unread("add", &["alice", "--tier", "free"]), Some(1));
 }
 
 #[test]
-fn a_bad_configuration_ends_with_64_and_every_fault() {
+fn a_bad_configuration_reports_every_fault() {
     let dir = tempfile::tempdir().unwrap();
     let config = dir.path().join("relay.toml");
     std::fs::write(&config, "listen = 'x'\ncolour = 1\n").unwrap();
@@ -218,7 +225,7 @@ fn a_bad_configuration_ends_with_64_and_every_fault() {
 }
 
 #[test]
-fn certificates_that_are_not_there_are_a_fault_of_the_configuration() {
+fn missing_certificates_are_a_configuration_fault() {
     let dir = tempfile::tempdir().unwrap();
     let config = dir.path().join("relay.toml");
     let text = include_str!("../../relay.example.toml").replace("127.0.0.1:7443", "127.0.0.1:0");
@@ -229,27 +236,27 @@ fn certificates_that_are_not_there_are_a_fault_of_the_configuration() {
 }
 
 #[test]
-fn a_port_in_use_is_one_clear_line() {
-    let world = World::new();
+fn a_port_in_use_is_reported_in_one_line() {
+    let ranch = TestRanch::new();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();
-    let output = relay(&["serve", "--config", configured(&world, address).to_str().unwrap()]);
+    let output = relay(&["serve", "--config", write_config(&ranch, address).to_str().unwrap()]);
     assert_eq!(output.status.code(), Some(1));
     let err = texts(&output).1;
     assert!(err.contains(&format!("can't listen on {address}: Address already in use")), "{err}");
     assert_eq!(err.lines().count(), 1, "{err}");
 }
 
-/// What is logged from start to end, a bad edit and a plain key in the registry included. A hang-up
-/// in between ends nothing.
+/// The log covers start, a bad edit, a plain key in the registry, a hang-up that changes nothing, and
+/// the stop.
 #[test]
-fn sigterm_ends_the_relay_with_0_and_no_key_is_ever_logged() {
-    let world = World::new();
-    let plain = world
+fn no_key_is_logged_before_a_clean_stop() {
+    let ranch = TestRanch::new();
+    let plain = ranch
         .text()
         .replace(&format!("key-sha256: {}", key(2).hash()), &format!("key: {}", key(2).expose()));
-    world.save(&plain);
-    let config = configured(&world, ([127, 0, 0, 1], 0).into());
+    ranch.save(&plain);
+    let config = write_config(&ranch, ([127, 0, 0, 1], 0).into());
     let mut child = Command::new(env!("CARGO_BIN_EXE_relay"))
         .args(["serve", "--config", config.to_str().unwrap()])
         .env("RUST_LOG", "trace")
@@ -268,21 +275,23 @@ fn sigterm_ends_the_relay_with_0_and_no_key_is_ever_logged() {
         }
         panic!("{words} was not logged:\n{log}");
     };
-    wait_for("the registry was read");
-    world.save(&plain.replace("key: pmb", "key: Pmb"));
+    wait_for("secret is open to every user of this host");
+    wait_for("registry was loaded");
+    ranch.save(&plain.replace("key: pmb", "key: Pmb"));
     wait_for("1.1.1/1.1.1/1.1.3 line 3");
     wait_for("the last good one stays");
     kill_process(Pid::from_child(&child), Signal::HUP).unwrap();
-    world.save(&plain.replace("key: pmb", "key:  Pmb"));
+    ranch.save(&plain.replace("key: pmb", "key:  Pmb"));
     wait_for("the last good one stays");
     kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
-    wait_for("stopped");
+    wait_for("relay stopped");
     assert_eq!(child.wait().unwrap().code(), Some(0));
     assert!(!log.contains(&key(2).expose()[8..]), "{log}");
+    assert!(!log.contains('\u{1b}'), "colours are for terminals only: {log}");
 }
 
-fn configured(world: &World, listen: SocketAddr) -> PathBuf {
-    let config = world.path("relay.toml");
+fn write_config(ranch: &TestRanch, listen: SocketAddr) -> PathBuf {
+    let config = ranch.path("relay.toml");
     let text = include_str!("../../relay.example.toml")
         .replace("127.0.0.1:7443", &listen.to_string())
         .replace("gateways-ca.crt", "ca.crt");
@@ -291,9 +300,9 @@ fn configured(world: &World, listen: SocketAddr) -> PathBuf {
 }
 
 #[test]
-fn fifty_commands_at_once_lose_no_edit() {
-    let ranch = Ranch::new();
-    let file = ranch.file();
+fn concurrent_commands_lose_no_edit() {
+    let cli = RegistryCli::new();
+    let file = cli.file();
     let start = |n: usize| {
         Command::new(env!("CARGO_BIN_EXE_relay"))
             .args(["registry", "add", &format!("t{n}"), "--tier", "free", "--file"])
@@ -307,61 +316,61 @@ fn fifty_commands_at_once_lose_no_edit() {
     for mut command in commands {
         assert!(command.wait().unwrap().success());
     }
-    assert_eq!(ranch.registry().tenants.len(), 50);
-    assert_eq!(names(ranch.dir.path()), ["registry.phext"], "nothing is left behind");
+    assert_eq!(cli.registry().tenants.len(), 50);
+    assert_eq!(names(cli.dir.path()), ["registry.phext"], "no temporary file remains");
 }
 
-/// As it is while a copy in place stalls: a command would make the half the whole.
+/// While a copy in place stalls, a command would turn the first half into the registry.
 #[test]
-fn a_file_that_looks_cut_beside_what_the_relay_kept_is_not_changed() {
-    let ranch = Ranch::new();
+fn a_truncated_file_is_not_changed() {
+    let cli = RegistryCli::new();
     for n in 0..6 {
-        ranch.good("add", &[&format!("t{n}"), "--tier", "free"]);
+        cli.run_ok("add", &[&format!("t{n}"), "--tier", "free"]);
     }
-    let whole = ranch.text();
-    let kept = ranch.dir.path().join("registry.phext.last-good");
-    std::fs::write(&kept, &whole).unwrap();
-    let cut = &whole[..whole.find("\ntenant: t1").unwrap()];
-    std::fs::write(ranch.file(), cut).unwrap();
+    let whole = cli.text();
+    let copy = cli.dir.path().join("registry.phext.last-good");
+    std::fs::write(&copy, &whole).unwrap();
+    let truncated = &whole[..whole.find("\ntenant: t1").unwrap()];
+    std::fs::write(cli.file(), truncated).unwrap();
     for (command, args) in [("add", vec!["new", "--tier", "free"]), ("suspend", vec!["t0"])] {
-        let err = ranch.bad(1, command, &args);
-        assert!(err.contains("looks cut") && err.contains("5 of 6 good keys"), "{err}");
+        let err = cli.run_err(1, command, &args);
+        assert!(err.contains("looks truncated") && err.contains("5 of 6 live keys"), "{err}");
         assert!(err.contains("--allow-loss"), "{err}");
     }
-    assert_eq!(ranch.text(), cut);
-    ranch.good("suspend", &["t0", "--allow-loss"]);
-    std::fs::write(ranch.file(), &whole).unwrap();
+    assert_eq!(cli.text(), truncated);
+    cli.run_ok("suspend", &["t0", "--allow-loss"]);
+    std::fs::write(cli.file(), &whole).unwrap();
     for n in 0..3 {
-        ranch.good("remove", &[&format!("t{n}")]);
+        cli.run_ok("remove", &[&format!("t{n}")]);
     }
 }
 
 #[test]
-fn what_a_killed_command_left_is_taken_out_by_the_next() {
-    let ranch = Ranch::new();
-    std::fs::write(ranch.dir.path().join(".registry-x1y2z3"), "half of a registry").unwrap();
-    ranch.good("add", &["alice", "--tier", "free"]);
-    assert_eq!(names(ranch.dir.path()), ["registry.phext"]);
+fn leftovers_of_a_killed_command_are_removed() {
+    let cli = RegistryCli::new();
+    std::fs::write(cli.dir.path().join(".registry-x1y2z3"), "half of a registry").unwrap();
+    cli.run_ok("add", &["alice", "--tier", "free"]);
+    assert_eq!(names(cli.dir.path()), ["registry.phext"]);
 }
 
 #[test]
-fn a_change_keeps_mode_owner_and_links() {
-    let ranch = Ranch::new();
-    assert_eq!(mode(&ranch.file()), 0o600, "a new registry is its owner's only");
-    std::fs::set_permissions(ranch.file(), PermissionsExt::from_mode(0o640)).unwrap();
-    let root = std::fs::metadata(ranch.file()).unwrap().uid() == 0;
+fn a_change_preserves_mode_owner_and_links() {
+    let cli = RegistryCli::new();
+    assert_eq!(mode(&cli.file()), 0o600, "only the owner may read a new registry");
+    std::fs::set_permissions(cli.file(), PermissionsExt::from_mode(0o640)).unwrap();
+    let root = std::fs::metadata(cli.file()).unwrap().uid() == 0;
     if root {
-        std::os::unix::fs::chown(ranch.file(), Some(12_345), Some(12_346)).unwrap();
+        std::os::unix::fs::chown(cli.file(), Some(12_345), Some(12_346)).unwrap();
     }
-    let link = ranch.dir.path().join("link");
-    std::os::unix::fs::symlink(ranch.file(), &link).unwrap();
+    let link = cli.dir.path().join("link");
+    std::os::unix::fs::symlink(cli.file(), &link).unwrap();
     let args = ["registry", "add", "alice", "--tier", "free", "--file", link.to_str().unwrap()];
     assert!(relay(&args).status.success());
-    assert_eq!(mode(&ranch.file()), 0o640);
+    assert_eq!(mode(&cli.file()), 0o640);
     assert!(std::fs::symlink_metadata(&link).unwrap().is_symlink());
-    assert_eq!(ranch.registry().tenants.len(), 1);
+    assert_eq!(cli.registry().tenants.len(), 1);
     if root {
-        let meta = std::fs::metadata(ranch.file()).unwrap();
+        let meta = std::fs::metadata(cli.file()).unwrap();
         assert_eq!((meta.uid(), meta.gid()), (12_345, 12_346));
     }
 }

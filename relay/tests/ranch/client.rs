@@ -1,4 +1,6 @@
-//! A gateway: HTTP/1.1 over TLS with a client certificate, one connection per request.
+//! A client like a gateway: HTTP/1.1 over TLS with a client certificate.
+//!
+//! [`Client`] uses one connection per request; [`Connection`] stays open.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,7 +19,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 
-use crate::world::Pair;
+use crate::test_ranch::Pair;
 
 #[derive(Clone)]
 pub(crate) struct Client {
@@ -25,17 +27,17 @@ pub(crate) struct Client {
     tls: Arc<ClientConfig>,
 }
 
-pub(crate) struct Answer {
+pub(crate) struct Response {
     pub(crate) status: u16,
     pub(crate) body: String,
 }
 
-/// One connection.
-pub(crate) struct Open {
-    /// How TLS was begun.
+/// An open connection.
+pub(crate) struct Connection {
+    /// Shows whether TLS resumed a session.
     pub(crate) handshake: Option<HandshakeKind>,
     sender: SendRequest<Full<Bytes>>,
-    connection: JoinHandle<hyper::Result<()>>,
+    driver: JoinHandle<hyper::Result<()>>,
 }
 
 impl Client {
@@ -58,18 +60,16 @@ impl Client {
         Self { address, tls: Arc::new(tls) }
     }
 
-    /// Connects, and stays so.
-    pub(crate) async fn open(&self) -> Result<Open, String> {
-        let text = |e: &dyn std::error::Error| e.to_string();
-        let stream = TcpStream::connect(self.address).await.map_err(|e| text(&e))?;
+    pub(crate) async fn open(&self) -> Result<Connection, String> {
+        let stream = TcpStream::connect(self.address).await.map_err(|error| error.to_string())?;
         let name = ServerName::try_from("localhost").unwrap();
         let connector = TlsConnector::from(Arc::clone(&self.tls));
-        let stream = connector.connect(name, stream).await.map_err(|e| text(&e))?;
+        let stream = connector.connect(name, stream).await.map_err(|error| error.to_string())?;
         let handshake = stream.get_ref().1.handshake_kind();
         let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
-            .map_err(|e| text(&e))?;
-        Ok(Open { handshake, sender, connection: tokio::spawn(connection) })
+            .map_err(|error| error.to_string())?;
+        Ok(Connection { handshake, sender, driver: tokio::spawn(connection) })
     }
 
     pub(crate) async fn send(
@@ -77,11 +77,11 @@ impl Client {
         method: &str,
         path: &str,
         body: &str,
-    ) -> Result<Answer, String> {
+    ) -> Result<Response, String> {
         self.open().await?.send(method, path, body).await
     }
 
-    pub(crate) async fn get(&self, path: &str) -> Result<Answer, String> {
+    pub(crate) async fn get(&self, path: &str) -> Result<Response, String> {
         self.send("GET", path, "").await
     }
 
@@ -94,55 +94,56 @@ impl Client {
         self.verify(key).await.verdict
     }
 
-    /// Where the feed begins.
-    pub(crate) async fn beginning(&self) -> ChangesResponse {
+    /// The epoch and revision at which following the changes begins.
+    pub(crate) async fn current_revision(&self) -> ChangesResponse {
         json(&self.get("/v1/changes?wait_ms=20000").await.unwrap())
     }
 
     pub(crate) async fn changes(&self, from: &ChangesResponse, wait_ms: u32) -> ChangesResponse {
-        let (epoch, since) = (&from.epoch.0, from.revision);
+        let epoch = &from.epoch.0;
+        let since = from.revision;
         let path = format!("/v1/changes?epoch={epoch}&since={since}&wait_ms={wait_ms}");
         json(&self.get(&path).await.unwrap())
     }
 }
 
-fn json<T: DeserializeOwned>(answer: &Answer) -> T {
-    assert_eq!(answer.status, 200, "{}", answer.body);
-    serde_json::from_str(&answer.body).unwrap()
+fn json<T: DeserializeOwned>(response: &Response) -> T {
+    assert_eq!(response.status, 200, "{}", response.body);
+    serde_json::from_str(&response.body).unwrap()
 }
 
-impl Open {
+impl Connection {
     pub(crate) async fn send(
         &mut self,
         method: &str,
         path: &str,
         body: &str,
-    ) -> Result<Answer, String> {
-        let text = |e: &dyn std::error::Error| e.to_string();
+    ) -> Result<Response, String> {
         let request = Request::builder()
             .method(method)
             .uri(path)
             .header("host", "localhost")
             .body(Full::new(Bytes::from(body.to_owned())))
             .unwrap();
-        let answer = self.sender.send_request(request).await.map_err(|e| text(&e))?;
-        let status = answer.status().as_u16();
-        let body = answer.into_body().collect().await.map_err(|e| text(&e))?.to_bytes();
-        Ok(Answer { status, body: String::from_utf8(body.into()).unwrap() })
+        let response =
+            self.sender.send_request(request).await.map_err(|error| error.to_string())?;
+        let status = response.status().as_u16();
+        let body =
+            response.into_body().collect().await.map_err(|error| error.to_string())?.to_bytes();
+        Ok(Response { status, body: String::from_utf8(body.into()).unwrap() })
     }
 
-    pub(crate) async fn get(&mut self, path: &str) -> Result<Answer, String> {
+    pub(crate) async fn get(&mut self, path: &str) -> Result<Response, String> {
         self.send("GET", path, "").await
     }
 
-    /// Whether the relay has closed it.
-    pub(crate) fn ended(&self) -> bool {
-        self.connection.is_finished()
+    pub(crate) fn is_closed(&self) -> bool {
+        self.driver.is_finished()
     }
 }
 
-impl Drop for Open {
+impl Drop for Connection {
     fn drop(&mut self) {
-        self.connection.abort();
+        self.driver.abort();
     }
 }

@@ -1,4 +1,4 @@
-//! How many connections there may be, and when they end.
+//! Limits on the number and the duration of connections.
 
 use std::time::Duration;
 
@@ -6,90 +6,101 @@ use protocol::ChangesResponse;
 use rustls::HandshakeKind;
 use tokio::net::TcpStream;
 
-use crate::client::{Client, Open};
-use crate::world::{Ca, Running, World, key, start, until};
+use crate::client::{Client, Connection};
+use crate::test_ranch::{Ca, Running, TestRanch, key, start, until};
 
-/// A relay with other limits than usual.
-async fn limited(world: &World, max: usize, idle_ms: u64, age_ms: u64) -> (Running, Client) {
-    let mut config = world.config();
+/// Starts a relay with unusual limits.
+async fn start_limited(
+    ranch: &TestRanch,
+    max: usize,
+    idle_ms: u64,
+    age_ms: u64,
+) -> (Running, Client) {
+    let mut config = ranch.config();
     config.connections.max = max;
     config.connections.idle = Duration::from_millis(idle_ms);
     config.connections.age = Duration::from_millis(age_ms);
     let relay = start(config).await;
-    let client = world.client(&relay);
-    until("ready", || async { client.get("/readyz").await.is_ok_and(|a| a.status == 200) }).await;
+    let client = ranch.client(&relay);
+    until("ready", || async {
+        client.get("/readyz").await.is_ok_and(|response| response.status == 200)
+    })
+    .await;
     (relay, client)
 }
 
 const LONG_MS: u64 = 3_600_000;
 
-async fn ended(open: &Open) {
-    until("the connection ends", async || open.ended()).await;
+async fn wait_until_closed(connection: &Connection) {
+    until("the connection is closed", async || connection.is_closed()).await;
 }
 
 #[tokio::test]
-async fn other_certificates_end_open_connections_after_the_answer_under_way() {
-    let world = World::new();
-    let (relay, client) = world.serve().await;
-    let at = client.beginning().await;
+async fn new_certificates_end_connections_after_their_response() {
+    let ranch = TestRanch::new();
+    let (relay, client) = ranch.serve().await;
+    let at = client.current_revision().await;
     let mut idle = client.open().await.unwrap();
     assert_eq!(idle.get("/healthz").await.unwrap().status, 200);
     let mut polling = client.open().await.unwrap();
     let poll = tokio::spawn(async move {
         let path = format!("/v1/changes?epoch={}&since={}&wait_ms=4000", at.epoch.0, at.revision);
-        let answer = polling.get(&path).await.unwrap();
-        (answer, polling)
+        let response = polling.get(&path).await.unwrap();
+        (response, polling)
     });
     until("the poll waits", || async {
         client.get("/metrics").await.unwrap().body.contains("sq_relay_long_polls 1")
     })
     .await;
-    world.trust(&Ca::new());
-    ended(&idle).await;
-    let (answer, polling) = poll.await.unwrap();
-    let answer: ChangesResponse = serde_json::from_str(&answer.body).unwrap();
-    assert!(answer.changed.is_empty());
-    ended(&polling).await;
-    assert!(client.open().await.unwrap().get("/healthz").await.is_err(), "and nobody comes back");
+    ranch.trust(&Ca::new());
+    wait_until_closed(&idle).await;
+    let (response, polling) = poll.await.unwrap();
+    let response: ChangesResponse = serde_json::from_str(&response.body).unwrap();
+    assert!(response.changed.is_empty());
+    wait_until_closed(&polling).await;
+    assert!(
+        client.open().await.unwrap().get("/healthz").await.is_err(),
+        "the old certificate is refused"
+    );
     relay.stop().await;
 }
 
 #[tokio::test]
-async fn a_connection_ends_when_it_is_old_or_idle() {
-    let world = World::new();
+async fn old_and_idle_connections_are_closed() {
+    let ranch = TestRanch::new();
     for (idle_ms, age_ms) in [(300, LONG_MS), (LONG_MS, 300)] {
-        let (relay, client) = limited(&world, 8, idle_ms, age_ms).await;
-        let mut open = client.open().await.unwrap();
-        assert_eq!(open.get("/healthz").await.unwrap().status, 200);
-        ended(&open).await;
-        assert!(client.verdict(&key(1)).await.is_some(), "another one is as good");
+        let (relay, client) = start_limited(&ranch, 8, idle_ms, age_ms).await;
+        let mut connection = client.open().await.unwrap();
+        assert_eq!(connection.get("/healthz").await.unwrap().status, 200);
+        wait_until_closed(&connection).await;
+        assert!(client.verdict(&key(1)).await.is_some(), "a new connection works");
         relay.stop().await;
     }
 }
 
-/// A session that is resumed would go on with a certificate that has ended.
+/// A resumed session would keep an expired certificate in use.
 #[tokio::test]
-async fn each_connection_shows_its_certificate() {
-    let world = World::new();
-    let (relay, client) = world.serve().await;
+async fn every_connection_shows_its_certificate() {
+    let ranch = TestRanch::new();
+    let (relay, client) = ranch.serve().await;
     for _ in 0..3 {
-        let mut open = client.open().await.unwrap();
-        assert_eq!(open.get("/healthz").await.unwrap().status, 200);
-        assert_eq!(open.handshake, Some(HandshakeKind::Full));
+        let mut connection = client.open().await.unwrap();
+        assert_eq!(connection.get("/healthz").await.unwrap().status, 200);
+        assert_eq!(connection.handshake, Some(HandshakeKind::Full));
     }
     relay.stop().await;
 }
 
 #[tokio::test]
-async fn a_connection_beyond_the_most_is_closed_and_counted() {
-    let world = World::new();
-    let (relay, client) = limited(&world, 2, LONG_MS, LONG_MS).await;
+async fn connections_beyond_the_limit_are_closed() {
+    let ranch = TestRanch::new();
+    let (relay, client) = start_limited(&ranch, 2, LONG_MS, LONG_MS).await;
     let mut open = Vec::new();
-    until("both can be opened", async || {
-        if let Ok(mut one) = client.open().await
-            && one.get("/healthz").await.is_ok()
+    until("two connections are open", async || {
+        if let Ok(mut connection) = client.open().await
+            && connection.get("/healthz").await.is_ok()
         {
-            open.push(one);
+            open.push(connection);
         }
         open.len() == 2
     })
@@ -100,31 +111,31 @@ async fn a_connection_beyond_the_most_is_closed_and_counted() {
     let refused = metrics.lines().find(|l| l.starts_with("sq_relay_connections_refused_total "));
     assert_ne!(refused, Some("sq_relay_connections_refused_total 0"));
     drop(open.pop());
-    until("there is room again", async || client.get("/healthz").await.is_ok()).await;
+    until("a connection is free again", async || client.get("/healthz").await.is_ok()).await;
     relay.stop().await;
 }
 
 #[tokio::test]
-async fn who_shows_no_certificate_takes_no_room() {
-    let world = World::new();
-    let (relay, client) = limited(&world, 1, LONG_MS, LONG_MS).await;
+async fn clients_without_certificate_use_no_connection() {
+    let ranch = TestRanch::new();
+    let (relay, client) = start_limited(&ranch, 1, LONG_MS, LONG_MS).await;
     let mut silent = Vec::new();
     for _ in 0..50 {
         silent.push(TcpStream::connect(relay.address).await.unwrap());
     }
-    until("there is room", async || client.get("/healthz").await.is_ok()).await;
+    until("the gateway is served", async || client.get("/healthz").await.is_ok()).await;
     relay.stop().await;
 }
 
 #[tokio::test]
-async fn only_gateways_that_are_named_are_answered() {
-    let world = World::new();
-    let mut config = world.config();
+async fn only_named_gateways_are_served() {
+    let ranch = TestRanch::new();
+    let mut config = ranch.config();
     config.clients = vec!["gateway-2".try_into().unwrap(), "gateway-3".try_into().unwrap()];
     let relay = start(config).await;
-    for (name, answered) in [("gateway-1", false), ("gateway-2", true), ("gateway-3", true)] {
-        let client = Client::new(relay.address, &world.ca.pem, Some(&world.ca.sign(name)));
-        assert_eq!(client.get("/healthz").await.is_ok(), answered, "{name}");
+    for (name, is_served) in [("gateway-1", false), ("gateway-2", true), ("gateway-3", true)] {
+        let client = Client::new(relay.address, &ranch.ca.pem, Some(&ranch.ca.sign(name)));
+        assert_eq!(client.get("/healthz").await.is_ok(), is_served, "{name}");
     }
     relay.stop().await;
 }

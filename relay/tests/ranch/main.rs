@@ -1,13 +1,13 @@
-//! A relay as a gateway sees it: real TLS over loopback, real files, a real SQ server.
+//! The relay as gateways and operators use it: real TLS over loopback, real files, real SQ servers.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 mod cli;
 mod client;
 mod connections;
-mod cut;
 mod serve;
 mod source;
 mod sq;
+mod test_ranch;
 mod tls;
-mod world;
+mod truncation;

@@ -12,11 +12,11 @@ use relay::source::sq::SqAddress;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::world::{World, until};
+use crate::test_ranch::{TestRanch, until};
 
 const SQ_KEY: &str = "pmb-v1-5e12e7000000000000000000000000aa";
 
-/// An SQ that `scripts/setup.sh` has installed.
+/// The SQ binary that `scripts/setup.sh` has installed.
 fn sq_binary(version: &str) -> PathBuf {
     let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("../.tools");
     let binary = tools.join(format!("sq-{version}/bin/sq"));
@@ -30,33 +30,33 @@ pub(crate) struct Sq {
 }
 
 impl Sq {
-    /// One in a world's folder, on a port of its own. Its phext `ranch` is not there yet.
-    pub(crate) async fn new(world: &World, version: &str) -> Self {
-        std::fs::create_dir(world.path("sq")).unwrap();
-        std::fs::write(world.path("sq.key"), format!("{SQ_KEY}\n")).unwrap();
+    /// Starts SQ in the ranch's folder on a free port. Its phext `ranch` does not exist yet.
+    pub(crate) async fn new(ranch: &TestRanch, version: &str) -> Self {
+        std::fs::create_dir(ranch.path("sq")).unwrap();
+        std::fs::write(ranch.path("sq.key"), format!("{SQ_KEY}\n")).unwrap();
         let port = StdListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        Self::start(world, version, port).await
+        Self::start(ranch, version, port).await
     }
 
-    /// A relay that reads it.
-    pub(crate) fn config(&self, world: &World) -> Config {
+    /// Settings of a relay that reads the registry from this server.
+    pub(crate) fn config(&self, ranch: &TestRanch) -> Config {
         let source = SourceConfig::Sq(SqAddress {
             authority: format!("127.0.0.1:{}", self.port),
             phext: "ranch".to_owned(),
-            key_file: world.path("sq.key"),
+            key_file: ranch.path("sq.key"),
             poll: Duration::from_millis(50),
         });
-        Config { source, ..world.config() }
+        Config { source, ..ranch.config() }
     }
 
-    /// Kills it and tells its port.
+    /// Kills the server. Returns its port for a restart.
     pub(crate) fn kill(self) -> u16 {
         self.port
     }
 
-    /// Starts one on the world's folder.
-    pub(crate) async fn start(world: &World, version: &str, port: u16) -> Self {
-        let data = &world.path("sq");
+    /// Starts SQ on the data in the ranch's folder.
+    pub(crate) async fn start(ranch: &TestRanch, version: &str, port: u16) -> Self {
+        let data = &ranch.path("sq");
         let mut child = Command::new(sq_binary(version))
             .args(["host", &port.to_string(), "--key", SQ_KEY, "--data-dir"])
             .arg(data)
@@ -68,11 +68,11 @@ impl Sq {
             .unwrap();
         let out = BufReader::new(child.stdout.take().unwrap());
         std::thread::spawn(move || out.lines().for_each(drop));
-        until("SQ answers", || answers(port)).await;
+        until("SQ responds", || responds(port)).await;
         Self { child, port }
     }
 
-    /// Writes one scroll.
+    /// Writes one scroll of the phext.
     pub(crate) async fn update(&self, coordinate: &str, scroll: &str) {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).await.unwrap();
         let head = format!(
@@ -81,12 +81,12 @@ impl Sq {
             scroll.len()
         );
         stream.write_all((head + scroll).as_bytes()).await.unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.unwrap();
-        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        let mut response = String::new();
+        stream.read_to_string(&mut response).await.unwrap();
+        assert!(response.starts_with("HTTP/1.1 200"), "{response}");
     }
 
-    /// Writes a whole registry, tenants before tiers: no state in between is a valid one.
+    /// Writes a whole registry, tenants before tiers, so that no intermediate state is valid.
     pub(crate) async fn write(&self, text: &str) {
         let mut scrolls = libphext::phext::phokenize(text);
         scrolls.reverse();
@@ -96,15 +96,15 @@ impl Sq {
     }
 }
 
-/// A request without a key is answered with 401 before SQ touches anything; a connection without
-/// a request ends SQ 0.5.0.
-async fn answers(port: u16) -> bool {
+/// Sends a request without a key, which SQ refuses with 401 before it touches any data. A connection
+/// without a request would end SQ 0.5.0.
+async fn responds(port: u16) -> bool {
     let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)).await else { return false };
     let request = b"GET /api/v2/version HTTP/1.1\r\nhost: a\r\n\r\n";
-    let mut answer = String::new();
+    let mut response = String::new();
     stream.write_all(request).await.is_ok()
-        && stream.read_to_string(&mut answer).await.is_ok()
-        && answer.starts_with("HTTP/1.1 401")
+        && stream.read_to_string(&mut response).await.is_ok()
+        && response.starts_with("HTTP/1.1 401")
 }
 
 impl Drop for Sq {

@@ -1,10 +1,12 @@
-use super::*;
 use proptest::prelude::*;
 
-fn read(name: &str, text: &str) -> Result<String, String> {
-    let field = Field::named(name).unwrap();
+use super::*;
+
+/// Parses a value and formats it again.
+fn reformat(name: &str, text: &str) -> Result<String, String> {
+    let field = LimitField::named(name).unwrap();
     let mut limits = Limits::default();
-    field.apply(text, &mut limits).map(|()| field.show(&limits))
+    field.apply(text, &mut limits).map(|()| field.format(&limits))
 }
 
 #[test]
@@ -15,7 +17,7 @@ fn every_limit_has_exactly_one_name() {
     for field in FIELDS {
         let mut limits = Limits::default();
         // The highest value differs from every default.
-        (field.set)(&mut limits, field.high);
+        (field.set)(&mut limits, field.max);
         let after = json(&limits);
         let changed: Vec<_> = before.keys().filter(|k| before[*k] != after[*k]).collect();
         assert_eq!(changed.len(), 1, "{}", field.name);
@@ -26,7 +28,7 @@ fn every_limit_has_exactly_one_name() {
 
 #[test]
 fn values_are_written_with_their_units() {
-    for (name, text, shown) in [
+    for (name, text, formatted) in [
         ("storage", "50 MB", "50 MB"),
         ("storage", "1GB", "1 GB"),
         ("memory", "64 MiB", "64 MiB"),
@@ -44,14 +46,18 @@ fn values_are_written_with_their_units() {
         ("price-usd-month", "20", "20"),
         ("body-max", "auto", "auto"),
     ] {
-        assert_eq!(read(name, text), Ok(shown.to_owned()), "{name}: {text}");
+        assert_eq!(reformat(name, text), Ok(formatted.to_owned()), "{name}: {text}");
     }
 }
 
 #[test]
-fn what_is_not_understood_says_what_to_write() {
-    let fault = read("storage", "lots").unwrap_err();
-    assert_eq!(fault, "storage: write a size with its unit such as 25 MB, 64 MiB or 1 GB");
+fn invalid_values_report_the_expected_form() {
+    let fault = reformat("storage", "lots").unwrap_err();
+    assert_eq!(fault, "storage: expected a size with its unit such as 25 MB, 64 MiB or 1 GB");
+    assert_eq!(
+        reformat("memory", "1 MB").unwrap_err(),
+        "memory: must be between 32 MiB and 64 GiB"
+    );
     for (name, text) in [
         ("memory", "1 MB"),
         ("storage", "0"),
@@ -70,20 +76,20 @@ fn what_is_not_understood_says_what_to_write() {
         ("burst", ""),
         ("burst", "1_"),
     ] {
-        assert!(read(name, text).is_err(), "{name}: {text}");
+        assert!(reformat(name, text).is_err(), "{name}: {text}");
     }
 }
 
 proptest! {
     #[test]
-    fn what_is_shown_can_be_read_again(row in 0..FIELDS.len(), value: u64) {
+    fn formatted_values_parse_to_the_same_limits(row in 0..FIELDS.len(), number: u64) {
         let field = FIELDS[row];
-        let value = value.clamp(field.low, field.high);
+        let number = number.clamp(field.min, field.max);
         let mut limits = Limits::default();
-        (field.set)(&mut limits, value);
-        let mut again = Limits::default();
-        field.apply(&field.show(&limits), &mut again).unwrap();
-        prop_assert_eq!(limits, again);
+        (field.set)(&mut limits, number);
+        let mut parsed = Limits::default();
+        field.apply(&field.format(&limits), &mut parsed).unwrap();
+        prop_assert_eq!(limits, parsed);
     }
 
     #[test]

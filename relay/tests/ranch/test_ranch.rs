@@ -1,4 +1,4 @@
-//! A ranch in a folder of its own: CA, certificates, registry, and a relay in this process.
+//! A ranch in a temporary folder: CA, certificates, registry, and relays in this process.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -18,13 +18,13 @@ use tokio::task::JoinHandle;
 
 use crate::client::Client;
 
-/// A certificate with its key, PEM.
+/// A certificate with its private key, as PEM.
 pub(crate) struct Pair {
     pub(crate) cert: String,
     pub(crate) key: String,
 }
 
-/// A CA that signs.
+/// A CA that signs certificates.
 pub(crate) struct Ca {
     pub(crate) pem: String,
     issuer: Issuer<'static, KeyPair>,
@@ -49,13 +49,13 @@ impl Ca {
     }
 }
 
-/// The folder.
-pub(crate) struct World {
+/// The folder with everything that a relay needs.
+pub(crate) struct TestRanch {
     pub(crate) dir: TempDir,
     pub(crate) ca: Ca,
 }
 
-/// A relay that serves.
+/// A relay that is serving.
 pub(crate) struct Running {
     pub(crate) address: SocketAddr,
     stop: Option<oneshot::Sender<()>>,
@@ -70,14 +70,14 @@ pub(crate) fn id(name: &str) -> TenantId {
     TenantId::parse(name).unwrap()
 }
 
-impl World {
-    /// A registry with alice (key 1, free) and bob (key 2, pro).
+impl TestRanch {
+    /// Creates a ranch with the tenants alice (key 1, free) and bob (key 2, pro).
     pub(crate) fn new() -> Self {
-        let world = Self { dir: tempfile::tempdir().unwrap(), ca: Ca::new() };
-        world.renew_certificate(&world.ca);
-        world.trust(&world.ca);
-        world.save(&registry(&[("alice", 1, "free"), ("bob", 2, "pro")]));
-        world
+        let ranch = Self { dir: tempfile::tempdir().unwrap(), ca: Ca::new() };
+        ranch.renew_certificate(&ranch.ca);
+        ranch.trust(&ranch.ca);
+        ranch.save(&registry(&[("alice", 1, "free"), ("bob", 2, "pro")]));
+        ranch
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -88,7 +88,7 @@ impl World {
         self.path("registry.phext")
     }
 
-    /// Saves as most editors do: beside the file, then over it.
+    /// Saves like most editors: to a new file, which is renamed over the old one.
     pub(crate) fn save(&self, text: &str) {
         replace(&self.registry(), text);
     }
@@ -127,25 +127,27 @@ impl World {
         }
     }
 
-    /// A client of this ranch's gateway.
+    /// A client with the certificate of a gateway.
     pub(crate) fn client(&self, relay: &Running) -> Client {
         let pair = self.ca.sign("gateway");
         Client::new(relay.address, &self.ca.pem, Some(&pair))
     }
 
-    /// Starts a relay and waits until it answers keys.
+    /// Starts a relay and waits until it verifies keys.
     pub(crate) async fn serve(&self) -> (Running, Client) {
         let relay = start(self.config()).await;
         let client = self.client(&relay);
-        until("ready", || async { client.get("/readyz").await.is_ok_and(|a| a.status == 200) })
-            .await;
+        until("ready", || async {
+            client.get("/readyz").await.is_ok_and(|response| response.status == 200)
+        })
+        .await;
         (relay, client)
     }
 }
 
-/// The template with tenants: name, number of the key, tier.
+/// The template with these tenants: name, number of the key, tier.
 pub(crate) fn registry(tenants: &[(&str, u8, &str)]) -> String {
-    let mut document = Document::read(relay::TEMPLATE.as_bytes()).unwrap();
+    let mut document = Document::parse(relay::TEMPLATE.as_bytes()).unwrap();
     for (name, n, tier) in tenants {
         let tier = TierName::parse(tier).unwrap();
         let new = NewTenant { id: id(name), tier, key: key(*n).hash(), lines: Vec::new() };
@@ -164,7 +166,7 @@ pub(crate) async fn start(config: Config) -> Running {
 }
 
 impl Running {
-    /// Asks it to stop and waits until it has.
+    /// Stops the relay and waits for its end.
     pub(crate) async fn stop(mut self) {
         drop(self.stop.take());
         self.task.await.unwrap().unwrap();
@@ -172,9 +174,9 @@ impl Running {
 }
 
 fn replace(path: &Path, text: &str) {
-    let beside = path.with_extension("new");
-    std::fs::write(&beside, text).unwrap();
-    std::fs::rename(&beside, path).unwrap();
+    let new = path.with_extension("new");
+    std::fs::write(&new, text).unwrap();
+    std::fs::rename(&new, path).unwrap();
 }
 
 /// Polls until `done`, or fails after ten seconds.
