@@ -1,9 +1,9 @@
-//! What the ledger costs: `cargo run --release -p orchestrator --example ledger_bench [TENANTS]`.
+//! Measures the ledger: `cargo run --release -p orchestrator --example ledger_bench [TENANTS]`.
 //!
-//! A month of a million tenants (by default), told hour by hour as gateways do, and pruned each day as
-//! the ledger does. Of 1000 tenants 900 come in one hour of the month, 90 in ten, 9 in a hundred and
-//! one in every hour; the last ten of them at two workers. Then the month's table, one tenant's month,
-//! and the ways back to it.
+//! Reports a month of a million tenants (by default) hour by hour, as gateways do, and prunes each
+//! day, as the ledger does. Of 1,000 tenants 900 send requests in one hour of the month, 90 in ten
+//! hours, 9 in a hundred, and one in every hour; those last ten on two workers. Then measures the
+//! month of all tenants, the month of one, backup and start.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ use protocol::time::HOUR_S;
 use protocol::usage::UsageRow;
 use protocol::{Counters, GatewayId, Limits, TenantId, TierName, UsageReport};
 
-/// In January 2027, of which thirty days are told.
+/// A time in January 2027, of which thirty days are reported.
 const NOW: u64 = 1_800_000_000;
 const HOURS: u64 = 30 * 24;
 const ROWS_PER_REPORT: usize = 500;
@@ -35,123 +35,156 @@ fn main() -> anyhow::Result<()> {
 
 fn measure(tenants: usize, path: &Path) -> anyhow::Result<()> {
     let mut store = Store::open(path)?;
-    let first = Month::of(NOW).start_s() / HOUR_S;
-    let mut bench = Bench { store: &mut store, rows: 0, insert: Duration::ZERO };
-    let (mut prune, mut longest, mut pruned) = (Duration::ZERO, Duration::ZERO, 0);
-    for hour in 0..HOURS {
-        bench.tell(tenants, hour, first + hour, 3)?;
-        if hour % 24 == 23 {
-            let before = bench.store.hour_rows()?;
-            let now_s = (first + hour + 1) * HOUR_S;
-            loop {
-                let step = Instant::now();
-                let more = bench.store.prune(now_s)?;
-                prune += step.elapsed();
-                longest = longest.max(step.elapsed());
-                if !more {
-                    break;
-                }
-            }
-            pruned += before - bench.store.hour_rows()?;
-        }
-    }
-    let Bench { rows, insert, .. } = bench;
-    say("rows of the month", &format!("{rows} of {tenants} tenants"));
-    say("insert", &format!("{:.0} rows/s", per_s(rows, insert)));
-    say("pruned into days", &format!("{:.0} rows/s", per_s(pruned, prune)));
-    say("  reports wait for a step at most", &format!("{:.0} ms", ms(longest)));
-    again(&mut store, tenants, first + HOURS - 1)?;
+    let first_hour = Month::of(NOW).start_s() / HOUR_S;
+    measure_month(&mut store, tenants, first_hour)?;
+    measure_updates(&mut store, tenants, first_hour + HOURS - 1)?;
 
-    let end_s = (first + HOURS) * HOUR_S;
+    let reader = Store::open_read_only(path)?;
+    measure_queries(&reader)?;
+    let started = Instant::now();
+    reader.backup(&path.with_extension("copy"))?;
+    print("backup", &elapsed(started));
+    drop(reader);
+    drop(store);
+
+    let bytes = std::fs::metadata(path)?.len();
+    let per_tenant = bytes / u64::try_from(tenants.max(1))?;
+    print("file", &format!("{} MB, {per_tenant} bytes a tenant", bytes / 1_000_000));
+    measure_start(path, (first_hour + HOURS) * HOUR_S)
+}
+
+/// Inserts the month, and prunes at the end of each day.
+fn measure_month(store: &mut Store, tenants: usize, first_hour: u64) -> anyhow::Result<()> {
+    let mut inserts = Inserts { store, rows: 0, time: Duration::ZERO };
+    let mut prune_time = Duration::ZERO;
+    let mut longest_step = Duration::ZERO;
+    let mut pruned = 0;
+    for hour in 0..HOURS {
+        inserts.report_hour(tenants, hour, first_hour + hour, 3)?;
+        if hour % 24 != 23 {
+            continue;
+        }
+        let before = inserts.store.hour_rows()?;
+        let now_s = (first_hour + hour + 1) * HOUR_S;
+        loop {
+            let started = Instant::now();
+            let more = inserts.store.prune(now_s)?;
+            let step = started.elapsed();
+            prune_time += step;
+            longest_step = longest_step.max(step);
+            if !more {
+                break;
+            }
+        }
+        pruned += before - inserts.store.hour_rows()?;
+    }
+    let Inserts { rows, time, .. } = inserts;
+    print("rows of the month", &format!("{rows} of {tenants} tenants"));
+    print("insert", &format!("{:.0} rows/s", per_s(rows, time)));
+    print("pruned into days", &format!("{:.0} rows/s", per_s(pruned, prune_time)));
+    print("  longest step, for which reports wait", &format!("{:.0} ms", ms(longest_step)));
+    Ok(())
+}
+
+/// Reports the last hour again with newer counters, then single rows.
+fn measure_updates(store: &mut Store, tenants: usize, hour: u64) -> anyhow::Result<()> {
+    let mut inserts = Inserts { store, rows: 0, time: Duration::ZERO };
+    for reads in 4..24 {
+        inserts.report_hour(tenants, HOURS - 1, hour, reads)?;
+    }
+    let rate = per_s(inserts.rows, inserts.time);
+    print("newer counters of existing rows", &format!("{rate:.0} rows/s"));
+    let started = Instant::now();
+    for reads in 0..200 {
+        let report = report("vm-0", vec![row(0, hour, 100 + reads)?])?;
+        inserts.store.commit(&[report], hour * HOUR_S)?;
+    }
+    let per_commit = ms(started.elapsed()) / 200.0;
+    print("commit of one row, on disk", &format!("{per_commit:.2} ms"));
+    Ok(())
+}
+
+/// Queries the month of all tenants, of the busiest tenant and of one with a single hour.
+fn measure_queries(reader: &Store) -> anyhow::Result<()> {
     let month = Month::of(NOW);
     let span = month.start_s()..month.next().start_s();
-    let reader = Store::open_read_only(path)?;
     let started = Instant::now();
-    let lines = reader.sums_by_tenant(span.clone())?;
-    say(&format!("month of all, {} lines", lines.len()), &took(started));
-    for (what, tenant) in [("one that came each hour", 0), ("one that came once", 999)] {
-        let (started, tenant) = (Instant::now(), name(tenant)?);
+    let all = reader.sums_by_tenant(span.clone())?;
+    print(&format!("month of all, {} tenants", all.len()), &elapsed(started));
+    for (title, tenant) in [("a tenant of every hour", 0), ("a tenant of one hour", 999)] {
+        let tenant = name(tenant)?;
+        let started = Instant::now();
         for _ in 0..100 {
             reader.tenant_sums(&tenant, span.clone())?;
         }
-        let each = ms(started.elapsed()) / 100.0;
-        say(&format!("month of {what}"), &format!("{each:.2} ms"));
+        let per_query = ms(started.elapsed()) / 100.0;
+        print(&format!("month of {title}"), &format!("{per_query:.2} ms"));
     }
-    let copy = path.with_extension("copy");
-    let started = Instant::now();
-    reader.backup(&copy)?;
-    say("backup", &took(started));
-    drop(reader);
-    drop(store);
-    let bytes = std::fs::metadata(path)?.len();
-    let each = bytes / u64::try_from(tenants.max(1))?;
-    say("file", &format!("{} MB, {each} bytes a tenant", bytes / 1_000_000));
+    Ok(())
+}
+
+/// Opens the ledger as at the start of the orchestrator.
+fn measure_start(path: &Path, now_s: u64) -> anyhow::Result<()> {
     let started = Instant::now();
     let store = Store::open(path)?;
-    say("open with integrity check", &took(started));
+    print("open with integrity check", &elapsed(started));
     let started = Instant::now();
     let mut tally = Tally::default();
-    store.recent_increases(end_s)?.iter().for_each(|added| tally.add(added));
-    say("sums for notices rebuilt", &took(started));
+    for increase in store.recent_increases(now_s)? {
+        tally.add(&increase);
+    }
+    print("tally rebuilt", &elapsed(started));
     Ok(())
 }
 
-/// The last hour again, with newer counters and without; and single rows.
-fn again(store: &mut Store, tenants: usize, hour: u64) -> anyhow::Result<()> {
-    let mut bench = Bench { store, rows: 0, insert: Duration::ZERO };
-    for reads in 4..24 {
-        bench.tell(tenants, HOURS - 1, hour, reads)?;
-    }
-    let rate = per_s(bench.rows, bench.insert);
-    say("newer counters of rows that are there", &format!("{rate:.0} rows/s"));
-    let one = |reads| report("vm-0", vec![row(0, hour, reads)?]);
-    let started = Instant::now();
-    for reads in 0..200 {
-        bench.store.commit(&[one(100 + reads)?], hour * HOUR_S)?;
-    }
-    let each = ms(started.elapsed()) / 200.0;
-    say("commit of one row, on disk", &format!("{each:.2} ms"));
-    Ok(())
-}
-
-struct Bench<'a> {
+/// A store with the number of rows reported to it and the time that took.
+struct Inserts<'a> {
     store: &'a mut Store,
     rows: u64,
-    insert: Duration,
+    time: Duration,
 }
 
-impl Bench<'_> {
-    /// What an hour's gateways report, the `nth` of the month.
-    fn tell(&mut self, tenants: usize, nth: u64, hour: u64, reads: u64) -> anyhow::Result<()> {
+impl Inserts<'_> {
+    /// Reports the `nth` hour of the month, as two workers of one gateway.
+    fn report_hour(
+        &mut self,
+        tenants: usize,
+        nth: u64,
+        hour: u64,
+        reads: u64,
+    ) -> anyhow::Result<()> {
         let mut reports = Vec::new();
         for worker in 0..2 {
-            let here = (0..tenants).filter(|n| comes(*n, nth) && (worker == 0 || is_busy(*n)));
-            let rows = here.map(|n| row(n, hour, reads)).collect::<anyhow::Result<Vec<_>>>()?;
+            let mut rows = Vec::new();
+            for tenant in 0..tenants {
+                if is_active(tenant, nth) && (worker == 0 || is_busy(tenant)) {
+                    rows.push(row(tenant, hour, reads)?);
+                }
+            }
             self.rows += u64::try_from(rows.len())?;
-            let source = format!("vm-{worker}");
             for rows in rows.chunks(ROWS_PER_REPORT) {
-                reports.push(report(&source, rows.to_vec())?);
+                reports.push(report(&format!("vm-{worker}"), rows.to_vec())?);
             }
         }
         let started = Instant::now();
         for batch in reports.chunks(REPORTS_PER_BATCH) {
             self.store.commit(batch, hour * HOUR_S)?;
         }
-        self.insert += started.elapsed();
+        self.time += started.elapsed();
         Ok(())
     }
 }
 
-/// Whether the tenant comes in the `nth` hour of the month.
-fn comes(tenant: usize, nth: u64) -> bool {
-    let every = match tenant % 1_000 {
+/// Returns true if the tenant sends requests in the `nth` hour of the month.
+fn is_active(tenant: usize, nth: u64) -> bool {
+    let interval = match tenant % 1_000 {
         0 => return true,
         1..10 => HOURS / 100,
         10..100 => HOURS / 10,
         _ => HOURS,
     };
-    // Not all in the same hours: 7919 is prime.
-    (nth + tenant as u64 * 7_919).is_multiple_of(every)
+    // Spread over the hours: 7919 is prime.
+    (nth + tenant as u64 * 7_919).is_multiple_of(interval)
 }
 
 fn is_busy(tenant: usize) -> bool {
@@ -168,8 +201,13 @@ fn row(tenant: usize, hour: u64, reads: u64) -> anyhow::Result<UsageRow> {
         service_ms: 2 * reads,
         ..Counters::default()
     };
-    let (tier, limits) = (TierName::parse("free")?, Limits::default());
-    Ok(UsageRow { tenant: name(tenant)?, tier, limits, hour, counters })
+    Ok(UsageRow {
+        tenant: name(tenant)?,
+        tier: TierName::parse("free")?,
+        limits: Limits::default(),
+        hour,
+        counters,
+    })
 }
 
 fn report(source: &str, rows: Vec<UsageRow>) -> anyhow::Result<UsageReport> {
@@ -181,11 +219,11 @@ fn name(n: usize) -> anyhow::Result<TenantId> {
     Ok(TenantId::parse(&format!("tenant-{n:07}"))?)
 }
 
-fn say(what: &str, figure: &str) {
-    println!("{what:<44} {figure}");
+fn print(title: &str, figure: &str) {
+    println!("{title:<44} {figure}");
 }
 
-fn took(started: Instant) -> String {
+fn elapsed(started: Instant) -> String {
     format!("{:.0} ms", ms(started.elapsed()))
 }
 

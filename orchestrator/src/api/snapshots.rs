@@ -143,7 +143,7 @@ async fn restore(
         let text = format!("another restore of {id} is running: wait for its end\n");
         return (StatusCode::CONFLICT, text).into_response();
     };
-    // In a task of its own: the restore lock is released even if the client leaves.
+    // In a separate task: the restore lock is released even if the client leaves.
     let tenant = id.clone();
     let restored = tokio::spawn(async move {
         let _running = running;

@@ -4,7 +4,7 @@
 //!  Serving ─► Draining (no new lease; those under way are answered) ─► Closing (all else ends)
 //! ```
 //!
-//! All tasks run until they are told to stop. One that ends earlier is a fault that ends the
+//! All tasks run until the shutdown. One that ends earlier is a fault that ends the
 //! process, with the task's name and error: a gateway host without its driver or xDS server would
 //! look alive and serve nothing.
 
@@ -41,7 +41,7 @@ pub(super) enum TaskName {
     Xds,
 }
 
-/// A stage in the life of the process; later stages compare greater.
+/// A stage on the way to the end of the process; later stages compare greater.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Stage {
     /// All is served.
@@ -90,7 +90,7 @@ impl Tasks {
         self.set.spawn(async move { (name, task.await) });
     }
 
-    /// Starts a task that has no end of its own: it is dropped at `stage`.
+    /// Starts a task that never completes: it is dropped at `stage`.
     pub(super) fn spawn_until(
         &mut self,
         stage: Stage,

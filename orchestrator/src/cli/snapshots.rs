@@ -31,7 +31,7 @@ Examples:
   orchestrator snapshots export alice --to /tmp/alice
   orchestrator snapshots export alice --snapshot 1795960800 --to /tmp/alice";
 
-/// The subcommands.
+/// Actions on a tenant's snapshots.
 #[derive(Debug, Subcommand)]
 pub(super) enum SnapshotsCommand {
     /// List a tenant's snapshots, oldest first.

@@ -47,7 +47,7 @@ pub(super) struct UsageArgs {
     /// Month to show, in UTC; the default is the present one.
     #[arg(long, value_name = "YYYY-MM", value_parser = parse_month)]
     month: Option<Month>,
-    /// Output format.
+    /// Output format of the month.
     #[arg(long, value_enum, default_value_t)]
     format: UsageFormat,
     #[command(flatten)]

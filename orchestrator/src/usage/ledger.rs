@@ -95,9 +95,9 @@ pub enum QueryError {
 pub struct Counted {
     /// Usage that was new in the ledger.
     pub sums: Sums,
-    /// Reports accepted.
+    /// Reports accepted, with or without new usage.
     pub reports: u64,
-    /// Transactions committed.
+    /// Transactions committed; each takes all reports that wait.
     pub commits: u64,
     /// Transactions that failed.
     pub failures: u64,
@@ -213,7 +213,7 @@ impl Ledger {
         self.shared.state.lock().counted.clone()
     }
 
-    /// Runs a query on a connection of its own, on the blocking pool: it does not delay reports.
+    /// Runs a query on a separate connection, on the blocking pool: it does not delay reports.
     pub async fn query<T: Send + 'static>(
         &self,
         query: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,

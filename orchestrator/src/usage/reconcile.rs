@@ -33,9 +33,9 @@ pub struct EnvoyCounters {
 pub struct ClassRow {
     /// The class, such as `2xx` or `none`.
     pub class: &'static str,
-    /// Envoy's count.
+    /// Count in Envoy's stats.
     pub envoy: u64,
-    /// The ledger's count.
+    /// Count in the ledger.
     pub ledger: u64,
     /// Envoy's surplus: requests of no tenant, those that came during the comparison, lost ones.
     pub unattributed: u64,

@@ -89,7 +89,7 @@ impl StoreError {
     }
 }
 
-/// An open ledger. It blocks: use it on a thread of its own.
+/// An open ledger. Its methods block on the disk: call them on a dedicated or blocking thread.
 #[derive(Debug)]
 pub struct Store {
     db: Connection,

@@ -100,7 +100,6 @@ impl Sums {
             let sum = reasons.entry(name.to_owned()).or_default();
             *sum = capped_sum(*sum, *count);
         }
-        let wakes = |kind| counters.wakes.get(&kind).copied().unwrap_or(0);
         let sums = Self {
             reads: counters.reads,
             writes: counters.writes,
@@ -110,9 +109,9 @@ impl Sums {
             bytes_out: counters.bytes_out,
             service_ms: counters.service_ms,
             wakes: Wakes {
-                doze: wakes(WakeKind::Doze),
-                start: wakes(WakeKind::Start),
-                create: wakes(WakeKind::Create),
+                doze: wakes(counters, WakeKind::Doze),
+                start: wakes(counters, WakeKind::Start),
+                create: wakes(counters, WakeKind::Create),
             },
             reasons: BTreeMap::new(),
         };
@@ -157,6 +156,10 @@ impl Sums {
         }
         *self = Self { reasons, ..Self::from_columns(columns) };
     }
+}
+
+fn wakes(counters: &Counters, kind: WakeKind) -> u64 {
+    counters.wakes.get(&kind).copied().unwrap_or(0)
 }
 
 /// Adds two counters; the sum stops at the largest value instead of wrapping.

@@ -25,9 +25,9 @@ pub struct Increase {
     pub tenant: TenantId,
     /// Hours since 1970 UTC.
     pub hour: u64,
-    /// Forwarded reads.
+    /// Reads that were forwarded.
     pub reads: u64,
-    /// Forwarded writes.
+    /// Writes that were forwarded.
     pub writes: u64,
 }
 

@@ -49,7 +49,7 @@ pub struct Quotas {
 /// One quota and the used part of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Quota {
-    /// Requests used.
+    /// Requests counted in this period.
     pub used: u64,
     /// Requests allowed; 0 is unlimited, `None` is not known yet.
     pub limit: Option<u64>,

@@ -51,15 +51,16 @@ impl Stats {
     }
 
     fn listener(&self, stat_prefix: &str) -> EnvoyCounters {
-        let value = |name: &str| {
-            let name = format!("http.{stat_prefix}.downstream_rq_{name}");
-            self.value(&name).unwrap_or(0)
-        };
         EnvoyCounters {
-            total: value("total"),
-            active: value("active"),
-            status: ["1xx", "2xx", "3xx", "4xx", "5xx"].map(value),
+            total: self.requests(stat_prefix, "total"),
+            active: self.requests(stat_prefix, "active"),
+            status: ["1xx", "2xx", "3xx", "4xx", "5xx"]
+                .map(|class| self.requests(stat_prefix, class)),
         }
+    }
+
+    fn requests(&self, stat_prefix: &str, kind: &str) -> u64 {
+        self.value(&format!("http.{stat_prefix}.downstream_rq_{kind}")).unwrap_or(0)
     }
 }
 
