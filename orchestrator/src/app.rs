@@ -32,10 +32,10 @@ use crate::config::{Config, Listen};
 use crate::host;
 use crate::metrics::Metrics;
 use crate::runtime::{Runtime, select};
-use crate::storage::backup_task;
 use crate::storage::disk::Disk;
 use crate::storage::lock::Lock;
 use crate::storage::vault::Vault;
+use crate::tenants::backup_task;
 use crate::tenants::driver::{Driver, Handle, Parts};
 use crate::tenants::previous_run::Life;
 use crate::usage::ledger::Ledger;
@@ -231,7 +231,7 @@ impl App {
         // Completes its round before it ends: a blocking thread of the round may be asking SQ.
         let draining = tasks.reached(Stage::Draining);
         let vault = self.vault.clone();
-        let backup = backup_task::keep(vault, runtime, handle, self.metrics.clone(), draining);
+        let backup = backup_task::run(vault, runtime, handle, self.metrics.clone(), draining);
         tasks.spawn(TaskName::Backup, async { Ok(backup.await?) });
     }
 }

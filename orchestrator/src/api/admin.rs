@@ -140,7 +140,7 @@ async fn tenant_status(
     } else {
         None
     };
-    let restored = api.vault.restored(&view.tenant);
+    let restored = api.vault.repaired(&view.tenant);
     let copies_failing = api.vault.failing(&view.tenant);
     TenantStatus {
         tenant: view.tenant,

@@ -1,100 +1,99 @@
-//! What tenants use of the disk, and whether the host still has room.
+//! Measures tenants' use of the disk, and whether the host still has space.
 //!
-//! A phext counts by what it costs SQ's memory: its bytes, or its scrolls where they are so small that
-//! their bookkeeping weighs more than their text (docs/decisions, "What a tenant's memory bears").
+//! A phext is weighed by what it costs SQ's memory: its bytes, or its scrolls where they are so small
+//! that their bookkeeping outweighs their text (docs/decisions, "What a tenant's memory bears").
 //!
-//! Used bytes are the sizes of the files SQ wrote, delimiters and `json-export`'s second files
-//! included: what the disk would have to give back. The host's floor protects everyone's files: SQ
-//! answers 200 while a full disk cuts what it writes, so mutations stop while there is still room.
+//! Used bytes are the lengths of all files that SQ wrote, with delimiters and the second files of
+//! `json-export`: what deleting them would give back to the disk. The host's floor protects every
+//! tenant's files. SQ answers 200 although a full disk truncates what it writes, so writes must be
+//! refused while there is still space.
 
 mod backstop;
 
 use std::collections::{BTreeMap, HashMap};
-use std::fs;
+use std::fs::Metadata;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use libphext::phext;
-
+use parking_lot::Mutex;
 use protocol::TenantId;
 use protocol::limits::SCROLL_BYTES;
 use rustix::fs::statvfs;
 use serde::{Deserialize, Serialize};
 
 use self::backstop::Mount;
-use crate::storage::vault::PHEXT_SUFFIX;
-use crate::storage::vault::copy::Stamp;
-use crate::storage::vault::files::{self, FILE_MAX_BYTES};
+use crate::storage::atomic_file::entries;
+use crate::storage::tenant_file::{self, FILE_MAX_BYTES, PHEXT_SUFFIX, Stamp};
 
-/// Read at a time while scrolls are counted.
+/// Bytes read at a time while scrolls are counted.
 const CHUNK_BYTES: usize = 256 * 1024;
-/// Files whose scrolls are remembered; past this half of them are counted anew.
+
+/// Files whose number of scrolls is remembered. When it is reached, half of them are forgotten.
 const COUNTED_MAX: usize = 65_536;
 
-/// The disk below a data root. Clones share what they have counted.
+/// The disk that holds a data root. Clones share the counts of scrolls.
 #[derive(Debug, Clone)]
 pub struct Disk {
     data_root: PathBuf,
     floor_bytes: u64,
-    /// Scrolls of files that have not changed since.
+    /// Number of scrolls of files that have not changed since they were counted.
     counted: Arc<Mutex<HashMap<PathBuf, (Stamp, u64)>>>,
 }
 
-/// What one tenant uses.
+/// A tenant's use of the disk.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Used {
-    /// All files.
+    /// Length of all files.
     pub bytes: u64,
-    /// What each phext weighs, by its name without the suffix.
+    /// Weight of each phext, by its name without the suffix.
     pub phexts: BTreeMap<String, u64>,
 }
 
-/// The host's side, for status and metrics.
+/// State of the host's disk, for status and metrics.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostDisk {
     /// Bytes that can still be written.
     pub free_bytes: u64,
-    /// Below this nobody may write.
+    /// Free space below which all writes of tenants are refused.
     pub floor_bytes: u64,
-    /// Which hard limit per tenant the file system offers, or why none.
+    /// The hard limit per tenant that the file system offers, or the reason why it offers none.
     pub backstop: String,
-    /// What must be known of the file system.
+    /// A weakness of the file system that the operator should know of.
     #[serde(default)]
     pub warning: Option<String>,
 }
 
 impl Disk {
-    /// The disk of `data_root`; mutations stop when fewer than `floor_bytes` are free.
+    /// Measures below `data_root`; writes are refused when fewer than `floor_bytes` are free.
     pub fn new(data_root: &Path, floor_bytes: u64) -> Self {
         Self { data_root: data_root.into(), floor_bytes, counted: Arc::default() }
     }
 
-    /// Sum of the tenant's files. Blocks on one folder's listing.
+    /// Returns the length of all of a tenant's files. Costs one listing of a folder.
     pub fn used_bytes(&self, tenant: &TenantId) -> io::Result<u64> {
         Ok(self.files(tenant)?.iter().map(|(_, metadata)| metadata.len()).sum())
     }
 
-    /// How much the tenant's folder can hold where that is not what the data root can: a project
-    /// quota or a file system of its own. A btrfs qgroup does not show.
+    /// Returns the capacity of the tenant's folder if it differs from the data root's: a project
+    /// quota, or a separate file system. The limit of a btrfs qgroup does not show.
     pub fn hard_bytes(&self, tenant: &TenantId) -> io::Result<Option<u64>> {
-        let total =
-            |folder: &Path| statvfs(folder).map(|stat| stat.f_blocks.saturating_mul(stat.f_frsize));
         let folder = self.data_root.join(tenant.as_str());
         if !folder.exists() {
             return Ok(None);
         }
-        let own = total(&folder)?;
-        Ok((own != total(&self.data_root)?).then_some(own))
+        let own = capacity_bytes(&folder)?;
+        Ok((own != capacity_bytes(&self.data_root)?).then_some(own))
     }
 
-    /// What `tenant` uses now. Blocks on one folder's listing, and on reading phexts that changed.
+    /// Measures a tenant. Costs one listing of a folder, and reading the phexts that have changed.
     pub fn used(&self, tenant: &TenantId) -> io::Result<Used> {
         let mut used = Used::default();
         for (path, metadata) in self.files(tenant)? {
             used.bytes += metadata.len();
             let name = path.file_name().and_then(|name| name.to_str());
-            if let Some(phext) = name.and_then(|n| n.strip_suffix(PHEXT_SUFFIX)) {
+            if let Some(phext) = name.and_then(|name| name.strip_suffix(PHEXT_SUFFIX)) {
                 let weight = self.weight(&path, &metadata);
                 used.phexts.insert(phext.to_owned(), weight);
             }
@@ -102,16 +101,10 @@ impl Disk {
         Ok(used)
     }
 
-    fn files(&self, tenant: &TenantId) -> io::Result<Vec<(PathBuf, fs::Metadata)>> {
-        let entries = match fs::read_dir(self.data_root.join(tenant.as_str())) {
-            Ok(entries) => entries,
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(e) => return Err(e),
-        };
+    fn files(&self, tenant: &TenantId) -> io::Result<Vec<(PathBuf, Metadata)>> {
         let mut files = Vec::new();
-        for entry in entries {
-            let entry = entry?;
-            // A file that goes while we look uses nothing. A link is none.
+        for entry in entries(&self.data_root.join(tenant.as_str()))? {
+            // A file that is removed in between uses nothing, and a link is not a file.
             if let Ok(metadata) = entry.metadata()
                 && metadata.is_file()
             {
@@ -121,32 +114,36 @@ impl Disk {
         Ok(files)
     }
 
-    /// Bytes, or scrolls times [`SCROLL_BYTES`] where that is more. A file that goes while it is read
-    /// weighs its bytes.
-    fn weight(&self, path: &Path, metadata: &fs::Metadata) -> u64 {
+    /// Returns the length of a phext, or its scrolls times [`SCROLL_BYTES`] if that is more. A file
+    /// that can't be read weighs its length.
+    fn weight(&self, path: &Path, metadata: &Metadata) -> u64 {
         let stamp = Stamp::from_metadata(metadata);
-        let known = {
-            let counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
-            counted.get(path).filter(|(at, _)| *at == stamp).map(|(_, scrolls)| *scrolls)
-        };
-        let scrolls = known.unwrap_or_else(|| {
-            let scrolls = scrolls_in(path).unwrap_or(0);
-            let mut counted = self.counted.lock().unwrap_or_else(PoisonError::into_inner);
-            if counted.len() >= COUNTED_MAX {
-                // Every second one: all at once would be a read of every tenant's files.
-                let mut goes = false;
-                counted.retain(|_, _| {
-                    goes = !goes;
-                    goes
-                });
+        let counted = self.counted.lock().get(path).copied();
+        let scrolls = match counted {
+            Some((counted_at, scrolls)) if counted_at == stamp => scrolls,
+            _ => {
+                let scrolls = count_scrolls(path).unwrap_or(0);
+                self.remember(path, stamp, scrolls);
+                scrolls
             }
-            counted.insert(path.to_owned(), (stamp, scrolls));
-            scrolls
-        });
+        };
         metadata.len().max(scrolls.saturating_mul(SCROLL_BYTES))
     }
 
-    /// The host's side. Blocks on a look at its mounts.
+    fn remember(&self, path: &Path, stamp: Stamp, scrolls: u64) {
+        let mut counted = self.counted.lock();
+        if counted.len() >= COUNTED_MAX {
+            // Half of them: without any, the files of all tenants would be read at once.
+            let mut keep = false;
+            counted.retain(|_, _| {
+                keep = !keep;
+                keep
+            });
+        }
+        counted.insert(path.to_owned(), (stamp, scrolls));
+    }
+
+    /// Returns the state of the host's disk. Reads the host's table of mounts.
     pub fn host(&self) -> io::Result<HostDisk> {
         let mount = Mount::of(&self.data_root)?;
         Ok(HostDisk {
@@ -157,8 +154,8 @@ impl Disk {
         })
     }
 
-    /// Whether the host is below its floor. What can't be looked at counts as full: a mutation
-    /// refused is better than a file cut.
+    /// True if the host is below its floor, and also if that is unknown: a refused write is better
+    /// than a truncated file.
     pub fn is_full(&self) -> bool {
         self.free_bytes().map_or(true, |free| free < self.floor_bytes)
     }
@@ -169,25 +166,33 @@ impl Disk {
     }
 }
 
-/// Runs of anything but delimiters. Of a file that is larger than any phext none are counted: its
-/// bytes weigh more.
-fn scrolls_in(path: &Path) -> io::Result<u64> {
-    let (mut file, metadata) = files::open(path)?;
+fn capacity_bytes(folder: &Path) -> io::Result<u64> {
+    let stat = statvfs(folder)?;
+    Ok(stat.f_blocks.saturating_mul(stat.f_frsize))
+}
+
+/// Counts runs of bytes that are not delimiters. A file that is larger than any phext counts as none,
+/// because its length outweighs its scrolls.
+fn count_scrolls(path: &Path) -> io::Result<u64> {
+    let (mut file, metadata) = tenant_file::open(path)?;
     if metadata.len() > FILE_MAX_BYTES {
         return Ok(0);
     }
     let mut chunk = vec![0; CHUNK_BYTES];
-    let (mut scrolls, mut inside) = (0, false);
+    let mut scrolls = 0;
+    let mut in_scroll = false;
     loop {
-        let n = file.read(&mut chunk)?;
-        if n == 0 {
+        let read = file.read(&mut chunk)?;
+        if read == 0 {
             return Ok(scrolls);
         }
-        for byte in &chunk[..n] {
-            // A line break is text, as it is for SQ.
-            let text = *byte == phext::LINE_BREAK as u8 || !phext::is_phext_break(*byte);
-            scrolls += u64::from(text && !inside);
-            inside = text;
+        for byte in &chunk[..read] {
+            // libphext counts a line break among the delimiters; in SQ it is text.
+            let is_text = *byte == phext::LINE_BREAK as u8 || !phext::is_phext_break(*byte);
+            if is_text && !in_scroll {
+                scrolls += 1;
+            }
+            in_scroll = is_text;
         }
     }
 }
@@ -195,13 +200,14 @@ fn scrolls_in(path: &Path) -> io::Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     fn tenant() -> TenantId {
         TenantId::parse("alice").unwrap()
     }
 
     #[test]
-    fn every_file_counts_and_phexts_are_told_by_name() {
+    fn every_file_counts_and_phexts_are_named() {
         let dir = tempfile::tempdir().unwrap();
         let home = dir.path().join("alice");
         fs::create_dir(&home).unwrap();
@@ -227,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_a_link_leads_to_is_neither_counted_nor_read() {
+    fn target_of_a_link_is_not_counted() {
         let dir = tempfile::tempdir().unwrap();
         let home = dir.path().join("alice");
         fs::create_dir(&home).unwrap();
@@ -236,11 +242,11 @@ mod tests {
         let disk = Disk::new(dir.path(), 0);
         assert_eq!(disk.used(&tenant()).unwrap(), Used::default());
         assert_eq!(disk.used_bytes(&tenant()).unwrap(), 0);
-        assert!(scrolls_in(&home.join("a.phext")).is_err());
+        assert!(count_scrolls(&home.join("a.phext")).is_err());
     }
 
     #[test]
-    fn a_folder_on_the_same_disk_has_no_hard_limit() {
+    fn folder_on_the_same_disk_has_no_hard_limit() {
         let dir = tempfile::tempdir().unwrap();
         let disk = Disk::new(dir.path(), 0);
         assert_eq!(disk.hard_bytes(&tenant()).unwrap(), None);
@@ -249,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tenant_without_a_folder_uses_nothing() {
+    fn tenant_without_a_folder_uses_nothing() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(Disk::new(dir.path(), 0).used(&tenant()).unwrap(), Used::default());
     }
@@ -262,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn a_data_root_that_can_t_be_looked_at_counts_as_full() {
+    fn unreadable_data_root_counts_as_full() {
         assert!(Disk::new(Path::new("/nowhere"), 0).is_full());
     }
 }

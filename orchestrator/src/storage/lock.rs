@@ -1,5 +1,7 @@
-//! One orchestrator per data root. The kernel gives the lock back when its holder dies, however it
-//! dies, so nothing has to be cleared away by hand.
+//! Lock of a data root: one orchestrator serves it.
+//!
+//! The kernel releases the lock when its holder ends, also if it is killed, so that nothing has to be
+//! cleared away by hand.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, Write};
@@ -7,16 +9,16 @@ use std::path::Path;
 
 use rustix::fs::{FlockOperation, flock};
 
-/// Name of the file in the data root; no tenant can have it.
+/// Name of the file in the data root. It is not a valid tenant id.
 const FILE: &str = ".orchestrator.lock";
 
-/// Held as long as it lives.
+/// The lock, held until it is dropped.
 #[derive(Debug)]
 pub struct Lock {
     _file: File,
 }
 
-/// Why the lock could not be had.
+/// Reason why the lock was not taken.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
     /// Another orchestrator serves the data root.
@@ -25,42 +27,45 @@ pub enum LockError {
          another data_root"
     )]
     Held {
-        /// Whose.
+        /// The data root that both were given.
         data_root: String,
-        /// As the holder has written it.
+        /// Process id that the holder wrote into the file.
         pid: String,
     },
     /// The folder can't be used.
     #[error("data_root {data_root} can't be used: {source}")]
     Unusable {
-        /// Which.
+        /// The data root in question.
         data_root: String,
-        /// Why.
+        /// The failed system call.
         source: io::Error,
     },
 }
 
 impl Lock {
-    /// Takes the lock of a data root, which is made when it is not there.
+    /// Takes the lock of a data root, which is created if it does not exist.
     pub fn take(data_root: &Path) -> Result<Self, LockError> {
-        let shown = || data_root.display().to_string();
-        let unusable = |source| LockError::Unusable { data_root: shown(), source };
+        let unusable =
+            |source| LockError::Unusable { data_root: data_root.display().to_string(), source };
         fs::create_dir_all(data_root).map_err(unusable)?;
-        let path = data_root.join(FILE);
-        let mut options = File::options();
-        let mut file = options
+        // Not truncated before it is ours: it names the holder.
+        let mut file = File::options()
             .read(true)
             .write(true)
             .create(true)
             .truncate(false)
-            .open(path)
+            .open(data_root.join(FILE))
             .map_err(unusable)?;
         if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
             let mut pid = String::new();
             file.read_to_string(&mut pid).map_err(unusable)?;
-            return Err(LockError::Held { data_root: shown(), pid: pid.trim().to_owned() });
+            return Err(LockError::Held {
+                data_root: data_root.display().to_string(),
+                pid: pid.trim().to_owned(),
+            });
         }
-        file.set_len(0).and_then(|()| file.rewind()).map_err(unusable)?;
+        file.set_len(0).map_err(unusable)?;
+        file.rewind().map_err(unusable)?;
         writeln!(file, "{}", std::process::id()).map_err(unusable)?;
         Ok(Self { _file: file })
     }
@@ -71,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_second_orchestrator_on_a_data_root_is_refused_until_the_first_is_gone() {
+    fn second_orchestrator_waits_for_the_first_to_end() {
         let folder = tempfile::tempdir().unwrap();
         let first = Lock::take(folder.path()).unwrap();
         let refusal = Lock::take(folder.path()).unwrap_err().to_string();

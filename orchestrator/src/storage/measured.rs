@@ -1,111 +1,138 @@
-//! The storage half of notices: a look at a tenant's files serves all VMs of a second.
+//! The storage part of notices. One measurement of a tenant serves the reports of all VM instances
+//! within a second.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use protocol::{TenantId, TenantNotice};
 
 use crate::storage::disk::{Disk, Used};
 
-/// How old a look may be: each VM reports once a second, and each would look.
+/// Age up to which a measurement is used again. Each VM instance reports once a second.
 const FRESH: Duration = Duration::from_millis(900);
-/// How often old looks are thrown out.
-const SWEEP: Duration = Duration::from_secs(1);
-/// Looks remembered, about 300 bytes each and what the phexts' names need; a host with more tenants
-/// that are active within a second looks again at those that have no place.
-const LOOKS_MAX: usize = 65_536;
 
-/// The tenants' files, looked at once a second.
+/// Time between two deletions of old measurements.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Measurements remembered, of about 300 bytes and the names of the tenant's phexts. If more tenants
+/// are active within a second, the surplus is measured at each report.
+const MEASUREMENTS_MAX: usize = 65_536;
+
+/// Tenants' use of the disk, measured at most once a second each.
 #[derive(Debug)]
 pub struct Storage {
     disk: Disk,
-    looks: Mutex<Looks>,
+    measurements: Mutex<Measurements>,
 }
 
 #[derive(Debug, Default)]
-struct Looks {
+struct Measurements {
     tenants: HashMap<TenantId, (Instant, Used)>,
-    host: Option<(Instant, bool)>,
-    /// When old looks were last thrown out: that takes a walk through all.
-    swept: Option<Instant>,
+    host_full: Option<(Instant, bool)>,
+    /// Time of the last deletion, which walks through all measurements.
+    swept_at: Option<Instant>,
 }
 
-impl Looks {
+impl Measurements {
     fn remember(&mut self, tenant: &TenantId, at: Instant, used: Used) {
-        if self.swept.is_none_or(|swept| at.saturating_duration_since(swept) >= SWEEP) {
-            self.tenants.retain(|_, (seen, _)| at.saturating_duration_since(*seen) < FRESH);
-            self.swept = Some(at);
+        let age = |then: Instant| at.saturating_duration_since(then);
+        if self.swept_at.is_none_or(|swept_at| age(swept_at) >= SWEEP_INTERVAL) {
+            self.tenants.retain(|_, (measured_at, _)| age(*measured_at) < FRESH);
+            self.swept_at = Some(at);
         }
-        if self.tenants.len() < LOOKS_MAX || self.tenants.contains_key(tenant) {
+        if self.tenants.len() < MEASUREMENTS_MAX || self.tenants.contains_key(tenant) {
             self.tenants.insert(tenant.clone(), (at, used));
         }
     }
 }
 
 impl Storage {
-    /// The files below `disk`.
+    /// Measures on `disk`.
     pub fn new(disk: Disk) -> Self {
-        Self { disk, looks: Mutex::default() }
+        Self { disk, measurements: Mutex::default() }
     }
 
-    /// Puts the storage facts and their age into `notice`. What can't be looked at counts as a
-    /// full host: a mutation refused is better than a file cut. Blocks on one folder's listing.
+    /// Enters the tenant's measurement and its age into `notice`. A tenant that can't be measured
+    /// counts as a full host: a refused write is better than a truncated file. Costs one listing of a
+    /// folder, and reading the phexts that have changed.
     pub fn fill(&self, tenant: &TenantId, notice: &mut TenantNotice) {
         notice.host_full = self.host_full();
-        if let Some((at, used)) = self.known(tenant) {
-            notice.storage_age_ms = u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX);
-            notice.storage_used_bytes = used.bytes;
-            notice.phexts = used.phexts;
+        if let Some((measured_at, used)) = self.fresh(tenant) {
+            enter(notice, measured_at, used);
             return;
         }
-        // From before the look: what is written meanwhile may be missing in it.
-        let at = Instant::now();
+        // Before the measurement, because it may miss writes that happen during it.
+        let measured_at = Instant::now();
         let Ok(used) = self.disk.used(tenant) else {
             notice.host_full = true;
             return;
         };
-        notice.storage_age_ms = u64::try_from(at.elapsed().as_millis()).unwrap_or(u64::MAX);
-        notice.storage_used_bytes = used.bytes;
-        notice.phexts.clone_from(&used.phexts);
-        let mut looks = self.looks.lock().unwrap_or_else(PoisonError::into_inner);
-        looks.remember(tenant, at, used);
+        enter(notice, measured_at, used.clone());
+        self.measurements.lock().remember(tenant, measured_at, used);
     }
 
-    fn known(&self, tenant: &TenantId) -> Option<(Instant, Used)> {
-        let looks = self.looks.lock().unwrap_or_else(PoisonError::into_inner);
-        looks.tenants.get(tenant).filter(|(at, _)| at.elapsed() < FRESH).cloned()
+    fn fresh(&self, tenant: &TenantId) -> Option<(Instant, Used)> {
+        let measurements = self.measurements.lock();
+        let measured = measurements.tenants.get(tenant);
+        measured.filter(|(measured_at, _)| measured_at.elapsed() < FRESH).cloned()
     }
 
     fn host_full(&self) -> bool {
-        let known = self.looks.lock().unwrap_or_else(PoisonError::into_inner).host;
-        if let Some((_, full)) = known.filter(|(at, _)| at.elapsed() < FRESH) {
+        let measured = self.measurements.lock().host_full;
+        if let Some((measured_at, full)) = measured
+            && measured_at.elapsed() < FRESH
+        {
             return full;
         }
-        let at = Instant::now();
+        let measured_at = Instant::now();
         let full = self.disk.is_full();
-        self.looks.lock().unwrap_or_else(PoisonError::into_inner).host = Some((at, full));
+        self.measurements.lock().host_full = Some((measured_at, full));
         full
     }
+}
+
+fn enter(notice: &mut TenantNotice, measured_at: Instant, used: Used) {
+    notice.storage_age_ms = u64::try_from(measured_at.elapsed().as_millis()).unwrap_or(u64::MAX);
+    notice.storage_used_bytes = used.bytes;
+    notice.phexts = used.phexts;
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn remember(measurements: &mut Measurements, number: usize, at: Instant) {
+        let tenant = TenantId::parse(&format!("t{number}")).unwrap();
+        measurements.remember(&tenant, at, Used::default());
+    }
+
     #[test]
-    fn looks_are_bounded_and_thrown_out_when_they_are_old() {
-        let (mut looks, begin) = (Looks::default(), Instant::now());
-        let look = |looks: &mut Looks, n: usize, at| {
-            looks.remember(&TenantId::parse(&format!("t{n}")).unwrap(), at, Used::default());
-        };
-        for n in 0..LOOKS_MAX + 10 {
-            look(&mut looks, n, begin);
+    fn measurements_are_bounded_and_expire() {
+        let mut measurements = Measurements::default();
+        let begin = Instant::now();
+        for number in 0..MEASUREMENTS_MAX + 10 {
+            remember(&mut measurements, number, begin);
         }
-        assert_eq!(looks.tenants.len(), LOOKS_MAX);
-        look(&mut looks, 0, begin + SWEEP / 2);
-        assert_eq!(looks.tenants.len(), LOOKS_MAX, "not swept with every look");
-        look(&mut looks, 1, begin + SWEEP);
-        assert_eq!(looks.tenants.len(), 2);
+        assert_eq!(measurements.tenants.len(), MEASUREMENTS_MAX);
+        remember(&mut measurements, 0, begin + SWEEP_INTERVAL / 2);
+        assert_eq!(measurements.tenants.len(), MEASUREMENTS_MAX, "not swept at every report");
+        remember(&mut measurements, 1, begin + SWEEP_INTERVAL);
+        assert_eq!(measurements.tenants.len(), 2);
+    }
+
+    #[test]
+    fn fresh_measurement_is_used_again() {
+        let root = tempfile::tempdir().unwrap();
+        let alice = TenantId::parse("alice").unwrap();
+        let folder = root.path().join("alice");
+        std::fs::create_dir(&folder).unwrap();
+        let storage = Storage::new(Disk::new(root.path(), 0));
+        let mut notice = TenantNotice::default();
+        for text in ["four", "and more"] {
+            std::fs::write(folder.join("a.phext"), text).unwrap();
+            storage.fill(&alice, &mut notice);
+            assert_eq!((notice.storage_used_bytes, notice.host_full), (4, false));
+        }
     }
 }

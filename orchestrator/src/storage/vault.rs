@@ -1,236 +1,244 @@
-//! Keeps what SQ may lose: a last good copy of every phext and point-in-time copies, out of the
-//! tenant's reach, and puts back what an abnormal death cut.
+//! The vault: keeps copies of tenants' phexts out of the tenants' reach, and repairs what a crash
+//! damaged.
 //!
 //! ```text
-//! <vault>/<tenant>/running            there from before a start until an orderly stop is complete;
-//!                                     names the boot of the host
-//! <vault>/<tenant>/good/a.phext       last good copy; never written in place, so it can be linked
-//! <vault>/<tenant>/snapshots/1767225600/a.phext   hard links to good copies of that second
-//! <vault>/<tenant>/damaged/1767225600-a.phext     cut files that were replaced, newest 16
-//! <vault>/<tenant>/replaced/1767225600-a.phext    good copies that a doubtful file or none at all
-//!                                                 took the place of, newest 16
+//! <vault>/<tenant>/running            exists from before a start until an orderly stop is complete;
+//!                                     holds the boot id of the host
+//! <vault>/<tenant>/good/a.phext       last good copy; replaced, never written, so it can be linked
+//! <vault>/<tenant>/snapshots/1767225600/a.phext   hard links to the good copies of that second
+//! <vault>/<tenant>/damaged/1767225600-a.phext     quarantine: files that were repaired
+//! <vault>/<tenant>/replaced/1767225600-a.phext    quarantine: good copies whose place was taken by a
+//!                                                 file that looks truncated, or by none
 //! ```
 //!
-//! - While the tenant is awake, a phext is copied once nothing has written it for [`QUIET`], and at
-//!   the latest [`COPY_AFTER`] after the oldest write that has no copy yet. Looks are half a second
-//!   apart: so the *window* in which an acknowledged write can be lost is [`WINDOW`] plus the copy's
-//!   own time, and only when SQ dies within a write of that same phext.
-//! - It is read under a *lease*: nobody has it open for writing, and who would write it waits as long
-//!   as reading takes, once per window.
-//! - A file that looks cut beside its copy becomes a good copy only if its write was finished: nobody
-//!   has it open and SQ is alive after it was read, for a cut comes from a death. Or from a full
-//!   disk, of which SQ does not die: while the
-//!   disk is or was just short of room, such a file is *doubtful*. It is not copied, the keeper has
-//!   the tenant stopped once there is room again, and the next start examines it as after a death.
-//!   Even so, the copy it takes the place of is set aside: nobody sees a disk that was full for a
-//!   moment, and `statvfs` knows no limit of a btrfs qgroup.
-//! - Before a start that follows no orderly stop (`running` is there), each phext is examined.
+//! - While SQ runs ([`running`]), a phext is copied once it has not been written for [`QUIET`], and at
+//!   the latest [`COPY_AFTER`] after its oldest write that has no copy. Looks are half a second apart.
+//!   So the *window* in which an acknowledged write can be lost is 5 s and the time of one copy, and a
+//!   write is lost only if SQ dies during a write of that same phext.
+//! - A phext is read under a *file lease* ([`file_lease`]): no process has it open for writing, and
+//!   the next writer waits as long as reading takes, once per window.
+//! - A file that looks truncated beside its copy becomes a good copy only if its write is known to
+//!   have been finished ([`copy_phext`]).
+//! - Before SQ starts after anything but an orderly stop, every phext is examined ([`examine`]) and,
+//!   where it is damaged, repaired ([`start`]). While SQ starts, changed files are copied.
 //!
-//! Every call blocks on files; the caller runs them off its async threads. Calls for one tenant
-//! follow one another, those of different tenants don't wait for each other.
-//! Space: at most (1 + hourly + daily) × the tenant's storage + 16 damaged and 16 replaced files,
-//! where the file system shares nothing; unchanged phexts cost nothing per snapshot. Age: what was
-//! set aside goes after 30 days, a snapshot after the 1,000 days that a tier can ask for at most, but
-//! for the newest; a good copy stays as long as its phext.
+//! docs/copies.md states the promises, docs/decisions the reason for each rule.
+//!
+//! Every call blocks on files; the caller runs it on a thread that may block. Calls for one tenant
+//! take turns, those of different tenants don't wait for each other.
+//!
+//! Space per tenant, if the file system shares nothing: at most (1 + hourly + daily) times the
+//! tenant's storage, and 16 files of each kind of quarantine. A phext that has not changed costs
+//! nothing per snapshot.
 
-mod awake;
-pub mod copy;
+mod copy;
+mod copy_phext;
 pub mod examine;
 mod file_lease;
-pub mod files;
-mod keep;
 mod quarantine;
-mod retain;
+mod retention;
+mod running;
 pub mod snapshots;
 mod start;
+#[cfg(test)]
+mod tests;
 mod track;
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io::{self, ErrorKind};
+use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, TryLockError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use protocol::TenantId;
 
-pub use awake::Awake;
-use copy::Stamp;
-use examine::Why;
-use keep::{Kept, While};
+use super::atomic_file::{PRIVATE_FOLDER, create_private_folder, remove_if_exists, restrict};
+use super::tenant_file::{self, phext_files};
+use crate::host;
+use copy_phext::{CopyOutcome, Writer};
+use examine::Damage;
 use track::Track;
 
-/// How long a phext is left alone before it is copied.
-pub const QUIET: Duration = Duration::from_secs(1);
-/// When a phext that never rests is copied all the same: the window less a look, and a second for
-/// the copies of others that come first.
-const COPY_AFTER: Duration = Duration::from_millis(3_500);
-/// The longest an acknowledged write goes without a copy, but for the time that copying takes.
-pub const WINDOW: Duration = Duration::from_secs(5);
-/// What a phext's file ends in.
-pub const PHEXT_SUFFIX: &str = ".phext";
-/// What files begin with that a restore has not put in place yet; SQ never touches them.
-const STAGED: &str = ".restored";
+/// Time without a write after which a phext is copied.
+const QUIET: Duration = Duration::from_secs(1);
 
-/// The vault of one data root.
+/// Time after which a phext that is written all the time is copied nevertheless: the window of 5 s,
+/// less half a second between looks and one second for copies of other phexts.
+const COPY_AFTER: Duration = Duration::from_millis(3_500);
+
+/// Copies of the phexts of one data root.
 #[derive(Debug)]
 pub struct Vault {
     root: PathBuf,
     data_root: PathBuf,
-    /// The present boot of the host.
+    /// Id of the host's present boot.
     boot: String,
-    /// Tenants started and not yet stopped in order, and those at work. Whoever works on a tenant's
-    /// files has its lock.
+    /// Tenants that run, and those whose files are in use. A thread that uses a tenant's files has
+    /// locked its track.
     tracks: Mutex<BTreeMap<TenantId, Arc<Mutex<Track>>>>,
-    /// Files put back since this process began, by tenant; as many as had a cut file.
-    restored: Mutex<BTreeMap<TenantId, u64>>,
-    /// Tenants whose last round failed, and why.
+    /// Number of files repaired since this process began; tenants without one are absent.
+    repaired: Mutex<BTreeMap<TenantId, u64>>,
+    /// Tenants whose last round of copies failed, with the reason.
     failing: Mutex<BTreeMap<TenantId, String>>,
-    /// When the data root's disk was last seen short of room.
-    short: Mutex<Option<Instant>>,
 }
 
-/// One phext that was put back.
+/// A phext file that was repaired.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Restored {
+pub struct Repair {
     /// Name of the file.
     pub file: String,
-    /// How the damage showed.
-    pub why: Why,
-    /// Length of what was found.
+    /// Evidence that it was damaged.
+    pub damage: Damage,
+    /// Length of the damaged file.
     pub found_bytes: u64,
-    /// Length of what stands there now.
-    pub restored_bytes: u64,
+    /// Length of the repaired file.
+    pub repaired_bytes: u64,
 }
 
-/// What a round of copying did.
+/// Result of a round of copies.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Round {
-    /// Files copied.
+    /// Number of files copied.
     pub copied: u32,
-    /// Files that changed and wait for quiet, kept changing, or could not be trusted.
+    /// Number of changed files that are still being written.
     pub waiting: u32,
-    /// Files that a full disk may have cut; to be examined once SQ is stopped.
+    /// Number of files that a full disk may have truncated. They must be examined once SQ is stopped.
     pub doubtful: u32,
-    /// The last file that could not be copied, and why. The others were.
+    /// Name of the last file that could not be copied, and the reason. The others were.
     pub failed: Option<String>,
-    /// No write that has no copy is older than this.
+    /// No write without a copy is older than this.
     pub uncopied_since: Option<Instant>,
-    /// What the slowest copy took.
+    /// Time that the slowest copy took.
     pub slowest: Duration,
 }
 
 impl Round {
-    /// Everything there is has a copy.
+    /// True if every file already had its copy.
     pub fn is_settled(&self) -> bool {
         self.copied + self.waiting + self.doubtful == 0 && self.failed.is_none()
     }
 
-    fn count(&mut self, name: &str, began: Instant, kept: io::Result<Kept>) {
-        match kept {
-            Ok(Kept::Copied) => {
+    /// True if every file has its copy now.
+    fn is_complete(&self) -> bool {
+        self.waiting + self.doubtful == 0 && self.failed.is_none()
+    }
+
+    fn count(&mut self, name: &str, began: Instant, outcome: io::Result<CopyOutcome>) {
+        match outcome {
+            Ok(CopyOutcome::Copied) => {
                 self.copied += 1;
                 self.slowest = self.slowest.max(began.elapsed());
             }
-            Ok(Kept::Waiting) => self.waiting += 1,
-            Ok(Kept::Doubtful) => self.doubtful += 1,
-            Err(e) => self.failed = Some(format!("{name}: {e}")),
+            Ok(CopyOutcome::Waiting) => self.waiting += 1,
+            Ok(CopyOutcome::Doubtful) => self.doubtful += 1,
+            Err(error) => self.failed = Some(format!("{name}: {error}")),
         }
     }
 }
 
 impl Vault {
-    /// The vault in `root` for the tenants in `data_root`.
+    /// Opens the vault in the folder `root` for the tenants in `data_root`.
     pub fn open(root: &Path, data_root: &Path) -> io::Result<Self> {
-        private_folder(root)?;
+        create_private_folder(root)?;
+        // A vault of an earlier release may be readable by others.
+        restrict(root, PRIVATE_FOLDER)?;
         Ok(Self {
             root: root.into(),
             data_root: data_root.into(),
-            boot: crate::host::boot()?,
+            boot: host::boot()?,
             tracks: Mutex::default(),
-            restored: Mutex::default(),
+            repaired: Mutex::default(),
             failing: Mutex::default(),
-            short: Mutex::default(),
         })
     }
 
-    /// Files of the tenant put back since this process began.
-    pub fn restored(&self, tenant: &TenantId) -> u64 {
-        self.restored.lock().map_or(0, |r| r.get(tenant).copied().unwrap_or(0))
+    /// Returns how many of the tenant's files were repaired since this process began.
+    pub fn repaired(&self, tenant: &TenantId) -> u64 {
+        self.repaired.lock().get(tenant).copied().unwrap_or(0)
     }
 
-    /// Why the tenant's last round of copies was not complete; `None`: it was.
+    /// Returns the reason why the tenant's last round of copies failed; `None` if it did not.
     pub fn failing(&self, tenant: &TenantId) -> Option<String> {
-        self.failing.lock().unwrap_or_else(PoisonError::into_inner).get(tenant).cloned()
+        self.failing.lock().get(tenant).cloned()
     }
 
-    /// Works on a tenant's files, alone. A poisoned lock is taken all the same: the files are
-    /// replaced whole, so a panic leaves nothing half done.
-    fn turn<T>(&self, tenant: &TenantId, work: impl FnOnce(&mut Track) -> T) -> T {
-        let track = self.track(tenant);
-        let done = work(&mut track.lock().unwrap_or_else(PoisonError::into_inner));
-        self.let_go(tenant, &track);
-        done
+    /// To be called after an orderly stop. Copies what changed, takes the snapshots that are due and
+    /// removes empty phexts, which SQ creates for every name that is read. If a file can't be copied,
+    /// the marker stays, and the next start examines.
+    pub fn after_stop(&self, tenant: &TenantId, hourly: u32, daily: u32) -> io::Result<Round> {
+        self.exclusive(tenant, |track| {
+            let mut round = Round::default();
+            create_private_folder(&self.good(tenant))?;
+            self.look_for_space(tenant, track)?;
+            // 1. Copy what changed.
+            for changed in track.look(&phext_files(&self.data(tenant))?, Instant::now()) {
+                let began = Instant::now();
+                let outcome = self.copy_phext(tenant, track, &changed.name, Writer::Stopped);
+                round.count(&changed.name, began, outcome);
+            }
+            self.set_failing(tenant, round.failed.clone());
+            if !round.is_complete() {
+                return Ok(round);
+            }
+            // 2. Remove empty files, and flush the others: SQ flushes nothing, and without the marker
+            //    they are not examined after a crash of the host.
+            for (name, stamp) in phext_files(&self.data(tenant))? {
+                if stamp.bytes == 0 {
+                    // Its copy is empty as well by now.
+                    remove_if_exists(&self.data(tenant).join(&name))?;
+                    remove_if_exists(&self.good(tenant).join(&name))?;
+                } else {
+                    tenant_file::open(&self.data(tenant).join(&name))?.0.sync_all()?;
+                }
+            }
+            self.take_due(tenant, hourly, daily)?;
+            // 3. Only now was the stop orderly.
+            remove_if_exists(&self.marker(tenant))?;
+            *track = Track::default();
+            Ok(round)
+        })
     }
 
-    /// The same; `None`: somebody else is at it.
-    fn turn_if_free<T>(&self, tenant: &TenantId, work: impl FnOnce(&mut Track) -> T) -> Option<T> {
+    /// Runs `work` alone on a tenant's files, when their present user is done.
+    fn exclusive<T>(&self, tenant: &TenantId, work: impl FnOnce(&mut Track) -> T) -> T {
         let track = self.track(tenant);
-        let done = match track.try_lock() {
-            Ok(mut track) => Some(work(&mut track)),
-            Err(TryLockError::Poisoned(track)) => Some(work(&mut track.into_inner())),
-            Err(TryLockError::WouldBlock) => None,
-        };
-        self.let_go(tenant, &track);
-        done
+        let result = work(&mut track.lock());
+        self.drop_if_unused(tenant, &track);
+        result
+    }
+
+    /// Runs `work` alone on a tenant's files; `None` if they are in use.
+    fn exclusive_if_free<T>(
+        &self,
+        tenant: &TenantId,
+        work: impl FnOnce(&mut Track) -> T,
+    ) -> Option<T> {
+        let track = self.track(tenant);
+        let result = track.try_lock().map(|mut track| work(&mut track));
+        self.drop_if_unused(tenant, &track);
+        result
     }
 
     fn track(&self, tenant: &TenantId) -> Arc<Mutex<Track>> {
-        let mut tracks = self.tracks.lock().unwrap_or_else(PoisonError::into_inner);
-        tracks.entry(tenant.clone()).or_default().clone()
+        self.tracks.lock().entry(tenant.clone()).or_default().clone()
     }
 
-    /// Forgets a tenant of which nothing is worth knowing, unless somebody waits for it.
-    fn let_go(&self, tenant: &TenantId, track: &Arc<Mutex<Track>>) {
-        let mut tracks = self.tracks.lock().unwrap_or_else(PoisonError::into_inner);
-        let ours_alone = Arc::strong_count(track) == 2;
-        if ours_alone && track.lock().unwrap_or_else(PoisonError::into_inner).is_empty() {
+    /// Drops an empty track unless another thread waits for it.
+    fn drop_if_unused(&self, tenant: &TenantId, track: &Arc<Mutex<Track>>) {
+        let mut tracks = self.tracks.lock();
+        let only_ours = Arc::strong_count(track) == 2;
+        if only_ours && track.lock().is_empty() {
             tracks.remove(tenant);
         }
     }
 
-    /// To be called when the tenant was stopped in order: copies what changed, takes the snapshots
-    /// that are due, removes empty phexts that reads left behind. What can't be done is left to the
-    /// next start, which examines.
-    pub fn after_stop(&self, tenant: &TenantId, hourly: u32, daily: u32) -> io::Result<Round> {
-        self.turn(tenant, |track| {
-            let mut round = Round::default();
-            private_folder(&self.good(tenant))?;
-            self.look_for_room(tenant, track)?;
-            for changed in track.look(&phext_files(&self.data(tenant))?, Instant::now()) {
-                let began = Instant::now();
-                let kept = self.keep_one(tenant, track, &changed.name, While::Stopped);
-                round.count(&changed.name, began, kept);
-            }
-            self.note_failing(tenant, round.failed.as_ref());
-            if round.waiting + round.doubtful > 0 || round.failed.is_some() {
-                return Ok(round);
-            }
-            for (name, stamp) in phext_files(&self.data(tenant))? {
-                if stamp.bytes == 0 {
-                    // The copy is empty as well by now.
-                    files::remove_if_there(&self.data(tenant).join(&name))?;
-                    files::remove_if_there(&self.good(tenant).join(&name))?;
-                } else {
-                    // SQ flushes nothing; without the marker nobody would look after a crash.
-                    files::open(&self.data(tenant).join(&name))?.0.sync_all()?;
-                }
-            }
-            self.take_due(tenant, hourly, daily)?;
-            files::remove_if_there(&self.marker(tenant))?;
-            *track = Track::default();
-            Ok(round)
-        })
+    fn set_failing(&self, tenant: &TenantId, reason: Option<String>) {
+        let mut failing = self.failing.lock();
+        match reason {
+            Some(reason) => drop(failing.insert(tenant.clone(), reason)),
+            None => drop(failing.remove(tenant)),
+        }
     }
 
     fn home(&self, tenant: &TenantId) -> PathBuf {
@@ -249,33 +257,3 @@ impl Vault {
         self.data_root.join(tenant.as_str())
     }
 }
-
-/// The phext files of a folder; none when the folder is not there.
-pub fn phext_files(folder: &Path) -> io::Result<BTreeMap<String, Stamp>> {
-    let mut files = BTreeMap::new();
-    for entry in entries(folder)? {
-        let Ok(name) = entry.file_name().into_string() else { continue };
-        // A file may go between the listing and the look at it; then it is not there.
-        let Ok(metadata) = entry.metadata() else { continue };
-        if metadata.is_file() && name.ends_with(PHEXT_SUFFIX) && !name.starts_with('.') {
-            files.insert(name, Stamp::from_metadata(&metadata));
-        }
-    }
-    Ok(files)
-}
-
-fn entries(folder: &Path) -> io::Result<Vec<fs::DirEntry>> {
-    match fs::read_dir(folder) {
-        Ok(entries) => entries.collect(),
-        Err(e) if e.kind() == ErrorKind::NotFound => Ok(Vec::new()),
-        Err(e) => Err(e),
-    }
-}
-
-fn private_folder(path: &Path) -> io::Result<()> {
-    use std::os::unix::fs::DirBuilderExt;
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
-}
-
-#[cfg(test)]
-mod tests;

@@ -1,12 +1,13 @@
 //! What one life of the orchestrator leaves to the next, in `<state_dir>/life.json`.
 
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::host;
+use crate::storage::atomic_file::{self, PRIVATE_FILE};
 
 const FILE: &str = "life.json";
 
@@ -44,12 +45,7 @@ impl Life {
 
     /// Leaves it to the next. On disk when this returns.
     pub fn write(&self, state_dir: &Path) -> io::Result<()> {
-        let new = Self::path(state_dir).with_extension("new");
-        let mut file = File::create(&new)?;
-        file.write_all(&serde_json::to_vec(self)?)?;
-        file.sync_all()?;
-        fs::rename(&new, Self::path(state_dir))?;
-        File::open(state_dir)?.sync_all()
+        atomic_file::write(&Self::path(state_dir), &serde_json::to_vec(self)?, PRIVATE_FILE)
     }
 
     /// How long leases that earlier lives gave may hold from now on. Who holds one runs on this

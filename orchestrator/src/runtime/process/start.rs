@@ -1,11 +1,8 @@
 //! Starting a tenant's process.
 
-use std::fs;
-use std::io::Write;
 use std::net::{Ipv4Addr, TcpListener};
-use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::ExitStatusExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 
@@ -18,6 +15,7 @@ use super::instance::{Instance, Record, wait_for_exit};
 use super::{Inner, READY_WITHIN, RESERVED_BYTES, pidfd};
 use crate::runtime::instance_key::InstanceKey;
 use crate::runtime::{ExitKind, RuntimeError, Spec, Started, folder, probe, proc, sq_command};
+use crate::storage::atomic_file::{self, PRIVATE_FILE};
 
 /// Attempts to start with another port: another program may take the port between our choice and
 /// SQ's bind.
@@ -179,20 +177,13 @@ impl Inner {
         }
     }
 
-    /// Writes the record to a new file and renames it, so that a reader never sees half of one.
+    /// Writes the record. It need not survive a crash of the host, because no process does.
     fn write_record(&self, record: &Record) -> Result<(), RuntimeError> {
         let path = self.record_path(&record.tenant);
-        write_private(&path, &serde_json::to_vec(record).map_err(RuntimeError::failed)?)
+        let json = serde_json::to_vec(record).map_err(RuntimeError::failed)?;
+        atomic_file::write_unflushed(&path, &json, PRIVATE_FILE)
             .map_err(|error| RuntimeError::Failed(format!("{}: {error}", path.display())))
     }
-}
-
-fn write_private(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let new = path.with_extension("new");
-    let mut options = fs::OpenOptions::new();
-    options.write(true).create(true).truncate(true).mode(0o600);
-    options.open(&new)?.write_all(bytes)?;
-    fs::rename(&new, path)
 }
 
 async fn reap(mut child: Child) -> ExitKind {

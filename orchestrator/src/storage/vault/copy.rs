@@ -1,224 +1,200 @@
-//! Reads a file that may be written meanwhile as it was at one moment, and puts bytes in a file's
-//! place so that they are either wholly there or not at all.
+//! Reading a file that SQ may be writing, and writing copies of it.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{Gid, Uid, fchown, ioctl_ficlone};
+use tempfile::NamedTempFile;
 
-use super::file_lease::Lease;
-use super::files;
+use super::file_lease::FileLease;
+use crate::storage::atomic_file::{self, PRIVATE_FILE, parent};
+use crate::storage::tenant_file::{self, Stamp};
 
-/// Between two tries.
-const PAUSE: Duration = Duration::from_millis(1);
-/// Compared at a time: a phext is in memory once, not twice.
+/// Pause between two attempts to read a file.
+const RETRY_AFTER: Duration = Duration::from_millis(1);
+
+/// Bytes compared at a time, so that a phext is in memory once and not twice.
 const CHUNK_BYTES: usize = 256 * 1024;
 
-/// What tells one state of a file from the next without reading it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Stamp {
-    /// Length.
-    pub bytes: u64,
-    /// Time of the last write, nanoseconds since 1970.
-    pub written_ns: i128,
-    /// Which file it is.
-    pub inode: u64,
-}
-
-impl Stamp {
-    /// The stamp in `metadata`.
-    pub fn from_metadata(metadata: &fs::Metadata) -> Self {
-        Self {
-            bytes: metadata.len(),
-            written_ns: i128::from(metadata.mtime()) * 1_000_000_000
-                + i128::from(metadata.mtime_nsec()),
-            inode: metadata.ino(),
-        }
-    }
-
-    /// When it was last written; 1970 for what bears an earlier time.
-    pub fn written(&self) -> SystemTime {
-        UNIX_EPOCH + Duration::from_nanos(u64::try_from(self.written_ns).unwrap_or(0))
-    }
-}
-
-/// A file as it was at one moment.
+/// The content of a file at one moment.
 #[derive(Debug)]
-pub struct Settled {
-    /// What was read.
-    pub file: File,
-    /// All of it.
-    pub bytes: Vec<u8>,
-    /// Its state at that moment.
-    pub stamp: Stamp,
-    /// No later than that moment.
-    pub read_at: Instant,
-    /// Whether nobody is known to have had it open for writing.
-    pub closed: bool,
+pub(super) struct ConsistentRead {
+    file: File,
+    /// Content of the file at that moment.
+    pub(super) bytes: Vec<u8>,
+    /// The file's stamp at that moment.
+    pub(super) stamp: Stamp,
+    /// Time of the read: the content is not older.
+    pub(super) read_at: Instant,
+    /// It was read under a lease, so no process had it open for writing.
+    pub(super) leased: bool,
 }
 
-impl Settled {
-    /// Whether it is still what was read, by its stamp.
-    pub fn is_current(&self) -> io::Result<bool> {
+impl ConsistentRead {
+    /// True if the file has not been written since, judged by its stamp.
+    pub(super) fn is_current(&self) -> io::Result<bool> {
         Ok(Stamp::from_metadata(&self.file.metadata()?) == self.stamp)
     }
 }
 
-/// The file as it was at one moment, which others may write; `None`: it kept being written for
-/// `patience`. It is tried once at least.
-///
-/// Read under a lease. Where there are none, it is read and then compared with the file as it is:
-/// whatever is written between the two shows as a difference or in the stamp.
-pub fn settled(path: &Path, patience: Duration) -> io::Result<Option<Settled>> {
-    settled_under(Lease::take, path, patience)
-}
-
-fn settled_under(
-    take: impl Fn(&File) -> io::Result<Option<Lease<'_>>>,
+/// Reads a file as it is at one moment, although SQ may be writing it. `None` means that it was being
+/// written at every attempt within `patience`. There is at least one attempt.
+pub(super) fn read_consistently(
     path: &Path,
     patience: Duration,
-) -> io::Result<Option<Settled>> {
-    let end = Instant::now() + patience;
+) -> io::Result<Option<ConsistentRead>> {
+    read_with(FileLease::take, path, patience)
+}
+
+fn read_with(
+    take_lease: impl Fn(&File) -> io::Result<Option<FileLease<'_>>>,
+    path: &Path,
+    patience: Duration,
+) -> io::Result<Option<ConsistentRead>> {
+    let deadline = Instant::now() + patience;
     loop {
-        let (file, _) = files::open(path)?;
-        let lease = take(&file);
-        let closed = matches!(lease, Ok(Some(_)));
-        // Where there are no leases, nobody knows whether it is being written.
-        if closed || lease.is_err() {
+        let (file, _) = tenant_file::open(path)?;
+        let lease = take_lease(&file);
+        let leased = matches!(lease, Ok(Some(_)));
+        // `Ok(None)` means that SQ is writing it now. An error means that there are no leases here,
+        // and then only a second look can tell.
+        if leased || lease.is_err() {
             let read_at = Instant::now();
             let stamp = Stamp::from_metadata(&file.metadata()?);
-            let bytes = files::read_all(&file, path)?;
+            let bytes = tenant_file::read_all(&file, path)?;
+            // From here on a waiting writer may go on.
             drop(lease);
-            let settled = Settled { file, bytes, stamp, read_at, closed };
-            if closed || (holds(&settled.file, &settled.bytes)? && settled.is_current()?) {
-                return Ok(Some(settled));
+            let read = ConsistentRead { file, bytes, stamp, read_at, leased };
+            // A write during an unprotected read shows as a difference or in the stamp.
+            if leased || (has_content(&read.file, &read.bytes)? && read.is_current()?) {
+                return Ok(Some(read));
             }
         }
-        if Instant::now() >= end {
+        if Instant::now() >= deadline {
             return Ok(None);
         }
-        std::thread::sleep(PAUSE);
+        std::thread::sleep(RETRY_AFTER);
     }
 }
 
-/// Makes `to` a copy of what was read: cloned where the file system shares blocks, else written;
-/// verified, flushed to disk and renamed. It bears the time of the write it copies, so that a file
-/// that a crash of the host threw back behind its copy can be told. `to` stands in a folder of ours.
-pub fn keep(from: &Settled, to: &Path) -> io::Result<()> {
-    let new = to.with_extension("new");
-    let cloned = ioctl_ficlone(&files::create(&new)?, &from.file).is_ok();
-    // The source may have changed before it was cloned.
-    if !(cloned && holds(&File::open(&new)?, &from.bytes)?) {
-        files::create(&new)?.write_all(&from.bytes)?;
+/// Replaces the good copy `to` by the content of `source`. The copy shares blocks with the source where the
+/// file system can do that. It bears the time of the write that it copies, so that a file which a
+/// crash of the host threw back behind its copy can be recognized.
+pub(super) fn write_copy(source: &ConsistentRead, to: &Path) -> io::Result<()> {
+    write_copy_with(|new, from| Ok(ioctl_ficlone(new, from)?), source, to)
+}
+
+fn write_copy_with(
+    clone: impl FnOnce(&File, &File) -> io::Result<()>,
+    source: &ConsistentRead,
+    to: &Path,
+) -> io::Result<()> {
+    let mut new = atomic_file::stage(parent(to), PRIVATE_FILE)?;
+    let cloned = clone(new.as_file(), &source.file).is_ok();
+    // SQ may have written the source after it was read: then the clone holds something else.
+    if !(cloned && has_content(new.as_file(), &source.bytes)?) {
+        new.as_file().set_len(0)?;
+        new.rewind()?;
+        new.write_all(&source.bytes)?;
     }
-    let file = File::options().read(true).write(true).open(&new)?;
-    if !holds(&file, &from.bytes)? {
-        return Err(io::Error::other(format!("{} reads otherwise than written", new.display())));
+    new.as_file().set_modified(source.stamp.written())?;
+    atomic_file::put(new, to)
+}
+
+/// Stages `bytes` in a tenant's folder, for the owner of that folder, and flushes them to disk.
+pub(super) fn stage_for_tenant(bytes: &[u8], folder: &Path) -> io::Result<NamedTempFile> {
+    let mut new = atomic_file::stage(folder, PRIVATE_FILE)?;
+    new.write_all(bytes)?;
+    let owner = std::fs::metadata(folder)?;
+    let present = new.as_file().metadata()?;
+    if (present.uid(), present.gid()) != (owner.uid(), owner.gid()) {
+        let uid = Uid::from_raw(owner.uid());
+        let gid = Gid::from_raw(owner.gid());
+        fchown(new.as_file(), Some(uid), Some(gid))?;
     }
-    file.set_modified(from.stamp.written())?;
-    file.sync_all()?;
-    fs::rename(&new, to)?;
-    sync_parent(to)
+    new.as_file().sync_all()?;
+    Ok(new)
 }
 
-/// Writes `bytes` to `to` atomically, owned as its folder is, so that the tenant can write it.
-pub fn put(bytes: &[u8], to: &Path) -> io::Result<()> {
-    // A leading dot: no phext is named so, SQ never touches it.
-    let new = to.with_file_name(".restored");
-    stage(bytes, &new)?;
-    fs::rename(&new, to)?;
-    sync_parent(to)
-}
-
-/// Writes `bytes` to the new file `to`, owned as its folder is, and flushes it to disk.
-pub fn stage(bytes: &[u8], to: &Path) -> io::Result<()> {
-    let folder = fs::metadata(to.parent().unwrap_or(Path::new("/")))?;
-    let mut file = files::create(to)?;
-    file.write_all(bytes)?;
-    let now = file.metadata()?;
-    if (now.uid(), now.gid()) != (folder.uid(), folder.gid()) {
-        let (uid, gid) = (Uid::from_raw(folder.uid()), Gid::from_raw(folder.gid()));
-        fchown(&file, Some(uid), Some(gid))?;
-    }
-    file.sync_all()
-}
-
-/// Makes a rename in the folder of `path` last.
-pub fn sync_parent(path: &Path) -> io::Result<()> {
-    sync_folder(path.parent().unwrap_or(Path::new("/")))
-}
-
-/// Makes what was renamed and removed in the folder last.
-pub fn sync_folder(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
-}
-
-/// Whether the file holds exactly `bytes`.
-fn holds(mut file: &File, bytes: &[u8]) -> io::Result<bool> {
+/// True if the file holds exactly `bytes`.
+fn has_content(mut file: &File, bytes: &[u8]) -> io::Result<bool> {
     file.rewind()?;
-    let mut chunk = vec![0; CHUNK_BYTES];
+    let mut chunk = Vec::with_capacity(CHUNK_BYTES);
     let mut rest = bytes;
     loop {
-        let n = read_full(file, &mut chunk)?;
-        if n > rest.len() || chunk[..n] != rest[..n] {
-            return Ok(false);
-        }
-        rest = &rest[n..];
-        if n == 0 {
+        chunk.clear();
+        let read = file.take(CHUNK_BYTES as u64).read_to_end(&mut chunk)?;
+        if read == 0 {
             return Ok(rest.is_empty());
         }
+        let Some(after) = rest.strip_prefix(chunk.as_slice()) else { return Ok(false) };
+        rest = after;
     }
 }
 
-fn read_full(mut file: &File, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        match file.read(&mut buffer[filled..])? {
-            0 => break,
-            n => filled += n,
-        }
-    }
-    Ok(filled)
+#[cfg(test)]
+pub(super) fn read_without_lease(path: &Path) -> ConsistentRead {
+    let read = read_with(|_| Err(io::ErrorKind::Unsupported.into()), path, Duration::ZERO);
+    read.unwrap().unwrap()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     const PATIENCE: Duration = Duration::from_millis(100);
 
     #[test]
-    fn a_copy_is_the_source_with_its_time_and_leaves_nothing_half_done() {
+    fn copy_has_content_and_time_of_its_source() {
         let dir = tempfile::tempdir().unwrap();
-        let (from, to) = (dir.path().join("a.phext"), dir.path().join("copy.phext"));
+        let from = dir.path().join("a.phext");
+        let to = dir.path().join("copy.phext");
         fs::write(&from, vec![7; 700_000]).unwrap();
-        let settled = settled(&from, PATIENCE).unwrap().unwrap();
-        keep(&settled, &to).unwrap();
+        let source = read_consistently(&from, PATIENCE).unwrap().unwrap();
+        let old = std::time::UNIX_EPOCH + Duration::from_secs(1);
+        fs::write(&to, "an older copy").unwrap();
+        File::options().write(true).open(&to).unwrap().set_modified(old).unwrap();
+        write_copy(&source, &to).unwrap();
         assert_eq!(fs::read(&from).unwrap(), fs::read(&to).unwrap());
         let written = |path: &Path| fs::metadata(path).unwrap().modified().unwrap();
         assert_eq!(written(&from), written(&to));
+        assert_eq!(fs::metadata(&to).unwrap().mode() & 0o777, 0o600, "for us alone");
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
     }
 
     #[test]
-    fn a_file_that_is_written_all_the_time_is_read_whole() {
-        let lengths = read_under_writes(settled);
+    fn clone_of_a_later_write_is_not_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let from = dir.path().join("a.phext");
+        let to = dir.path().join("copy.phext");
+        fs::write(&from, "what was read").unwrap();
+        let source = read_consistently(&from, PATIENCE).unwrap().unwrap();
+        let clone_later = |mut new: &File, _: &File| new.write_all(b"what was read, and more");
+        write_copy_with(clone_later, &source, &to).unwrap();
+        assert_eq!(fs::read(&to).unwrap(), b"what was read");
+    }
+
+    #[test]
+    fn busy_file_is_read_whole_under_a_lease() {
+        let lengths = read_under_writes(read_consistently);
         assert!(lengths.iter().all(|length| *length > 0), "it was read within a write");
     }
 
     #[test]
-    fn where_there_are_no_leases_it_is_read_as_it_was_at_one_moment() {
+    fn busy_file_without_lease_is_never_torn() {
         read_under_writes(|path, patience| {
-            settled_under(|_| Err(io::ErrorKind::Unsupported.into()), path, patience)
+            read_with(|_| Err(io::ErrorKind::Unsupported.into()), path, patience)
         });
     }
 
-    /// The lengths found by reading a file that is written over and over; no reading is torn.
+    /// Reads a file that is written over and over, and returns the lengths found. Asserts that no
+    /// content is torn.
     fn read_under_writes(
-        settled: impl Fn(&Path, Duration) -> io::Result<Option<Settled>>,
+        read: impl Fn(&Path, Duration) -> io::Result<Option<ConsistentRead>>,
     ) -> Vec<usize> {
         use std::sync::atomic::{AtomicBool, Ordering};
         let dir = tempfile::tempdir().unwrap();
@@ -239,7 +215,7 @@ mod tests {
                 }
             });
             for _ in 0..100 {
-                if let Some(Settled { bytes, .. }) = settled(&path, PATIENCE).unwrap() {
+                if let Some(ConsistentRead { bytes, .. }) = read(&path, PATIENCE).unwrap() {
                     assert!(bytes.is_empty() || bytes == whole(bytes[0]), "torn");
                     lengths.push(bytes.len());
                 }
@@ -251,23 +227,22 @@ mod tests {
     }
 
     #[test]
-    fn a_file_put_in_place_belongs_to_its_folder_s_owner_and_never_goes_where_a_link_leads() {
+    fn restored_file_belongs_to_the_folders_owner() {
         let dir = tempfile::tempdir().unwrap();
-        let (folder, host) = (dir.path().join("alice"), dir.path().join("host"));
+        let folder = dir.path().join("alice");
+        let host = dir.path().join("host");
         fs::create_dir(&folder).unwrap();
         fs::write(&host, "the host's").unwrap();
         if rustix::process::geteuid().is_root() {
             std::os::unix::fs::chown(&folder, Some(10_001), Some(10_001)).unwrap();
         }
         let to = folder.join("a.phext");
-        for name in [".restored", "a.phext"] {
-            std::os::unix::fs::symlink(&host, folder.join(name)).unwrap();
-        }
-        put(b"text", &to).unwrap();
-        let owner = |p: &Path| fs::symlink_metadata(p).map(|m| (m.uid(), m.gid())).unwrap();
+        std::os::unix::fs::symlink(&host, &to).unwrap();
+        atomic_file::put(stage_for_tenant(b"text", &folder).unwrap(), &to).unwrap();
+        let owner = |path: &Path| fs::symlink_metadata(path).map(|m| (m.uid(), m.gid())).unwrap();
         assert_eq!(owner(&to), owner(&folder));
         assert_eq!(fs::read(&to).unwrap(), b"text");
-        assert_eq!(fs::read(&host).unwrap(), b"the host's");
+        assert_eq!(fs::read(&host).unwrap(), b"the host's", "links are replaced, not followed");
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
     }
 }

@@ -1,37 +1,40 @@
-//! A lease on a file (fcntl(2), `F_SETLEASE`): while it is held, whoever opens the file for writing
-//! waits in `open`, before the file is emptied; so what is read is whole, and no writer is disturbed
-//! more than by a slow disk. It ends with the process that holds it.
+//! Leases on files (fcntl(2), `F_SETLEASE`).
 //!
-//! The only unsafe code of the workspace: neither `std` nor rustix or nix can ask for a lease.
+//! While we hold a read lease, a process that opens the file for writing waits in `open`, before the
+//! file is emptied. So what we read is whole, and a writer is disturbed no more than by a slow disk.
+//! The kernel ends the lease when the process that holds it dies.
+//!
+//! This is the only unsafe code of the workspace: neither `std` nor rustix or nix can ask for a lease.
 #![expect(unsafe_code, reason = "fcntl(2) with an integer, on a file that is borrowed")]
 
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 
-/// Which signal tells the holder that somebody waits (fcntl.h; libc does not name it).
+/// Command that selects the signal for the holder when a writer waits (fcntl.h; libc lacks it).
 const F_SETSIG: libc::c_int = 10;
 
-/// A lease on an open file, until it is dropped.
-pub(super) struct Lease<'a>(&'a File);
+/// A lease on an open file. It ends when it is dropped.
+pub(super) struct FileLease<'a>(&'a File);
 
-impl Lease<'_> {
-    /// On a file that was opened for reading. `None`: somebody has it open for writing just now. An
-    /// error: this file system knows no leases, or this user may have none on files of others.
-    pub(super) fn take(file: &File) -> io::Result<Option<Lease<'_>>> {
-        // What would be sent, SIGIO, ends a process; this one is of no consequence.
+impl FileLease<'_> {
+    /// Takes a lease on a file that was opened for reading. `None` means that a process has it open
+    /// for writing at this moment; an error, that this file system has no leases, or that this user
+    /// may have none on files of others.
+    pub(super) fn take(file: &File) -> io::Result<Option<FileLease<'_>>> {
+        // The default signal, SIGIO, would end this process; SIGURG is ignored.
         fcntl(file, F_SETSIG, libc::SIGURG)?;
         match fcntl(file, libc::F_SETLEASE, libc::F_RDLCK) {
-            Ok(()) => Ok(Some(Lease(file))),
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(None),
-            Err(e) => Err(e),
+            Ok(()) => Ok(Some(FileLease(file))),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(error),
         }
     }
 }
 
-impl Drop for Lease<'_> {
+impl Drop for FileLease<'_> {
     fn drop(&mut self) {
-        // Closing the file ends it as well, unless a child that is being started has it too.
+        // Closing the file would end it as well, unless a child that is being started inherited it.
         let _ = fcntl(self.0, libc::F_SETLEASE, libc::F_UNLCK);
     }
 }
@@ -52,26 +55,27 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
 
     #[test]
-    fn a_file_that_is_open_for_writing_has_no_lease_and_any_other_has() {
+    fn file_open_for_writing_gets_no_lease() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.phext");
         let writer = File::create(&path).unwrap();
         let reader = File::open(&path).unwrap();
-        assert!(Lease::take(&reader).unwrap().is_none());
+        assert!(FileLease::take(&reader).unwrap().is_none());
         drop(writer);
-        let lease = Lease::take(&reader).unwrap();
+        let lease = FileLease::take(&reader).unwrap();
         assert!(lease.is_some());
         assert_eq!(fs::read(&path).unwrap(), b"", "readers don't wait");
     }
 
     #[test]
-    fn whoever_opens_a_leased_file_for_writing_waits_and_has_not_emptied_it() {
+    fn writer_waits_for_the_lease_before_it_truncates() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.phext");
         fs::write(&path, "old").unwrap();
         let reader = File::open(&path).unwrap();
-        let lease = Lease::take(&reader).unwrap().unwrap();
-        let (begun, written) = (AtomicBool::new(false), AtomicBool::new(false));
+        let lease = FileLease::take(&reader).unwrap().unwrap();
+        let begun = AtomicBool::new(false);
+        let written = AtomicBool::new(false);
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 begun.store(true, Ordering::SeqCst);

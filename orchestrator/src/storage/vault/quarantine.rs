@@ -1,63 +1,85 @@
-//! What was replaced and may be wanted again: kept for a while, in a bounded number.
+//! Quarantine: keeps files that were replaced, for the operator, in bounded number and for a bounded
+//! time.
 
 use std::fs;
-use std::io::{self, ErrorKind, Write};
-use std::path::Path;
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use protocol::TenantId;
+use protocol::time::DAY_S;
 
-use super::{Vault, copy, entries, files, private_folder};
+use super::Vault;
 use crate::host;
+use crate::storage::atomic_file::{
+    self, PRIVATE_FILE, create_private_folder, entries, remove_if_exists,
+};
 
-/// Files kept per tenant and kind, newest first: enough to see what happened, bounded.
-const ASIDE_MAX: usize = 16;
-/// And so long.
-const ASIDE_S: u64 = 30 * 24 * 3_600;
-/// Snapshots of who takes no new ones go after the longest that a tier can ask for.
-const SNAPSHOT_S: u64 = 1_000 * 24 * 3_600;
+/// Files kept per tenant and kind.
+pub(super) const FILES_MAX: usize = 16;
+
+/// Age at which a file is deleted.
+const FILE_AGE_S: u64 = 30 * DAY_S;
+
+/// Age at which a snapshot is deleted although no newer one expired it: the most days that a tier can
+/// ask for. It concerns tenants that are never woken again.
+const SNAPSHOT_AGE_S: u64 = 1_000 * DAY_S;
+
+/// Kind of file, and name of its folder.
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    /// Files that were repaired.
+    Damaged,
+    /// Good copies that were replaced by a file that looks truncated, or by none.
+    Replaced,
+}
+
+impl Kind {
+    fn folder(self, home: &Path) -> PathBuf {
+        home.join(match self {
+            Self::Damaged => "damaged",
+            Self::Replaced => "replaced",
+        })
+    }
+}
 
 impl Vault {
-    /// Keeps the bytes of a cut file that is about to be replaced. They are on disk first.
-    pub(super) fn set_damaged_aside(
+    /// Keeps the content of a damaged file that is about to be repaired. Returns when it is on disk.
+    pub(super) fn quarantine_damaged(
         &self,
         tenant: &TenantId,
         name: &str,
         bytes: &[u8],
     ) -> io::Result<()> {
-        let folder = self.home(tenant).join("damaged");
-        private_folder(&folder)?;
-        let to = folder.join(dated(name));
-        let mut file = files::create(&to)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        copy::sync_parent(&to)?;
-        drop_oldest(&folder)
+        let folder = Kind::Damaged.folder(&self.home(tenant));
+        create_private_folder(&folder)?;
+        atomic_file::write(&folder.join(dated(name)), bytes, PRIVATE_FILE)?;
+        delete_oldest(&folder)
     }
 
-    /// Keeps a good copy that a doubtful file, or none, is about to take the place of.
-    pub(super) fn set_copy_aside(&self, tenant: &TenantId, name: &str) -> io::Result<()> {
-        let folder = self.home(tenant).join("replaced");
-        private_folder(&folder)?;
-        // Good copies are replaced, never written: a link is a copy.
+    /// Keeps a good copy that is about to be replaced or removed.
+    pub(super) fn quarantine_copy(&self, tenant: &TenantId, name: &str) -> io::Result<()> {
+        let folder = Kind::Replaced.folder(&self.home(tenant));
+        create_private_folder(&folder)?;
+        // A good copy is replaced, never written, so a hard link keeps its content.
         match fs::hard_link(self.good(tenant).join(name), folder.join(dated(name))) {
+            Ok(()) => delete_oldest(&folder),
             // There is no copy, or one of this second is kept already.
             Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::AlreadyExists) => Ok(()),
-            Err(e) => Err(e),
-            Ok(()) => drop_oldest(&folder),
+            Err(error) => Err(error),
         }
     }
 
-    /// Removes what is too old, of all tenants. Blocks on a few listings per tenant; once an hour is
-    /// often enough.
+    /// Deletes files of all tenants that are too old: those in quarantine, and snapshots
+    /// other than a tenant's newest. Costs a few listings per tenant; once an hour is enough.
     pub fn sweep(&self, now: SystemTime) -> io::Result<()> {
         let now_s = host::unix_s(now);
         for tenant in entries(&self.root)? {
             let home = tenant.path();
-            for kind in ["damaged", "replaced"] {
-                for file in entries(&home.join(kind))? {
-                    if taken_s(&file).is_some_and(|at| at + ASIDE_S < now_s) {
-                        files::remove_if_there(&file.path())?;
+            for kind in [Kind::Damaged, Kind::Replaced] {
+                for file in entries(&kind.folder(&home))? {
+                    if taken_s(&file).is_some_and(|taken| taken + FILE_AGE_S < now_s) {
+                        remove_if_exists(&file.path())?;
                     }
                 }
             }
@@ -67,28 +89,31 @@ impl Vault {
                 .collect();
             snapshots.sort_unstable();
             snapshots.pop();
-            for (_, folder) in snapshots.into_iter().filter(|(at, _)| at + SNAPSHOT_S < now_s) {
-                fs::remove_dir_all(folder)?;
+            for (taken, folder) in snapshots {
+                if taken + SNAPSHOT_AGE_S < now_s {
+                    fs::remove_dir_all(folder)?;
+                }
             }
         }
         Ok(())
     }
 }
 
+/// Prefixes a file name with the present second.
 fn dated(name: &str) -> String {
     format!("{}-{name}", host::now_s())
 }
 
-/// The seconds that a name begins with.
+/// Returns the second that an entry's name begins with.
 fn taken_s(entry: &fs::DirEntry) -> Option<u64> {
     entry.file_name().to_str()?.split('-').next()?.parse().ok()
 }
 
-fn drop_oldest(folder: &Path) -> io::Result<()> {
-    let mut kept: Vec<_> = entries(folder)?.iter().map(fs::DirEntry::path).collect();
-    kept.sort_unstable();
-    for old in kept.iter().rev().skip(ASIDE_MAX) {
-        files::remove_if_there(old)?;
+fn delete_oldest(folder: &Path) -> io::Result<()> {
+    let mut files: Vec<_> = entries(folder)?.iter().map(fs::DirEntry::path).collect();
+    files.sort_unstable();
+    for old in files.iter().rev().skip(FILES_MAX) {
+        remove_if_exists(old)?;
     }
     Ok(())
 }

@@ -1,46 +1,70 @@
-//! Point-in-time copies: taken, listed, put back, taken out.
+//! Snapshots: taken, listed, restored and exported.
 
-use std::fs;
+use std::fs::{self, OpenOptions};
 use std::io;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use protocol::TenantId;
+use protocol::time::{DAY_S, HOUR_S};
 use serde::{Deserialize, Serialize};
+use tempfile::TempPath;
 
-use super::keep::{Kept, While};
+use super::copy::stage_for_tenant;
+use super::copy_phext::{CopyOutcome, Writer};
 use super::track::Track;
-use super::{STAGED, Vault, copy, files, phext_files, private_folder, retain};
+use super::{Vault, retention};
 use crate::host;
+use crate::storage::atomic_file::{
+    PRIVATE_FILE, create_private_folder, entries, remove_if_exists, sync_folder,
+};
+use crate::storage::tenant_file::{self, phext_files};
 
-/// A snapshot is due when the newest is older than this.
-const EVERY_S: u64 = 3_600;
-/// How long what stood there before a restore is kept, whatever else is taken meanwhile.
-const BEFORE_S: u64 = 24 * 3_600;
-/// Of so many restores at most.
-const BEFORE_MAX: usize = 16;
-/// In a snapshot that a restore has taken.
-const BEFORE: &str = ".before";
+/// Age of the newest snapshot from which the next one is due.
+const INTERVAL_S: u64 = HOUR_S;
 
-/// One point-in-time copy.
+/// Time for which the snapshot taken by a restore is kept, whatever the tier's limits are.
+const BEFORE_RESTORE_S: u64 = DAY_S;
+
+/// Snapshots kept for that reason.
+pub(super) const BEFORE_RESTORE_MAX: usize = 16;
+
+/// Temporary name of a good copy; among the names that `remove_leftovers` deletes.
+const RESTORED: &str = ".new-restored";
+
+/// Marks a snapshot that was taken by a restore.
+const BEFORE_RESTORE: &str = ".before";
+
+/// Reason for a snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reason {
+    /// One was due.
+    Due,
+    /// A restore keeps what it is about to replace.
+    Restore,
+}
+
+/// A point-in-time copy of all phexts of a tenant.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Snapshot {
-    /// When it was taken, seconds since 1970 UTC; its name as well.
+    /// Time when it was taken, seconds since 1970 UTC. It is also its name.
     pub taken_s: u64,
-    /// Number of phexts in it.
+    /// Number of phexts.
     pub phexts: u32,
-    /// Their sum.
+    /// Sum of their lengths.
     pub bytes: u64,
 }
 
-/// Writes the phexts of such a folder into the new folder `to`, which is for the caller alone; with
-/// the caller's rights, which must suffice to read the vault.
+/// Copies the phexts of a snapshot's folder into the new folder `to`, for the caller alone, and
+/// returns their number. It needs the right to read the vault.
 pub fn export(from: &Path, to: &Path) -> io::Result<u32> {
-    use std::os::unix::fs::DirBuilderExt;
     let names = phext_files(from)?;
     fs::DirBuilder::new().mode(0o700).create(to)?;
     let mut count = 0;
     for name in names.into_keys() {
-        let mut file = files::create(&to.join(&name))?;
+        let mut options = OpenOptions::new();
+        let mut file =
+            options.write(true).create_new(true).mode(PRIVATE_FILE).open(to.join(&name))?;
         io::copy(&mut fs::File::open(from.join(&name))?, &mut file)?;
         count += 1;
     }
@@ -48,114 +72,115 @@ pub fn export(from: &Path, to: &Path) -> io::Result<u32> {
 }
 
 impl Vault {
-    /// The tenant's snapshots, oldest first.
+    /// Lists the tenant's snapshots, oldest first.
     pub fn snapshots(&self, tenant: &TenantId) -> io::Result<Vec<Snapshot>> {
-        let mut all = Vec::new();
-        for taken_s in self.taken(tenant)? {
+        let mut snapshots = Vec::new();
+        for taken_s in self.snapshot_times(tenant)? {
             let files = phext_files(&self.snapshot_folder(tenant, taken_s))?;
-            all.push(Snapshot {
+            snapshots.push(Snapshot {
                 taken_s,
                 phexts: u32::try_from(files.len()).unwrap_or(u32::MAX),
-                bytes: files.values().map(|f| f.bytes).sum(),
+                bytes: files.values().map(|stamp| stamp.bytes).sum(),
             });
         }
-        Ok(all)
+        Ok(snapshots)
     }
 
-    /// Takes a snapshot of the good copies if one is due, and removes those that are superfluous.
+    /// Takes a snapshot of the good copies if one is due, and deletes those that have expired.
     pub fn snapshot(&self, tenant: &TenantId, hourly: u32, daily: u32) -> io::Result<()> {
-        self.turn(tenant, |_| self.take_due(tenant, hourly, daily))
+        self.exclusive(tenant, |_| self.take_due(tenant, hourly, daily))
     }
 
     pub(super) fn take_due(&self, tenant: &TenantId, hourly: u32, daily: u32) -> io::Result<()> {
         let now_s = host::now_s();
-        let newest = self.taken(tenant)?.last().copied();
-        let wanted = hourly + daily > 0 && newest.is_none_or(|n| now_s >= n + EVERY_S);
-        if wanted && !phext_files(&self.good(tenant))?.is_empty() {
-            self.take(tenant, now_s, false)?;
+        let newest = self.snapshot_times(tenant)?.last().copied();
+        let due = hourly + daily > 0 && newest.is_none_or(|newest| now_s >= newest + INTERVAL_S);
+        if due && !phext_files(&self.good(tenant))?.is_empty() {
+            self.take(tenant, now_s, Reason::Due)?;
         }
-        let mut taken = self.taken(tenant)?;
+        // The newest snapshots taken by restores don't count for the tier's limits.
+        let mut newest_first = self.snapshot_times(tenant)?;
+        newest_first.reverse();
         let mut spared = 0;
-        taken.reverse();
-        taken.retain(|at| {
-            let before = now_s < at + BEFORE_S && self.is_before(tenant, *at);
-            spared += usize::from(before);
-            !(before && spared <= BEFORE_MAX)
+        newest_first.retain(|taken| {
+            let spare = spared < BEFORE_RESTORE_MAX
+                && now_s < taken + BEFORE_RESTORE_S
+                && self.snapshot_folder(tenant, *taken).join(BEFORE_RESTORE).exists();
+            spared += usize::from(spare);
+            !spare
         });
-        for old in retain::superfluous(&taken, hourly, daily) {
-            fs::remove_dir_all(self.snapshot_folder(tenant, old))?;
+        for taken in retention::expired(&newest_first, hourly, daily) {
+            fs::remove_dir_all(self.snapshot_folder(tenant, taken))?;
         }
         Ok(())
     }
 
-    /// Whether a restore took it.
-    fn is_before(&self, tenant: &TenantId, taken_s: u64) -> bool {
-        self.snapshot_folder(tenant, taken_s).join(BEFORE).exists()
-    }
-
-    /// Whether there is such a snapshot, as an error if not.
+    /// Returns an error of the kind `NotFound` if there is no such snapshot.
     pub fn find_snapshot(&self, tenant: &TenantId, taken_s: u64) -> io::Result<()> {
         self.existing(tenant, taken_s).map(drop)
     }
 
-    /// Puts the tenant's phexts back to what they were at `taken_s`. What stands there now is kept
-    /// as a snapshot of this second, for a day at least, whose name is returned. The caller keeps the
-    /// tenant asleep. An error before the exchange, for want of room say, has changed nothing.
+    /// Restores the tenant's phexts to their state at `taken_s`. The present state is kept as a
+    /// snapshot of this second, for a day at least, whose name is returned. The caller keeps the
+    /// tenant asleep. An error before the exchange, such as a full disk, has changed nothing.
     pub fn restore(&self, tenant: &TenantId, taken_s: u64) -> io::Result<u64> {
-        self.turn(tenant, |track| {
+        self.exclusive(tenant, |track| {
+            let data = self.data(tenant);
+            let good = self.good(tenant);
             let from = self.existing(tenant, taken_s)?;
-            private_folder(&self.good(tenant))?;
-            private_folder(&self.data(tenant))?;
-            let before_s = self.keep_what_is_there(tenant, track)?;
-            let wanted: Vec<String> = phext_files(&from)?.into_keys().collect();
-            let staged = |n: usize| self.data(tenant).join(format!("{STAGED}-{n}"));
-            if let Err(e) = stage_all(&from, &wanted, &staged) {
-                for n in 0..wanted.len() {
-                    files::remove_if_there(&staged(n))?;
-                }
-                return Err(e);
-            }
-            for (n, name) in wanted.iter().enumerate() {
-                fs::rename(staged(n), self.data(tenant).join(name))?;
-                // Copies are replaced, never written: a link is a copy.
-                let new = self.good(tenant).join(name).with_extension("new");
-                files::remove_if_there(&new)?;
+            create_private_folder(&good)?;
+            create_private_folder(&data)?;
+            // 1. Keep the present state.
+            let before_s = self.keep_present_state(tenant, track)?;
+            // 2. Write all files before the first is exchanged.
+            let names: Vec<String> = phext_files(&from)?.into_keys().collect();
+            let staged = stage_all(&from, &names, &data)?;
+            // 3. Exchange file and copy.
+            for (name, file) in names.iter().zip(staged) {
+                file.persist(data.join(name))?;
+                // A good copy is replaced, never written, so a hard link keeps its content.
+                let new = good.join(RESTORED);
+                remove_if_exists(&new)?;
                 fs::hard_link(from.join(name), &new)?;
-                fs::rename(&new, self.good(tenant).join(name))?;
+                fs::rename(&new, good.join(name))?;
             }
-            for folder in [self.data(tenant), self.good(tenant)] {
-                for name in phext_files(&folder)?.into_keys().filter(|n| !wanted.contains(n)) {
-                    files::remove_if_there(&folder.join(name))?;
+            // 4. Remove phexts that the snapshot does not have.
+            for folder in [&data, &good] {
+                for name in phext_files(folder)?.into_keys().filter(|name| !names.contains(name)) {
+                    remove_if_exists(&folder.join(name))?;
                 }
-                copy::sync_folder(&folder)?;
+                sync_folder(folder)?;
             }
             *track = Track::default();
             Ok(before_s)
         })
     }
 
-    /// Takes the snapshot of what stands there before a restore. What an abnormal death cut is put
-    /// right first, or it would become a good copy.
-    fn keep_what_is_there(&self, tenant: &TenantId, track: &mut Track) -> io::Result<u64> {
-        if let Some(death) = self.last_end(tenant)? {
-            self.examine_all(tenant, track, death)?;
+    /// Takes a snapshot of the present state and returns its name.
+    fn keep_present_state(&self, tenant: &TenantId, track: &mut Track) -> io::Result<u64> {
+        // A damaged file must be repaired first, or it would become a good copy.
+        if let Some(crash) = self.last_crash(tenant)? {
+            self.examine_all(tenant, track, crash)?;
         }
-        self.look_for_room(tenant, track)?;
+        self.look_for_space(tenant, track)?;
         for name in phext_files(&self.data(tenant))?.into_keys() {
-            if self.keep_one(tenant, track, &name, While::Stopped)? != Kept::Copied {
-                let text = format!("{name} may be cut by a full disk: make room first");
-                return Err(io::Error::other(text));
+            let outcome = self.copy_phext(tenant, track, &name, Writer::Stopped)?;
+            if outcome != CopyOutcome::Copied {
+                return Err(io::Error::other(format!(
+                    "{name} may have been truncated by a full disk: free some space first"
+                )));
             }
         }
-        let mut before_s = host::now_s();
-        while self.snapshot_folder(tenant, before_s).exists() {
-            before_s += 1;
+        let mut now_s = host::now_s();
+        while self.snapshot_folder(tenant, now_s).exists() {
+            now_s += 1;
         }
-        self.take(tenant, before_s, true)?;
-        Ok(before_s)
+        self.take(tenant, now_s, Reason::Restore)?;
+        Ok(now_s)
     }
 
-    /// The folder of a snapshot, or of the last good copies, to [`export`] from.
+    /// Returns the folder of a snapshot, or without `taken_s` that of the good copies, to [`export`]
+    /// from.
     pub fn folder(&self, tenant: &TenantId, taken_s: Option<u64>) -> io::Result<PathBuf> {
         match taken_s {
             Some(taken_s) => self.existing(tenant, taken_s),
@@ -163,22 +188,22 @@ impl Vault {
         }
     }
 
-    fn take(&self, tenant: &TenantId, now_s: u64, before: bool) -> io::Result<()> {
+    fn take(&self, tenant: &TenantId, now_s: u64, reason: Reason) -> io::Result<()> {
         let folder = self.snapshot_folder(tenant, now_s);
         let new = folder.with_extension("new");
         if new.exists() {
             fs::remove_dir_all(&new)?;
         }
-        private_folder(&new)?;
+        create_private_folder(&new)?;
         for name in phext_files(&self.good(tenant))?.into_keys() {
-            // Good copies are replaced, never written: a link is a copy.
+            // A good copy is replaced, never written, so a hard link keeps its content.
             fs::hard_link(self.good(tenant).join(&name), new.join(&name))?;
         }
-        if before {
-            fs::write(new.join(BEFORE), "")?;
+        if reason == Reason::Restore {
+            fs::write(new.join(BEFORE_RESTORE), "")?;
         }
         fs::rename(&new, &folder)?;
-        copy::sync_parent(&folder)
+        sync_folder(&self.snapshots_folder(tenant))
     }
 
     fn existing(&self, tenant: &TenantId, taken_s: u64) -> io::Result<PathBuf> {
@@ -190,28 +215,32 @@ impl Vault {
         Err(io::Error::new(io::ErrorKind::NotFound, text))
     }
 
-    fn snapshot_folder(&self, tenant: &TenantId, taken_s: u64) -> PathBuf {
-        self.home(tenant).join("snapshots").join(taken_s.to_string())
+    fn snapshots_folder(&self, tenant: &TenantId) -> PathBuf {
+        self.home(tenant).join("snapshots")
     }
 
-    /// Names of the snapshots, oldest first.
-    fn taken(&self, tenant: &TenantId) -> io::Result<Vec<u64>> {
-        let folder = self.home(tenant).join("snapshots");
-        private_folder(&folder)?;
-        let mut taken = Vec::new();
-        for entry in fs::read_dir(folder)? {
-            taken.extend(entry?.file_name().to_str().and_then(|n| n.parse::<u64>().ok()));
-        }
-        taken.sort_unstable();
-        Ok(taken)
+    fn snapshot_folder(&self, tenant: &TenantId, taken_s: u64) -> PathBuf {
+        self.snapshots_folder(tenant).join(taken_s.to_string())
+    }
+
+    /// Returns the names of the snapshots, oldest first.
+    fn snapshot_times(&self, tenant: &TenantId) -> io::Result<Vec<u64>> {
+        let folders = entries(&self.snapshots_folder(tenant))?;
+        let names = folders.iter().map(fs::DirEntry::file_name);
+        let mut times: Vec<u64> = names.filter_map(|name| name.to_str()?.parse().ok()).collect();
+        times.sort_unstable();
+        Ok(times)
     }
 }
 
-/// Writes all of `names` beside the files they are to replace: if there is no room for one of them,
-/// none is exchanged.
-fn stage_all(from: &Path, names: &[String], to: &dyn Fn(usize) -> PathBuf) -> io::Result<()> {
-    for (n, name) in names.iter().enumerate() {
-        copy::stage(&fs::read(from.join(name))?, &to(n))?;
-    }
-    Ok(())
+/// Writes the named files of a snapshot as temporary files in a tenant's folder. On an error all of
+/// them are deleted again.
+fn stage_all(from: &Path, names: &[String], folder: &Path) -> io::Result<Vec<TempPath>> {
+    let stage = |name: &String| {
+        let missing = || io::Error::from(io::ErrorKind::NotFound);
+        let (bytes, _) = tenant_file::read(&from.join(name))?.ok_or_else(missing)?;
+        // Its descriptor is closed: there may be thousands of files.
+        Ok(stage_for_tenant(&bytes, folder)?.into_temp_path())
+    };
+    names.iter().map(stage).collect()
 }

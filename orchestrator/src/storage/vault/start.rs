@@ -1,5 +1,4 @@
-//! Before a start: what an abnormal death cut is put back. While SQ starts, and before anybody can
-//! reach it: what is flushed to disk.
+//! Before and while SQ starts: repairs files that a crash damaged, and copies changed files.
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -8,173 +7,176 @@ use std::time::Instant;
 
 use protocol::TenantId;
 
-use super::copy::{self, Stamp};
-use super::examine::{Death, Finding, Why, examine};
-use super::keep::While;
+use super::copy::stage_for_tenant;
+use super::copy_phext::Writer;
+use super::examine::{Crash, Damage, Finding, examine};
 use super::track::Track;
-use super::{PHEXT_SUFFIX, Restored, STAGED, Vault, entries, files, phext_files, private_folder};
+use super::{Repair, Vault};
+use crate::storage::atomic_file::{
+    self, create_private_folder, entries, remove_if_exists, sync_folder,
+};
+use crate::storage::tenant_file::{self, PHEXT_SUFFIX, Stamp, phext_files};
 
 impl Vault {
-    /// To be called before each start. Examines every phext unless the last stop was orderly.
-    /// An error means that the tenant must not start. Of the kind `InvalidData` it is one that no
-    /// further try heals: something that is no phext stands in a phext's place.
-    pub fn before_start(&self, tenant: &TenantId) -> io::Result<Vec<Restored>> {
-        self.turn(tenant, |track| {
-            private_folder(&self.good(tenant))?;
-            only_files(&self.data(tenant))?;
-            for name in staged(&self.data(tenant))? {
-                files::remove_if_there(&self.data(tenant).join(name))?;
-            }
-            let end = self.last_end(tenant)?;
-            let restored = match end {
+    /// To be called before each start. Unless the last stop was orderly, examines every phext and
+    /// repairs those that are damaged. On an error the tenant must not start. An error of the kind
+    /// `InvalidData` is one that no retry heals: something other than a phext has a phext's name.
+    pub fn before_start(&self, tenant: &TenantId) -> io::Result<Vec<Repair>> {
+        self.exclusive(tenant, |track| {
+            let data = self.data(tenant);
+            create_private_folder(&self.good(tenant))?;
+            // 1. Refuse what SQ would stumble over, and remove what a crash of ours left behind.
+            only_files(&data)?;
+            atomic_file::remove_leftovers(&data)?;
+            atomic_file::remove_leftovers(&self.good(tenant))?;
+            // 2. Examine and repair.
+            let repairs = match self.last_crash(tenant)? {
                 None => Vec::new(),
-                Some(death) => self.examine_all(tenant, track, death)?,
+                Some(crash) => self.examine_all(tenant, track, crash)?,
             };
-            self.mark_running(tenant)?;
-            track.in_order = end.is_none();
-            track.starts(Instant::now());
-            self.note_failing(tenant, None);
-            Ok(restored)
+            // 3. From here until an orderly stop, a crash may damage files.
+            fs::write(self.marker(tenant), &self.boot)?;
+            self.set_failing(tenant, None);
+            Ok(repairs)
         })
     }
 
-    /// To be called after [`Vault::before_start`]; SQ may start meanwhile, but not be asked for
-    /// anything before this is done. On an error it must be stopped again.
+    /// To be called after [`Vault::before_start`]. SQ may be starting at the same time, but must not
+    /// receive a request before this is done. On an error SQ must be stopped again.
     pub fn while_starting(&self, tenant: &TenantId) -> io::Result<()> {
-        self.turn(tenant, |track| {
-            // Before SQ writes anything: a crash of the host must not lose it.
+        self.exclusive(tenant, |track| {
+            // 1. The marker must survive a crash of the host that interrupts SQ's first write.
             let marker = self.marker(tenant);
             fs::File::open(&marker)?.sync_all()?;
-            copy::sync_parent(&marker)?;
-            if std::mem::take(&mut track.in_order) {
-                self.learn(tenant, track)?;
+            sync_folder(&self.home(tenant))?;
+            // 2. Copy while nothing writes.
+            let began = Instant::now();
+            self.look_for_space(tenant, track)?;
+            let found = phext_files(&self.data(tenant))?;
+            let good = phext_files(&self.good(tenant))?;
+            let mut complete = true;
+            for (name, stamp) in &found {
+                complete &= self.copy_if_changed(tenant, track, name, *stamp, good.get(name))?;
+            }
+            // 3. Files removed by hand stay removed. A folder without any phext, however, is more
+            //    likely a disk that is not mounted than an intention.
+            if !found.is_empty() {
+                for name in good.keys().filter(|name| !found.contains_key(*name)) {
+                    self.quarantine_copy(tenant, name)?;
+                    remove_if_exists(&self.good(tenant).join(name))?;
+                }
+            }
+            if complete {
+                track.all_copied(began);
             }
             Ok(())
         })
     }
 
-    /// What ended the tenant's SQ last; `None`: a stop in order.
-    pub(super) fn last_end(&self, tenant: &TenantId) -> io::Result<Option<Death>> {
-        match fs::read_to_string(self.marker(tenant)) {
-            Ok(boot) if boot.trim() == self.boot => Ok(Some(Death::Process)),
-            Ok(_) => Ok(Some(Death::Host)),
-            Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(e),
-        }
-    }
-
-    fn mark_running(&self, tenant: &TenantId) -> io::Result<()> {
-        use std::io::Write;
-        files::create(&self.marker(tenant))?.write_all(self.boot.as_bytes())
-    }
-
-    /// After an orderly stop: what has its copy, what came by hand since, and what went. No better
-    /// moment than now, when nobody writes them.
-    fn learn(&self, tenant: &TenantId, track: &mut Track) -> io::Result<()> {
-        let good = phext_files(&self.good(tenant))?;
-        let there = phext_files(&self.data(tenant))?;
-        for (name, stamp) in &there {
-            match good.get(name) {
-                None => {
-                    self.keep_one(tenant, track, name, While::Stopped)?;
-                }
-                Some(copy) if (copy.bytes, copy.written_ns) == (stamp.bytes, stamp.written_ns) => {
-                    track.copied(name, *stamp, Instant::now(), true);
-                }
-                Some(_) => {}
-            }
-        }
-        // A folder without any phext is more likely a disk that is not mounted than a wish.
-        if !there.is_empty() {
-            for name in good.keys().filter(|name| !there.contains_key(*name)) {
-                self.set_copy_aside(tenant, name)?;
-                files::remove_if_there(&self.good(tenant).join(name))?;
-            }
-        }
-        Ok(())
-    }
-
-    pub(super) fn examine_all(
+    /// Returns whether the file has a copy now. Only for a file that never had one is a failure to
+    /// copy it an error; with an older copy, SQ may run.
+    fn copy_if_changed(
         &self,
         tenant: &TenantId,
         track: &mut Track,
-        death: Death,
-    ) -> io::Result<Vec<Restored>> {
-        let mut restored = Vec::new();
+        name: &str,
+        stamp: Stamp,
+        good: Option<&Stamp>,
+    ) -> io::Result<bool> {
+        if good.is_some_and(|good| good.is_copy_of(&stamp)) {
+            track.copied_while_stopped(name, stamp, Instant::now());
+            return Ok(true);
+        }
+        match self.copy_phext(tenant, track, name, Writer::Stopped) {
+            Err(error) if good.is_some() => {
+                tracing::warn!(%tenant, name, %error, "phext can't be copied at the start");
+                Ok(false)
+            }
+            outcome => Ok(outcome? == super::CopyOutcome::Copied),
+        }
+    }
+
+    /// Returns the kind of crash that ended the tenant's SQ last; `None` after an orderly stop.
+    pub(super) fn last_crash(&self, tenant: &TenantId) -> io::Result<Option<Crash>> {
+        match fs::read_to_string(self.marker(tenant)) {
+            Ok(boot) if boot.trim() == self.boot => Ok(Some(Crash::Process)),
+            Ok(_) => Ok(Some(Crash::Host)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Examines and repairs all phexts that are there, or of which there is a copy.
+    pub(super) fn examine_all(
+        &self,
+        tenant: &TenantId,
+        track: &Track,
+        crash: Crash,
+    ) -> io::Result<Vec<Repair>> {
+        let mut repairs = Vec::new();
         let mut names = phext_files(&self.data(tenant))?;
         names.extend(phext_files(&self.good(tenant))?);
         for name in names.keys() {
-            restored.extend(self.examine_one(tenant, track, name, death)?);
+            repairs.extend(self.examine_one(tenant, track, name, crash)?);
         }
-        // One that dies again and again before it is looked at would never have copies of what it
-        // wrote between its deaths.
-        for (name, stamp) in phext_files(&self.data(tenant))? {
-            if track.overdue(&name, stamp, Instant::now())
-                && let Err(e) = self.keep_one(tenant, track, &name, While::Stopped)
-            {
-                tracing::warn!(%tenant, name, error = %e, "a copy can't be kept");
-            }
+        if !repairs.is_empty() {
+            *self.repaired.lock().entry(tenant.clone()).or_default() += repairs.len() as u64;
         }
-        if let (false, Ok(mut count)) = (restored.is_empty(), self.restored.lock()) {
-            *count.entry(tenant.clone()).or_default() += restored.len() as u64;
-        }
-        Ok(restored)
+        Ok(repairs)
     }
 
     fn examine_one(
         &self,
         tenant: &TenantId,
-        track: &mut Track,
+        track: &Track,
         name: &str,
-        death: Death,
-    ) -> io::Result<Option<Restored>> {
+        crash: Crash,
+    ) -> io::Result<Option<Repair>> {
         let path = self.data(tenant).join(name);
-        let there = opened(&path)?;
-        if death == Death::Process
-            && there.as_ref().is_some_and(|(_, stamp)| track.is_copied(name, stamp))
-        {
+        // 1. A file that is unchanged since its copy needs no examination, unless the host lost a write
+        //    that the kernel had accepted.
+        let present = phext_stamp(&path)?;
+        if crash == Crash::Process && present.is_some_and(|stamp| track.is_copied(name, &stamp)) {
             return Ok(None);
         }
-        let read = |at: &Option<(fs::File, Stamp)>, path: &Path| match at {
-            Some((file, _)) => files::read_all(file, path).map(Some),
-            None => Ok(None),
+        // 2. Compare it with its copy.
+        let found = tenant_file::read(&path)?;
+        let good = tenant_file::read(&self.good(tenant).join(name))?;
+        let finding = match (&found, &good) {
+            (Some((bytes, stamp)), Some((copy, copied)))
+                if crash == Crash::Host
+                    && stamp.written_ns < copied.written_ns
+                    && bytes != copy =>
+            {
+                Finding::Damaged { damage: Damage::Older, repaired: copy.clone() }
+            }
+            _ => {
+                let bytes = found.as_ref().map(|(bytes, _)| bytes.as_slice());
+                let copy = good.as_ref().map(|(bytes, _)| bytes.as_slice());
+                examine(bytes, copy, crash)
+            }
         };
-        let good_path = self.good(tenant).join(name);
-        let copy = opened(&good_path)?;
-        let (now, good) = (read(&there, &path)?, read(&copy, &good_path)?);
-        let written = |at: &Option<(fs::File, Stamp)>| at.as_ref().map(|(_, s)| s.written_ns);
-        if let (true, Some((_, stamp))) = (now == good, &there) {
-            track.copied(name, *stamp, Instant::now(), true);
+        let Finding::Damaged { damage, repaired } = finding else { return Ok(None) };
+        // 3. Keep the damaged file for the operator, then replace it.
+        let mut found_bytes = 0;
+        if let Some((bytes, _)) = &found {
+            found_bytes = bytes.len() as u64;
+            self.quarantine_damaged(tenant, name, bytes)?;
         }
-        let older = death == Death::Host
-            && written(&there).zip(written(&copy)).is_some_and(|(now, copy)| now < copy)
-            && now != good;
-        let finding = match good.as_ref().filter(|_| older) {
-            Some(good) => Finding::Cut { why: Why::Older, restored: good.clone() },
-            None => examine(now.as_deref(), good.as_deref(), death),
-        };
-        let Finding::Cut { why, restored } = finding else { return Ok(None) };
-        if let Some(now) = &now {
-            self.set_damaged_aside(tenant, name, now)?;
-        }
-        // The runtime gives a folder its owner, should it be missing.
-        private_folder(&self.data(tenant))?;
-        copy::put(&restored, &path)?;
-        Ok(Some(Restored {
-            file: name.to_owned(),
-            why,
-            found_bytes: now.map_or(0, |n| n.len() as u64),
-            restored_bytes: restored.len() as u64,
-        }))
+        // The runtime gives a new folder its owner.
+        create_private_folder(&self.data(tenant))?;
+        atomic_file::put(stage_for_tenant(&repaired, &self.data(tenant))?, &path)?;
+        let repaired_bytes = repaired.len() as u64;
+        Ok(Some(Repair { file: name.to_owned(), damage, found_bytes, repaired_bytes }))
     }
 }
 
-/// An error if something else than a file stands in a phext's place: a folder kills SQ 0.5.0, 0.6.0
-/// answers 200 and stores nothing in it; a link would be out of our sight.
+/// Returns an error if something other than a file has a phext's name: a folder kills SQ 0.5.0, while
+/// 0.6.0 answers 200 and stores nothing in it, and a link could lead anywhere.
 fn only_files(folder: &Path) -> io::Result<()> {
     for entry in entries(folder)? {
-        let named = entry.file_name().to_str().is_some_and(|n| n.ends_with(PHEXT_SUFFIX));
-        if named && !entry.file_type()?.is_file() {
+        let is_phext = entry.file_name().to_str().is_some_and(|n| n.ends_with(PHEXT_SUFFIX));
+        if is_phext && !entry.file_type()?.is_file() {
             let text = format!("{} is not a regular file", entry.path().display());
             return Err(io::Error::new(ErrorKind::InvalidData, text));
         }
@@ -182,16 +184,10 @@ fn only_files(folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// What a restore that was broken off has left.
-fn staged(folder: &Path) -> io::Result<Vec<String>> {
-    let names = entries(folder)?.into_iter().filter_map(|e| e.file_name().into_string().ok());
-    Ok(names.filter(|name| name.starts_with(STAGED)).collect())
-}
-
-fn opened(path: &Path) -> io::Result<Option<(fs::File, Stamp)>> {
-    match files::open(path) {
-        Ok((file, metadata)) => Ok(Some((file, Stamp::from_metadata(&metadata)))),
-        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
-        Err(e) => Err(e),
+fn phext_stamp(path: &Path) -> io::Result<Option<Stamp>> {
+    match fs::symlink_metadata(path) {
+        Ok(metadata) => Ok(Some(Stamp::from_metadata(&metadata))),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
     }
 }

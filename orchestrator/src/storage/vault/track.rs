@@ -1,132 +1,150 @@
-//! What is known of a tenant's files from one look to the next. Pure: time is an argument, and it is
-//! monotonic, so that a step of the wall clock changes nothing.
+//! Tracks which files of a tenant have changed since they were copied, and for how long.
+//!
+//! Pure: time is an argument, and it is monotonic, so that a step of the wall clock changes nothing.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use super::copy::Stamp;
 use super::{COPY_AFTER, QUIET};
+use crate::storage::tenant_file::Stamp;
 
-/// Two writes within this may bear the same time (the kernel's clock for files ticks 100 to 1000
-/// times a second), so a younger stamp does not prove that a file is unchanged.
-const TICK: Duration = Duration::from_millis(50);
+/// Two writes within this time may bear the same stamp (the kernel's clock for files ticks 100 to
+/// 1000 times a second), so the stamp of a younger write does not prove that the file is unchanged.
+const CLOCK_TICK: Duration = Duration::from_millis(50);
 
-/// One tenant's files; bounded by what a tenant may have on disk.
+/// Time for which a shortage of disk space is remembered: longer than a tenant's files go without a
+/// look.
+const SHORTAGE_KEPT: Duration = Duration::from_mins(1);
+
+/// One tenant's files. Bounded by the number of files that a tenant may have.
 #[derive(Debug, Default)]
 pub(super) struct Track {
-    /// When they were last looked at; `None`: never in this life of ours.
-    looked: Option<Instant>,
-    files: BTreeMap<String, Seen>,
-    /// SQ is being started after a stop in order.
-    pub(super) in_order: bool,
-    /// When its folder was last seen short of room.
-    pub(super) short: Option<Instant>,
+    /// Time of the last look at the folder; `None` if this process has not looked yet.
+    looked_at: Option<Instant>,
+    files: BTreeMap<String, TrackedFile>,
+    /// Time when the tenant's folder was last seen short of space.
+    short_at: Option<Instant>,
 }
 
 #[derive(Debug)]
-struct Seen {
+struct TrackedFile {
     stamp: Stamp,
-    /// Since when it has had this stamp, no later than it was seen.
+    /// The file has borne this stamp since then, or longer.
     since: Instant,
-    /// Its stamp when it was copied, where that proves that it is the same.
+    /// The stamp of the version that was copied, if it proves that the file is still the same.
     copied: Option<Stamp>,
-    /// No write that has no copy is older.
-    uncopied: Option<Instant>,
+    /// No write without a copy is older than this.
+    uncopied_since: Option<Instant>,
 }
 
-/// A file that is not what was copied.
+/// A file that differs from its last copy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Changed {
     pub(super) name: String,
-    /// Nothing has written it for [`QUIET`].
+    /// It has not been written for [`QUIET`].
     pub(super) quiet: bool,
-    /// A write may be without a copy for [`COPY_AFTER`].
+    /// A write may have been without a copy for [`COPY_AFTER`].
     pub(super) overdue: bool,
 }
 
 impl Track {
-    /// Takes in what stands in the folder; gives what changed.
+    /// Compares the folder's present files with the known ones, and returns those to be copied.
     pub(super) fn look(&mut self, files: &BTreeMap<String, Stamp>, now: Instant) -> Vec<Changed> {
-        // Whatever is new was written after the look before; without one, nobody knows when.
-        let before = self.looked.replace(now);
-        let unknown = before.or_else(|| now.checked_sub(COPY_AFTER)).unwrap_or(now);
+        // A change was written after the last look. Without one its age is unknown: overdue.
+        let last_look = self.looked_at.replace(now);
+        let oldest = last_look.or_else(|| now.checked_sub(COPY_AFTER)).unwrap_or(now);
         self.files.retain(|name, _| files.contains_key(name));
         let mut changed = Vec::new();
         for (name, stamp) in files {
-            let seen = self.files.entry(name.clone()).or_insert(Seen {
-                stamp: *stamp,
-                since: now,
-                copied: None,
-                uncopied: None,
-            });
-            if seen.stamp != *stamp {
-                (seen.stamp, seen.since) = (*stamp, now);
+            let file = self.file(name, *stamp, now);
+            if file.stamp != *stamp {
+                file.stamp = *stamp;
+                file.since = now;
             }
-            if seen.copied == Some(*stamp) {
-                seen.uncopied = None;
+            if file.copied == Some(*stamp) {
+                file.uncopied_since = None;
                 continue;
             }
-            let uncopied = *seen.uncopied.get_or_insert(unknown);
+            let uncopied_since = *file.uncopied_since.get_or_insert(oldest);
             changed.push(Changed {
                 name: name.clone(),
-                quiet: now.saturating_duration_since(seen.since) >= QUIET,
-                overdue: now.saturating_duration_since(uncopied) >= COPY_AFTER,
+                quiet: now.saturating_duration_since(file.since) >= QUIET,
+                overdue: now.saturating_duration_since(uncopied_since) >= COPY_AFTER,
             });
         }
         changed
     }
 
-    /// The file was copied as `stamp` says; it was read from `read_at` on. `stopped`: nobody can
-    /// have written it since.
-    pub(super) fn copied(&mut self, name: &str, stamp: Stamp, read_at: Instant, stopped: bool) {
-        let new = Seen { stamp, since: read_at, copied: None, uncopied: None };
-        let seen = self.files.entry(name.to_owned()).or_insert(new);
-        let old = seen.stamp == stamp && read_at.saturating_duration_since(seen.since) >= TICK;
-        let proven = stopped || old;
-        seen.copied = proven.then_some(stamp);
-        // A later write with the same time and length would go unseen: copied again, then.
-        seen.uncopied = (!proven).then_some(read_at);
+    /// Records a copy of a file of a running SQ that was read at `read_at`.
+    pub(super) fn copied_while_running(&mut self, name: &str, stamp: Stamp, read_at: Instant) {
+        let file = self.file(name, stamp, read_at);
+        let unwritten_for = read_at.saturating_duration_since(file.since);
+        if file.stamp == stamp && unwritten_for >= CLOCK_TICK {
+            file.copied = Some(stamp);
+            file.uncopied_since = None;
+        } else {
+            // A later write could bear the same stamp, so the file will be copied once more.
+            file.copied = None;
+            file.uncopied_since = Some(read_at);
+        }
     }
 
-    /// Whether the file is what was last copied: a cut shows in its length or time.
+    /// Records a copy of a file that nothing can have written since.
+    pub(super) fn copied_while_stopped(&mut self, name: &str, stamp: Stamp, now: Instant) {
+        let file = self.file(name, stamp, now);
+        file.copied = Some(stamp);
+        file.uncopied_since = None;
+    }
+
+    fn file(&mut self, name: &str, stamp: Stamp, now: Instant) -> &mut TrackedFile {
+        self.files.entry(name.to_owned()).or_insert(TrackedFile {
+            stamp,
+            since: now,
+            copied: None,
+            uncopied_since: None,
+        })
+    }
+
+    /// True if the file is unchanged since its copy: a truncation changes its length or its time.
     pub(super) fn is_copied(&self, name: &str, stamp: &Stamp) -> bool {
-        self.files.get(name).is_some_and(|seen| seen.copied == Some(*stamp))
+        self.files.get(name).is_some_and(|file| file.copied == Some(*stamp))
     }
 
-    /// SQ is about to start: nothing was written before `now` that nobody knows of.
-    pub(super) fn starts(&mut self, now: Instant) {
-        self.looked = Some(now);
+    /// Records that nothing was written before `now` that has no copy.
+    pub(super) fn all_copied(&mut self, now: Instant) {
+        self.looked_at = Some(now);
     }
 
-    /// Whether nothing is known.
-    pub(super) fn is_empty(&self) -> bool {
-        self.looked.is_none() && self.files.is_empty() && self.short.is_none()
-    }
-
-    /// SQ has died: whether the file, which bears `stamp` now, holds a write that may have been
-    /// without a copy for [`COPY_AFTER`]. How long that is goes on counting.
-    pub(super) fn overdue(&mut self, name: &str, stamp: Stamp, now: Instant) -> bool {
-        if self.is_copied(name, &stamp) {
-            return false;
-        }
-        let long_ago = now.checked_sub(COPY_AFTER).unwrap_or(now);
-        let unknown = self.looked.unwrap_or(long_ago);
-        let new = Seen { stamp, since: now, copied: None, uncopied: None };
-        let seen = self.files.entry(name.to_owned()).or_insert(new);
-        (seen.stamp, seen.since, seen.copied) = (stamp, now, None);
-        now.saturating_duration_since(*seen.uncopied.get_or_insert(unknown)) >= COPY_AFTER
-    }
-
-    /// Nobody can have written until `now`.
+    /// Records that nothing can have been written until `now`. A tenant that rests then needs no look.
     pub(super) fn untouched(&mut self, now: Instant) {
-        if self.looked.is_some() && self.uncopied_since().is_none() {
-            self.looked = Some(now);
+        if self.looked_at.is_some() && self.uncopied_since().is_none() {
+            self.looked_at = Some(now);
         }
     }
 
-    /// The oldest write that may have no copy.
+    /// Returns a time that no write without a copy is older than.
     pub(super) fn uncopied_since(&self) -> Option<Instant> {
-        self.files.values().filter_map(|seen| seen.uncopied).min()
+        self.files.values().filter_map(|file| file.uncopied_since).min()
+    }
+
+    /// Records whether the tenant's folder has enough disk space now.
+    pub(super) fn set_space(&mut self, enough: bool, now: Instant) {
+        if !enough {
+            self.short_at = Some(now);
+        } else if self.short_at.is_some_and(|at| now.duration_since(at) >= SHORTAGE_KEPT) {
+            self.short_at = None;
+        }
+    }
+
+    /// True if the folder was short of disk space within the last minute: a full disk may have
+    /// truncated a file.
+    pub(super) fn was_short_of_space(&self) -> bool {
+        self.short_at.is_some()
+    }
+
+    /// True if nothing is known, so that the track can be dropped.
+    pub(super) fn is_empty(&self) -> bool {
+        self.looked_at.is_none() && self.files.is_empty() && self.short_at.is_none()
     }
 }
 
@@ -134,77 +152,95 @@ impl Track {
 mod tests {
     use super::*;
 
-    fn files(written_ns: i128) -> BTreeMap<String, Stamp> {
-        BTreeMap::from([("a".to_owned(), Stamp { bytes: 1, written_ns, inode: 1 })])
-    }
-
+    /// Time between two looks.
     const LOOK: Duration = Duration::from_millis(500);
 
+    fn files(written_ns: i128) -> BTreeMap<String, Stamp> {
+        BTreeMap::from([("a".to_owned(), Stamp::of_test(1, written_ns))])
+    }
+
     #[test]
-    fn a_file_that_is_always_written_is_overdue_no_later_than_its_oldest_write_without_a_copy() {
-        let (mut track, begin) = (Track::default(), Instant::now());
+    fn busy_file_is_overdue_by_its_oldest_uncopied_write() {
+        let mut track = Track::default();
+        let begin = Instant::now();
         track.look(&BTreeMap::new(), begin);
-        let mut overdue = None;
+        let mut overdue_after = None;
         for look in 1..20 {
             let now = begin + look * LOOK;
             let changed = track.look(&files(look.into()), now);
             assert!(!changed[0].quiet);
-            overdue = overdue.or(changed[0].overdue.then_some(now - begin));
+            if changed[0].overdue && overdue_after.is_none() {
+                overdue_after = Some(now - begin);
+            }
         }
-        assert_eq!(overdue, Some(COPY_AFTER), "the first write was after the first look");
+        assert_eq!(overdue_after, Some(COPY_AFTER), "the first write was after the first look");
         assert_eq!(track.uncopied_since(), Some(begin));
     }
 
     #[test]
-    fn a_file_is_quiet_when_looks_a_second_apart_find_the_same_whatever_the_clock_says() {
-        let (mut track, begin) = (Track::default(), Instant::now());
-        // Written in the far future, says its time.
-        let far = files(i128::from(u64::MAX));
-        assert!(!track.look(&far, begin)[0].quiet);
-        assert!(track.look(&far, begin + QUIET)[0].quiet);
+    fn quiet_is_judged_without_the_wall_clock() {
+        let mut track = Track::default();
+        let begin = Instant::now();
+        let far_future = files(i128::from(u64::MAX));
+        assert!(!track.look(&far_future, begin)[0].quiet);
+        assert!(track.look(&far_future, begin + QUIET)[0].quiet);
     }
 
     #[test]
-    fn a_copy_of_a_file_just_written_is_made_again_when_it_is_quiet() {
-        let (mut track, begin) = (Track::default(), Instant::now());
+    fn copy_of_a_fresh_write_is_made_again() {
+        let mut track = Track::default();
+        let begin = Instant::now();
         let stamp = files(5)["a"];
         track.look(&files(5), begin);
-        track.copied("a", stamp, begin + TICK / 2, false);
+        track.copied_while_running("a", stamp, begin + CLOCK_TICK / 2);
         assert!(!track.is_copied("a", &stamp));
+        assert_eq!(track.uncopied_since(), Some(begin + CLOCK_TICK / 2));
         assert!(track.look(&files(5), begin + QUIET)[0].quiet);
-        track.copied("a", stamp, begin + QUIET, false);
+        track.copied_while_running("a", stamp, begin + QUIET);
         assert!(track.is_copied("a", &stamp));
         assert_eq!(track.look(&files(5), begin + 2 * QUIET), []);
         assert_eq!(track.uncopied_since(), None);
     }
 
     #[test]
-    fn what_is_first_seen_in_this_life_is_overdue_at_once() {
+    fn file_of_unknown_age_is_overdue_at_once() {
         let later = Instant::now() + 2 * COPY_AFTER;
         assert!(Track::default().look(&files(1), later)[0].overdue);
     }
 
     #[test]
-    fn a_death_makes_no_write_younger() {
-        let (mut track, begin) = (Track::default(), Instant::now());
-        let stamp = files(5)["a"];
+    fn death_makes_no_write_younger() {
+        let mut track = Track::default();
+        let begin = Instant::now();
         track.look(&BTreeMap::new(), begin);
-        let died = begin + COPY_AFTER / 2;
-        assert!(!track.overdue("a", stamp, died));
-        track.starts(died);
+        track.look(&files(5), begin + LOOK);
+        // SQ dies and is started again, and its files can't be copied in between.
+        assert!(!track.look(&files(6), begin + 2 * LOOK)[0].overdue);
         assert_eq!(track.uncopied_since(), Some(begin));
-        assert!(track.look(&files(6), begin + COPY_AFTER)[0].overdue);
-        assert!(track.overdue("a", stamp, begin + COPY_AFTER));
-        track.copied("a", stamp, begin + COPY_AFTER, true);
-        assert!(!track.overdue("a", stamp, begin + 2 * COPY_AFTER));
-        assert!(Track::default().overdue("a", stamp, begin + COPY_AFTER), "nobody knows");
+        assert!(track.look(&files(7), begin + COPY_AFTER)[0].overdue);
+        track.copied_while_stopped("a", files(7)["a"], begin + COPY_AFTER);
+        track.all_copied(begin + COPY_AFTER);
+        assert!(!track.look(&files(8), begin + COPY_AFTER + LOOK)[0].overdue);
+        assert_eq!(track.uncopied_since(), Some(begin + COPY_AFTER));
     }
 
     #[test]
-    fn after_an_idle_time_the_first_write_is_not_overdue() {
-        let (mut track, begin) = (Track::default(), Instant::now());
+    fn first_write_after_rest_is_not_overdue() {
+        let mut track = Track::default();
+        let begin = Instant::now();
         track.look(&BTreeMap::new(), begin);
         track.untouched(begin + 100 * LOOK);
         assert!(!track.look(&files(1), begin + 101 * LOOK)[0].overdue);
+    }
+
+    #[test]
+    fn shortage_of_space_is_remembered_for_a_while() {
+        let mut track = Track::default();
+        let begin = Instant::now();
+        track.set_space(false, begin);
+        track.set_space(true, begin + SHORTAGE_KEPT / 2);
+        assert!(track.was_short_of_space());
+        track.set_space(true, begin + SHORTAGE_KEPT);
+        assert!(!track.was_short_of_space());
     }
 }

@@ -81,9 +81,9 @@ pub(super) async fn start(parts: Parts, spec: Spec) -> Done {
 /// where something that is no phext stands in a phext's place. All else, a full disk or one that
 /// fails to read for a moment, is tried again after the back-off.
 async fn look_at_data(parts: &Parts, tenant: &TenantId) -> Result<(), (bool, String)> {
-    for file in of_vault(parts, tenant, Vault::before_start).await?.unwrap_or_default() {
-        warn!(%tenant, ?file, "restored what was cut");
-        parts.metrics.count_restored(file.why.as_str());
+    for repair in of_vault(parts, tenant, Vault::before_start).await?.unwrap_or_default() {
+        warn!(%tenant, ?repair, "phext repaired");
+        parts.metrics.count_restored(repair.damage.as_str());
     }
     Ok(())
 }

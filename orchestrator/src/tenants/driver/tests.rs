@@ -227,7 +227,7 @@ async fn an_sq_whose_data_cannot_be_settled_is_stopped_and_never_asked() {
     std::fs::create_dir_all(data.join("a")).unwrap();
     std::fs::write(data.join("a/notes.phext"), "by hand").unwrap();
     // Its first copy can't be made.
-    std::fs::create_dir_all(dir.path().join("vault/a/good/notes.new")).unwrap();
+    std::fs::create_dir_all(dir.path().join("vault/a/good/notes.phext")).unwrap();
     let vault = Arc::new(Vault::open(&dir.path().join("vault"), &data).unwrap());
     let runtime = Arc::new(Words::default());
     let (tier, limits) = (TierName::parse("free").unwrap(), Limits::default());

@@ -1,0 +1,153 @@
+//! Files in folders that a tenant can write.
+//!
+//! They are opened so that nothing a tenant puts there leads elsewhere (links), blocks us (pipes) or
+//! fills our memory (sparse files). We are usually root there, so a link that is followed could be any
+//! file of the host. The tenant's folder itself stands in one of ours: the tenant can exchange only
+//! entries of that folder.
+
+use std::collections::BTreeMap;
+use std::fs::{File, Metadata};
+use std::io::{self, ErrorKind, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rustix::fs::{Mode, OFlags, open as open_at};
+use rustix::io::Errno;
+
+use super::atomic_file::entries;
+
+/// Suffix of a phext's file name.
+pub(crate) const PHEXT_SUFFIX: &str = ".phext";
+
+/// Largest file that is read. SQ could serve no larger phext, and reading takes that much memory.
+pub(crate) const FILE_MAX_BYTES: u64 = 1 << 30;
+
+/// State of a file that changes with every write, seen without reading it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Stamp {
+    /// Length of the file.
+    pub(crate) bytes: u64,
+    /// Time of the last write, nanoseconds since 1970.
+    pub(crate) written_ns: i128,
+    /// Inode: a file that was renamed into place is another one.
+    inode: u64,
+}
+
+impl Stamp {
+    /// Takes the stamp out of `metadata`.
+    pub(crate) fn from_metadata(metadata: &Metadata) -> Self {
+        Self {
+            bytes: metadata.len(),
+            written_ns: i128::from(metadata.mtime()) * 1_000_000_000
+                + i128::from(metadata.mtime_nsec()),
+            inode: metadata.ino(),
+        }
+    }
+
+    /// Returns the time of the last write; a time before 1970 becomes 1970.
+    pub(crate) fn written(&self) -> SystemTime {
+        UNIX_EPOCH + Duration::from_nanos(u64::try_from(self.written_ns).unwrap_or(0))
+    }
+
+    /// True if a copy that bears this stamp was made of a file that bears the other.
+    pub(crate) fn is_copy_of(&self, original: &Self) -> bool {
+        self.bytes == original.bytes && self.written_ns == original.written_ns
+    }
+
+    #[cfg(test)]
+    pub(crate) fn of_test(bytes: u64, written_ns: i128) -> Self {
+        Self { bytes, written_ns, inode: 1 }
+    }
+}
+
+/// Lists the phext files of a folder; one that does not exist has none.
+pub(crate) fn phext_files(folder: &Path) -> io::Result<BTreeMap<String, Stamp>> {
+    let mut files = BTreeMap::new();
+    for entry in entries(folder)? {
+        let Ok(name) = entry.file_name().into_string() else { continue };
+        // A file may be removed between the listing and this call.
+        let Ok(metadata) = entry.metadata() else { continue };
+        if metadata.is_file() && name.ends_with(PHEXT_SUFFIX) && !name.starts_with('.') {
+            files.insert(name, Stamp::from_metadata(&metadata));
+        }
+    }
+    Ok(files)
+}
+
+/// Opens a regular file for reading. Anything else is an error of kind `InvalidData`.
+pub(crate) fn open(path: &Path) -> io::Result<(File, Metadata)> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = match open_at(path, flags, Mode::empty()) {
+        Ok(file) => File::from(file),
+        Err(Errno::LOOP) => return Err(no_phext(path, "a symbolic link")),
+        Err(error) => return Err(error.into()),
+    };
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Err(no_phext(path, "not a regular file"));
+    }
+    Ok((file, metadata))
+}
+
+/// Reads an open file from its present position. More than [`FILE_MAX_BYTES`] is an error of kind
+/// `InvalidData`.
+pub(crate) fn read_all(file: &File, path: &Path) -> io::Result<Vec<u8>> {
+    let bytes = file.metadata()?.len();
+    if bytes > FILE_MAX_BYTES {
+        return Err(no_phext(path, "larger than any phext"));
+    }
+    let mut content = Vec::with_capacity(usize::try_from(bytes).unwrap_or(0));
+    file.take(FILE_MAX_BYTES).read_to_end(&mut content)?;
+    Ok(content)
+}
+
+/// Reads a file with its stamp; `None` if it does not exist.
+pub(crate) fn read(path: &Path) -> io::Result<Option<(Vec<u8>, Stamp)>> {
+    match open(path) {
+        Ok((file, metadata)) => Ok(Some((read_all(&file, path)?, Stamp::from_metadata(&metadata)))),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn no_phext(path: &Path, kind: &str) -> io::Error {
+    io::Error::new(ErrorKind::InvalidData, format!("{} is {kind}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn only_regular_files_are_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        fs::write(at("host"), "the host's").unwrap();
+        symlink(at("host"), at("link")).unwrap();
+        fs::create_dir(at("folder")).unwrap();
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            at("pipe"),
+            rustix::fs::FileType::Fifo,
+            Mode::RUSR | Mode::WUSR,
+            0,
+        )
+        .unwrap();
+        for name in ["link", "folder", "pipe"] {
+            assert_eq!(read(&at(name)).unwrap_err().kind(), ErrorKind::InvalidData, "{name}");
+        }
+        assert_eq!(read(&at("host")).unwrap().unwrap().0, b"the host's");
+        assert_eq!(read(&at("nothing")).unwrap(), None);
+    }
+
+    #[test]
+    fn file_of_claimed_huge_length_is_not_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("sparse");
+        File::create(&path).unwrap().set_len(1 << 40).unwrap();
+        assert_eq!(read(&path).unwrap_err().kind(), ErrorKind::InvalidData);
+    }
+}
