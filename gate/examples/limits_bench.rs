@@ -1,7 +1,7 @@
-//! What limits and metering cost: `cargo run --release -p gate --example limits_bench`.
+//! Measures the cost of limits and metering: `cargo run --release -p gate --example limits_bench`.
 //!
-//! Native, with the shared data in memory: what the decisions cost. A hostcall costs about 1 µs on
-//! top; they are counted here.
+//! Native, with the shared data in memory, so it measures the decisions alone. A hostcall costs about
+//! 1 µs on top; hostcalls are counted.
 
 use std::cell::Cell;
 use std::hint::black_box;
@@ -23,7 +23,7 @@ const START_MS: u64 = START_NS / 1_000_000;
 const REQUESTS: u64 = 2_000_000;
 const TENANTS: usize = 10_000;
 
-/// Counts hostcalls.
+/// The host's shared data in memory; counts hostcalls.
 #[derive(Default)]
 struct Host {
     map: Local,
@@ -60,18 +60,18 @@ fn main() -> Result<(), MalformedName> {
     let limits = Limits::default();
     let mut usage = Usage::new(gateway.clone(), "vm".to_owned());
     let notice = TenantNotice { requests_day: 5, day_ends_s: u64::MAX, ..TenantNotice::default() };
-    let record = each(|_| {
+    let record = ns_per_call(|_| {
         black_box(usage.record(&verdict, &served, 1_800_000_000));
     });
-    say("usage: record", record);
-    // All but one are in the ledger, and the quotas are far: as for nearly every request.
+    print_ns("usage: record", record);
+    // All but one are acknowledged and the quotas are far, as for nearly every request.
     if let Some(report) = usage.flush(1_800_000_000) {
         usage.acked(report.sequence);
     }
     black_box(usage.record(&verdict, &served, 1_800_000_000));
-    say(
+    print_ns(
         "quota: delta and check",
-        each(|_| {
+        ns_per_call(|_| {
             let delta = usage.delta(&tenant, Since::Answered, 1_800_000_000);
             drop(black_box(quota::check(&notice, &limits, &delta, Class::Read, 1_800_000_000)));
         }),
@@ -80,9 +80,9 @@ fn main() -> Result<(), MalformedName> {
     let known = Known { notice: &notice, measured_ms: START_MS };
     let change = Change::Replace { at: Coordinate::ROOT, growth: 100 };
     let asked = Asked { tenant: &tenant, limits: &limits, phext: "notes", change };
-    say(
-        "storage: a write let through and answered (4 hostcalls)",
-        each(|_| {
+    print_ns(
+        "storage: a write admitted and completed (4 hostcalls)",
+        ns_per_call(|_| {
             let passed = storage::let_through(&asked, known, START_MS, &mut host);
             if let Ok(Some(written)) = black_box(passed) {
                 storage::answered(&tenant, "notes", &written, START_MS, &mut host);
@@ -102,12 +102,13 @@ fn verdict(tenant: &TenantId) -> Result<Rc<Verdict>, MalformedName> {
     }))
 }
 
-/// A VM under 90 % of a rate.
+/// Measures a VM at 90 % of a rate.
 fn rates(tenant: &TenantId, rate: u32, burst: u32) {
     let limits = Limits { requests_per_s: rate, burst, ..Limits::default() };
-    let (mut buckets, mut host) = (Buckets::new(16), Host::default());
+    let mut buckets = Buckets::new(16);
+    let mut host = Host::default();
     let step_ns = SECOND_NS * 10 / 9 / u64::from(rate);
-    let ns = each(|n| {
+    let ns = ns_per_call(|n| {
         let rate = buckets.take(tenant, &limits, 1, START_NS + n * step_ns, &mut host);
         black_box(rate.header());
     });
@@ -121,13 +122,14 @@ fn memory(gateway: &GatewayId, served: &Served) -> Result<(), MalformedName> {
         .map(|n| TenantId::parse(&format!("tenant-{n:07}")))
         .collect::<Result<Vec<_>, _>>()?;
     let limits = Limits::default();
-    let (mut buckets, mut map) = (Buckets::new(TENANTS), Local::default());
+    let mut buckets = Buckets::new(TENANTS);
+    let mut map = Local::default();
     let mut usage = Usage::new(gateway.clone(), "vm".to_owned());
-    // The shared record of each first, for it is the host's memory and not the VM's.
+    // Create the shared records first: they are the host's memory, not the VM's.
     for name in &names {
         let _ = Buckets::new(1).take(name, &limits, 1, START_NS, &mut map);
     }
-    // Its verdict is in the cache in any case.
+    // Verdicts are cached in any case.
     let verdicts = names.iter().map(verdict).collect::<Result<Vec<_>, _>>()?;
     let before = resident_bytes();
     for name in &names {
@@ -151,15 +153,15 @@ fn memory(gateway: &GatewayId, served: &Served) -> Result<(), MalformedName> {
     Ok(())
 }
 
-/// Resident memory of this process; 0 where there is no /proc.
+/// Resident memory of this process in bytes; 0 without /proc.
 fn resident_bytes() -> usize {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let pages = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok());
     pages.unwrap_or(0_usize) * 4_096
 }
 
-/// Nanoseconds of one call.
-fn each(mut call: impl FnMut(u64)) -> u64 {
+/// Mean nanoseconds of one call.
+fn ns_per_call(mut call: impl FnMut(u64)) -> u64 {
     let started = Instant::now();
     for n in 0..REQUESTS {
         call(n);
@@ -167,6 +169,6 @@ fn each(mut call: impl FnMut(u64)) -> u64 {
     u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX) / REQUESTS
 }
 
-fn say(what: &str, ns: u64) {
+fn print_ns(what: &str, ns: u64) {
     println!("{what:<52} {ns:>7} ns");
 }

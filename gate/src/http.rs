@@ -6,7 +6,7 @@
 //! | [`endpoint`] | the table of endpoints: methods, parameters, bodies |
 //! | [`coordinate`], [`text`], `params`, `query` | the parts of a request and their syntax |
 //! | [`body`] | checks a request body while it passes |
-//! | [`response`] | what becomes of SQ's response |
+//! | [`response`] | rewrites SQ's response for the client |
 //! | [`refusal`] | every error response of the gateway itself |
 
 pub(crate) mod body;

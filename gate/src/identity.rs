@@ -6,7 +6,7 @@
 //! | [`verdicts`] | caches verdicts; decides when the relay has to be asked |
 //! | [`changes_feed`] | follows the relay's changes feed, so that cached verdicts stay current |
 //! | [`unknown_keys`] | rate-limits verification of unknown keys |
-//! | [`cache`] | a bounded map that evicts what was not used lately |
+//! | [`cache`] | a bounded map that evicts the least recently used entries |
 
 pub(crate) mod cache;
 pub(crate) mod changes_feed;

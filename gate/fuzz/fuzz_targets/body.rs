@@ -1,4 +1,4 @@
-//! A scroll's text: taken only if it is UTF-8, not empty, and holds no border between scrolls.
+//! The text of a scroll: accepted only if it is UTF-8, not empty, and has no separator.
 
 #![no_main]
 
@@ -10,5 +10,5 @@ fuzz_target!(|body: &[u8]| {
         && std::str::from_utf8(body).is_ok()
         && !body.iter().any(|byte| is_break(*byte));
     let path = "/api/v2/update?p=a&c=1.1.1/1.1.1/1.1.1";
-    assert_eq!(gate_fuzz::is_taken(path, body), good);
+    assert_eq!(gate_fuzz::is_accepted(path, body), good);
 });

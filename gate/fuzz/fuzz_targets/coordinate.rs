@@ -1,4 +1,4 @@
-//! Any text: no coordinate, or one that is written and read back the same.
+//! Any text: not a coordinate, or one that round-trips.
 
 #![no_main]
 

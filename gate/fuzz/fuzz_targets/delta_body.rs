@@ -1,4 +1,4 @@
-//! Lines of `delta`: whatever is taken, SQ's own lenient reader reads all of it and in range.
+//! Lines of `delta`: SQ's lenient parser reads every accepted line, in range.
 
 #![no_main]
 
@@ -6,7 +6,7 @@ use gate::http::request::Coordinate;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|body: &[u8]| {
-    if !gate_fuzz::is_taken("/api/v2/delta?p=a", body) {
+    if !gate_fuzz::is_accepted("/api/v2/delta?p=a", body) {
         return;
     }
     let text = std::str::from_utf8(body).expect("ASCII");

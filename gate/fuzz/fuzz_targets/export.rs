@@ -1,4 +1,4 @@
-//! Any phext, in any chunks: the export is valid JSON and holds all its text.
+//! Any phext in any chunks: the export is valid JSON with all of its text.
 
 #![no_main]
 

@@ -1,4 +1,4 @@
-//! Any header list: read without a panic, a key found only where one may be, and none that leaks.
+//! Any list of headers: no panic, and a key is found only in headers that may carry one.
 
 #![no_main]
 
@@ -33,7 +33,7 @@ fuzz_target!(|input: (Vec<(u8, &str, Vec<u8>)>, bool)| {
     assert_eq!(head.ends, ends);
     assert!(!head.is_preflight || head.method == "OPTIONS");
     if parse(&head.as_request(), &Limits::default(), SqVersion::V0_6_0).is_ok() {
-        assert!(head.path.is_ascii(), "taken: {:?}", head.path);
+        assert!(head.path.is_ascii(), "accepted: {:?}", head.path);
         assert!(head.content_length.is_none_or(|length| length == 0) || !ends);
     }
     let may_carry = |name: &str| name == "authorization" || name == headers::API_KEY;
@@ -46,7 +46,7 @@ fuzz_target!(|input: (Vec<(u8, &str, Vec<u8>)>, bool)| {
         Err(CredentialFault::Absent) => assert!(sent.is_empty()),
         Err(_) => assert!(!sent.is_empty()),
         Ok(hash) => {
-            // All of them are the same key: what was hashed is the end of each.
+            // All of them carry the same key, at their end.
             for value in sent {
                 let value = value.trim_ascii();
                 let key = &value[value.len().saturating_sub(KEY_BYTES)..];

@@ -1,4 +1,4 @@
-//! Any method and path: refused, or rebuilt so that it is taken again and rebuilt the same.
+//! Any method and path: refused, or rebuilt into a request that is accepted and rebuilt unchanged.
 
 #![no_main]
 
@@ -8,13 +8,14 @@ use protocol::{Limits, SqVersion};
 
 fuzz_target!(|input: (&str, &[u8], Option<u64>, bool)| {
     let (method, path, content_length, has_body) = input;
-    let (limits, sq) = (Limits::default(), SqVersion::V0_6_0);
-    // Half of the inputs start where the parser begins to think.
+    let limits = Limits::default();
+    let sq = SqVersion::V0_6_0;
+    // Half of the inputs begin with the common prefix, beyond which the parser branches.
     let path = if has_body { path.to_owned() } else { [b"/api/v2/", path].concat() };
     let method = ["GET", "POST", "DELETE", method][method.len() % 4];
     let head = Head { method, path: &path, content_length, has_body, content_type: None };
     let Ok(request) = parse(&head, &limits, sq) else { return };
-    assert!(path.is_ascii(), "taken: {path:?}");
+    assert!(path.is_ascii(), "accepted: {path:?}");
     let rebuilt = request.path();
     let has_body = request.method() == "POST";
     let head = Head {
@@ -24,7 +25,7 @@ fuzz_target!(|input: (&str, &[u8], Option<u64>, bool)| {
         has_body,
         content_type: None,
     };
-    let again = parse(&head, &limits, sq).expect("what was rebuilt is taken");
+    let again = parse(&head, &limits, sq).expect("a rebuilt request is accepted");
     assert_eq!((again.path(), again.method()), (rebuilt, request.method()));
     assert_eq!((again.class, &again.phext), (request.class, &request.phext));
 });

@@ -1,4 +1,4 @@
-//! Coordinates of `query`: whatever is taken, SQ's own splitting yields coordinates in range.
+//! Coordinates of `query`: SQ's own splitting of every accepted body yields coordinates in range.
 
 #![no_main]
 
@@ -6,7 +6,7 @@ use gate::http::request::Coordinate;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|body: &[u8]| {
-    if !gate_fuzz::is_taken("/api/v2/query?p=a", body) {
+    if !gate_fuzz::is_accepted("/api/v2/query?p=a", body) {
         return;
     }
     let text = std::str::from_utf8(body).expect("ASCII");

@@ -1,10 +1,10 @@
-//! A body through its check, whole and byte by byte.
+//! Runs a body through its check, whole and in pieces.
 
 use gate::http::request::{Head, parse};
 use protocol::{Limits, SqVersion};
 
-/// Whether a POST with this body is taken, however it is cut.
-pub fn is_taken(path: &str, body: &[u8]) -> bool {
+/// Returns whether a POST with this body is accepted; the same for all ways of cutting it.
+pub fn is_accepted(path: &str, body: &[u8]) -> bool {
     let path = path.as_bytes();
     let head =
         Head { method: "POST", path, content_length: None, has_body: true, content_type: None };

@@ -191,7 +191,7 @@ const fn rule(
 }
 
 impl Endpoint {
-    /// Every endpoint.
+    /// Every endpoint, in the order of the enum.
     pub(crate) const ALL: [Self; 15] = [
         Self::Version,
         Self::Usage,

@@ -215,7 +215,8 @@ impl Parser {
     fn end(self) -> Result<Params, Refusal> {
         for param in self.rule.required {
             if self.seen & 1 << (*param as u16) == 0 {
-                let (name, endpoint) = (param.name(), self.endpoint.name());
+                let name = param.name();
+                let endpoint = self.endpoint.name();
                 let why = match (param, self.endpoint.class()) {
                     (Param::C, Class::Write | Class::Delete) => {
                         "without it SQ would change the scroll at 1.1.1/1.1.1/1.1.1"

@@ -51,7 +51,7 @@ pub struct Head<'a> {
 /// A valid request.
 #[derive(Debug, Clone)]
 pub struct Request {
-    /// Requested endpoint.
+    /// The requested endpoint.
     pub endpoint: Endpoint,
     /// Effect on storage.
     pub class: Class,
@@ -137,7 +137,8 @@ fn rule_of(endpoint: Endpoint, method: &str) -> Result<&'static Rule, Refusal> {
         _ => None,
     };
     verb.and_then(|verb| endpoint.rule(verb)).ok_or_else(|| {
-        let (name, allow) = (endpoint.name(), endpoint.allow());
+        let name = endpoint.name();
+        let allow = endpoint.allow();
         Refusal::new(RefusalKind::MethodNotAllowed, format!("{name} takes {allow}"))
             .allow(allow)
             .example(endpoint.rules()[0].example)

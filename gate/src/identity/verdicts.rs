@@ -70,7 +70,7 @@ pub(crate) enum Lookup {
     Unknown,
     /// The key must be verified. The caller reports the call with [`Verdicts::ask`].
     Ask,
-    /// As [`Lookup::Ask`], but the key was never seen: only within the budget for unknown keys.
+    /// The key was never seen and must be verified, within the budget for unknown keys.
     AskWithinBudget,
     /// A verification is on its way.
     Wait,

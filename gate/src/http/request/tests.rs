@@ -77,7 +77,7 @@ fn refused(method: &str, path: &str, body: Option<&str>) -> Refusal {
 const METHODS: [&str; 8] = ["GET", "HEAD", "POST", "DELETE", "PUT", "PATCH", "OPTIONS", "get"];
 
 #[test]
-fn every_row_of_the_table_takes_its_example_and_no_other_method() {
+fn each_row_takes_its_example_and_method_only() {
     for endpoint in Endpoint::ALL {
         for rule in endpoint.rules() {
             let request = try_example(rule.example).unwrap();
@@ -105,7 +105,7 @@ fn value_of(param: endpoint::Param) -> &'static str {
 }
 
 #[test]
-fn each_parameter_of_each_row_must_be_there_once_and_no_other() {
+fn each_parameter_is_required_once() {
     for endpoint in Endpoint::ALL {
         for rule in endpoint.rules() {
             let (line, body) = rule
@@ -121,7 +121,8 @@ fn each_parameter_of_each_row_must_be_there_once_and_no_other() {
                 format!("{BASE}{}?{}", endpoint.name(), pairs.concat())
             };
             for param in endpoint::Param::ALL {
-                let (name, value) = (param.name(), value_of(param));
+                let name = param.name();
+                let value = value_of(param);
                 if rule.required.contains(&param) {
                     let refusal = refused(method, &all(Some(param)), body);
                     assert_eq!(refusal.parameter.as_deref(), Some(name), "{method} {endpoint:?}");
@@ -206,7 +207,7 @@ const REFUSED: &[(&str, &str, Option<&str>, RefusalKind)] = &[
 ];
 
 #[test]
-fn what_sq_would_bend_is_refused_with_an_example_that_works() {
+fn ambiguous_requests_are_refused_with_a_valid_example() {
     for (method, path, body, kind) in REFUSED {
         let refusal = refused(method, path, *body);
         assert_eq!(refusal.kind, *kind, "{method} {path}: {}", refusal.detail);
@@ -258,7 +259,7 @@ const TAKEN: &[(&str, &str, Option<&str>, &str, &str)] = &[
 ];
 
 #[test]
-fn what_is_taken_is_written_anew() {
+fn accepted_requests_are_rewritten() {
     for (method, path, body, sq_method, sq_path) in TAKEN {
         let request = check(method, &format!("{BASE}{path}"), *body).unwrap();
         assert_eq!(request.method(), *sq_method, "{path}");
@@ -267,7 +268,7 @@ fn what_is_taken_is_written_anew() {
 }
 
 #[test]
-fn a_length_that_is_not_told_is_judged_at_the_end() {
+fn undeclared_length_is_checked_at_the_end() {
     let open = |method, path| {
         let head = Head { has_body: true, ..head(method, path, None) };
         parse(&head, &Limits::default(), SqVersion::V0_6_0).unwrap().body().unwrap()
@@ -283,7 +284,7 @@ fn a_length_that_is_not_told_is_judged_at_the_end() {
 }
 
 #[test]
-fn a_form_or_another_charset_is_refused_because_it_would_be_stored_as_it_is() {
+fn forms_and_other_charsets_are_refused() {
     for (content_type, good) in [
         (None, true),
         (Some("application/x-www-form-urlencoded"), true),
@@ -301,7 +302,7 @@ fn a_form_or_another_charset_is_refused_because_it_would_be_stored_as_it_is() {
 }
 
 #[test]
-fn a_body_larger_than_the_tier_takes_is_refused_at_the_head_and_while_it_comes() {
+fn large_body_is_refused_at_head_and_chunk() {
     let limits = Limits { body_bytes: 4, ..Limits::default() };
     let path = "/api/v2/update?p=a&c=1.1.1/1.1.1/1.1.1";
     let told = head("POST", path, Some("12345"));
@@ -314,7 +315,7 @@ fn a_body_larger_than_the_tier_takes_is_refused_at_the_head_and_while_it_comes()
 }
 
 #[test]
-fn a_small_delta_can_not_ask_for_a_gigantic_answer() {
+fn small_delta_cannot_cause_a_gigantic_response() {
     let hash = "0".repeat(32);
     let lines = |line: &dyn Fn(u16) -> String| {
         (1..=900).map(|n| format!("{}: {hash}\n", line(n))).collect::<Vec<_>>().concat()
@@ -327,14 +328,14 @@ fn a_small_delta_can_not_ask_for_a_gigantic_answer() {
 }
 
 #[test]
-fn query_is_not_in_0_5_0_and_the_client_is_told() {
+fn query_is_refused_on_sq_0_5_0() {
     let path = format!("{BASE}query?p=a&set={ROOT}");
     let refusal = check_in("GET", &path, None, SqVersion::V0_5_0).unwrap_err();
     assert_eq!(refusal.kind, RefusalKind::NotImplemented);
 }
 
 #[test]
-fn a_write_is_counted_with_its_delimiters_and_a_delete_with_nothing() {
+fn write_counts_its_delimiters_and_delete_nothing() {
     let growth = |method, path: &str, body| {
         let request = check(method, path, body).unwrap();
         (request.class, request.growth_bytes())
@@ -350,7 +351,7 @@ fn a_write_is_counted_with_its_delimiters_and_a_delete_with_nothing() {
 }
 
 #[test]
-fn raw_bytes_outside_ascii_never_become_a_name() {
+fn raw_bytes_outside_ascii_are_refused() {
     for path in [&b"/api/v2/toc?p=caf\xe9"[..], b"/api/v2/toc?p=caf\xc3\xa9", b"/api/v2/\xff?p=a"] {
         let refusal = check("GET", path, None).unwrap_err();
         assert_eq!(refusal.kind, RefusalKind::BadRequest, "{path:?}");
@@ -360,7 +361,7 @@ fn raw_bytes_outside_ascii_never_become_a_name() {
 }
 
 #[test]
-fn a_length_without_a_body_is_refused() {
+fn length_without_a_body_is_refused() {
     for path in [
         "/api/v2/update?p=a&c=1.1.1/1.1.1/1.1.1",
         "/api/v2/update?p=a&c=1.1.1/1.1.1/1.1.1&s=x",
