@@ -11,7 +11,7 @@ use std::time::Instant;
 use gate::http::request::Coordinate;
 use gate::limits::quota;
 use gate::limits::rate::Buckets;
-use gate::limits::storage::{self, Asked, Change, Known};
+use gate::limits::storage::{self, Change, Measurement, StorageRequest};
 use gate::limits::usage::{Class, Fate, Served, Since, Usage};
 use gate::shared::{Changed, Local, Shared};
 use protocol::tenant::MalformedName;
@@ -72,20 +72,20 @@ fn main() -> Result<(), MalformedName> {
     print_ns(
         "quota: delta and check",
         ns_per_call(|_| {
-            let delta = usage.delta(&tenant, Since::Answered, 1_800_000_000);
+            let delta = usage.delta(&tenant, Since::Acked, 1_800_000_000);
             drop(black_box(quota::check(&notice, &limits, &delta, Class::Read, 1_800_000_000)));
         }),
     );
     let mut host = Host::default();
-    let known = Known { notice: &notice, measured_ms: START_MS };
+    let measurement = Measurement { notice: &notice, measured_ms: START_MS };
     let change = Change::Replace { at: Coordinate::ROOT, growth: 100 };
-    let asked = Asked { tenant: &tenant, limits: &limits, phext: "notes", change };
+    let request = StorageRequest { tenant: &tenant, limits: &limits, phext: "notes", change };
     print_ns(
         "storage: a write admitted and completed (4 hostcalls)",
         ns_per_call(|_| {
-            let passed = storage::let_through(&asked, known, START_MS, &mut host);
+            let passed = storage::admit(&request, measurement, START_MS, &mut host);
             if let Ok(Some(written)) = black_box(passed) {
-                storage::answered(&tenant, "notes", &written, START_MS, &mut host);
+                storage::completed(&tenant, "notes", &written, START_MS, &mut host);
             }
         }),
     );

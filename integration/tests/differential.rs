@@ -123,7 +123,7 @@ fn step(
     let growth = request.growth_bytes() + sent.map_or(0, |body| body.len() as u64);
     let after = sq.stored(&phext).len() as u64;
     assert!(after <= before + growth, "{operation:?}: {before} + {growth} < {after}");
-    let shown = request.answer().on_body(&answer.body);
+    let shown = request.response_rule().on_body(&answer.body);
     model.apply(operation, &String::from_utf8(shown).unwrap(), &|text| checksum(sq, text));
     true
 }

@@ -48,7 +48,7 @@ fn through(sq: &BareSq, version: &str, method: &str, path: &str, body: Option<&[
     let sent = (request.method() == "POST").then(|| body.unwrap_or_default());
     let answer = sq.send(request.method(), &request.path(), sent).unwrap();
     assert_eq!(answer.status, 200);
-    String::from_utf8(request.answer().on_body(&answer.body)).unwrap()
+    String::from_utf8(request.response_rule().on_body(&answer.body)).unwrap()
 }
 
 fn row(rule: &str, version: &str, alone: &str, gate: &str) {

@@ -2,12 +2,12 @@
 
 #![no_main]
 
-use gate::identity::credentials::CredentialFault;
 use gate::engine::head::Head;
 use gate::http::request::parse;
+use gate::identity::credentials::CredentialFault;
 use libfuzzer_sys::fuzz_target;
 use protocol::key::KEY_BYTES;
-use protocol::{KeyHash, Limits, headers};
+use protocol::{KeyHash, Limits, SqVersion, headers};
 
 const NAMES: [&str; 8] = [
     ":method",

@@ -27,5 +27,5 @@ fuzz_target!(|input: (&str, &[u8], Option<u64>, bool)| {
     };
     let again = parse(&head, &limits, sq).expect("a rebuilt request is accepted");
     assert_eq!((again.path(), again.method()), (rebuilt, request.method()));
-    assert_eq!((again.class, &again.phext), (request.class, &request.phext));
+    assert_eq!((again.access, &again.phext), (request.access, &request.phext));
 });

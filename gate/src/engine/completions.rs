@@ -89,7 +89,7 @@ impl Gate {
     fn lease_granted(&mut self, tenant: &TenantId, response: &LeaseResponse, ctx: &mut Ctx<'_>) {
         // 1. Store the lease and its notice. A usage report in flight may or may not be contained in
         //    the notice: the quotas are then judged by both possibilities.
-        let in_doubt = self.usage.awaits_answer();
+        let in_doubt = self.usage.awaits_ack();
         let waiters = self.leases.granted(tenant, response, in_doubt, ctx.now_ns);
         // 2. Exactly one of all gateways and VMs that waited for this wake counts it.
         if response.waker {

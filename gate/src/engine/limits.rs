@@ -12,7 +12,7 @@ use super::replies;
 use super::stream::{Body, Marks, TenantRequest};
 use crate::Refusal;
 use crate::limits::quota;
-use crate::limits::storage::{self, Asked, Known, Written};
+use crate::limits::storage::{self, AdmittedWrite, Measurement, StorageRequest};
 use crate::limits::usage::Since;
 
 /// Deadline of the next usage report after a request near the end of a quota. Together with the
@@ -84,18 +84,18 @@ impl Gate {
     ) -> Result<Option<quota::Warning>, Refusal> {
         let tenant = request.tenant();
         let Some(known) = self.leases.known(tenant) else {
-            return self.judge_quota_by(&TenantNotice::default(), Since::Answered, request, ctx);
+            return self.judge_quota_by(&TenantNotice::default(), Since::Acked, request, ctx);
         };
         // 1. Without doubt about the last notice: it contains every report that was answered, and
         //    this VM adds what it has counted since.
         let Some(before) = &known.before else {
-            return self.judge_quota_by(&known.notice.notice, Since::Answered, request, ctx);
+            return self.judge_quota_by(&known.notice.notice, Since::Acked, request, ctx);
         };
         // 2. The last notice came while a report was in flight, and may or may not contain it. Two
         //    sums are certainly used, because neither counts a request twice: the notice before
         //    with all that was not answered, and the last notice with all that was not sent. The
         //    request must be within the quotas by both.
-        let warning = self.judge_quota_by(&before.notice, Since::Answered, request, ctx)?;
+        let warning = self.judge_quota_by(&before.notice, Since::Acked, request, ctx)?;
         let by_last = self.judge_quota_by(&known.notice.notice, Since::Sent, request, ctx)?;
         Ok(by_last.or(warning))
     }
@@ -112,7 +112,7 @@ impl Gate {
         let now_s = ctx.wall_s();
         // Requests in flight are counted at their end only, but they will have been of this day.
         let in_flight = self.leases.known(tenant).map(|known| known.in_flight).unwrap_or_default();
-        let counted = self.usage.delta(tenant, since, now_s).with(in_flight);
+        let counted = self.usage.delta(tenant, since, now_s).plus(in_flight);
         quota::check(notice, &request.verdict.limits, &counted, request.class(), now_s)
     }
 
@@ -125,7 +125,7 @@ impl Gate {
         body: &Body,
         content_length: Option<u64>,
         ctx: &mut Ctx<'_>,
-    ) -> Result<Option<Written>, Refusal> {
+    ) -> Result<Option<AdmittedWrite>, Refusal> {
         match body {
             Body::Complete { bytes } => self.count_storage(marks, request, *bytes, ctx),
             Body::Incoming(_) => {
@@ -145,9 +145,9 @@ impl Gate {
         request: &TenantRequest,
         body_bytes: u64,
         ctx: &mut Ctx<'_>,
-    ) -> Result<Option<Written>, Refusal> {
+    ) -> Result<Option<AdmittedWrite>, Refusal> {
         let counted = self.judge_storage(request, body_bytes, ctx, |asked, known, ctx| {
-            storage::let_through(asked, known, ctx.wall_ms(), ctx.shared)
+            storage::admit(asked, known, ctx.wall_ms(), ctx.shared)
         });
         counted.or_else(|refusal| self.enforce(marks, refusal).map(|()| None))
     }
@@ -157,17 +157,21 @@ impl Gate {
         request: &TenantRequest,
         body_bytes: u64,
         ctx: &mut Ctx<'_>,
-        judge: impl FnOnce(&Asked<'_>, Known<'_>, &mut Ctx<'_>) -> Result<Option<Written>, Refusal>,
-    ) -> Result<Option<Written>, Refusal> {
+        judge: impl FnOnce(
+            &StorageRequest<'_>,
+            Measurement<'_>,
+            &mut Ctx<'_>,
+        ) -> Result<Option<AdmittedWrite>, Refusal>,
+    ) -> Result<Option<AdmittedWrite>, Refusal> {
         if !self.has_orchestrator() || UNLIMITED {
             // Without an orchestrator nothing measures the storage.
             return Ok(None);
         }
         let Verdict { tenant, limits, .. } = &*request.verdict;
         let last = self.leases.known(tenant).map(|known| known.notice.clone()).unwrap_or_default();
-        let known = Known::new(&last.notice, ctx.wall_ms_of(last.asked_ns));
+        let known = Measurement::new(&last.notice, ctx.wall_ms_of(last.asked_ns));
         let phext = request.phext();
-        let asked = Asked { tenant, limits, phext, change: request.change(body_bytes) };
+        let asked = StorageRequest { tenant, limits, phext, change: request.change(body_bytes) };
         judge(&asked, known, ctx)
     }
 

@@ -45,7 +45,7 @@ impl Gate {
             return;
         }
         if let Some(verdict) = self.leases.verdict(tenant) {
-            self.usage.woke(verdict, kind, ctx.wall_s());
+            self.usage.record_wake(verdict, kind, ctx.wall_s());
         }
     }
 
@@ -58,7 +58,7 @@ impl Gate {
         self.next_report_ns = ctx.now_ns + u64::from(self.config.usage_interval_ms) * MS_NS;
         let report = match self.usage.flush(ctx.wall_s()) {
             Some(report) => report,
-            None if !self.leases.is_empty() => self.usage.ask_for_news(),
+            None if !self.leases.is_empty() => self.usage.empty_report(),
             None => return,
         };
         self.is_reporting = true;

@@ -73,7 +73,7 @@ impl Gate {
         head: &impl ResponseHead,
     ) -> Handling {
         let State::Forwarded(exchange) = &mut stream.state else { return Handling::Pass };
-        let rule = exchange.request.request.answer();
+        let rule = exchange.request.request.response_rule();
         // Read the length, which costs a hostcall, only where it can matter.
         if rule.rewriter(Some(0)).is_none() {
             return Handling::Pass;

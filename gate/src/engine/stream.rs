@@ -21,10 +21,10 @@ use super::clock::Ctx;
 use super::head::Head;
 use crate::RefusalKind;
 use crate::effect::{Headers, StreamId};
-use crate::http::request::{BodyCheck, Class, Endpoint, Request};
+use crate::http::request::{Access, BodyCheck, Endpoint, Request};
 use crate::http::response::Rewriter;
 use crate::limits::rate::Rate;
-use crate::limits::storage::{self, Change, Written};
+use crate::limits::storage::{self, AdmittedWrite, Change};
 use crate::limits::usage;
 
 /// One request and all that is known of it.
@@ -117,7 +117,7 @@ pub(super) struct Exchange {
     pub(super) forwarded_ns: u64,
     pub(super) body: Body,
     /// The write as counted towards the tenant's storage.
-    pub(super) written: Option<Written>,
+    pub(super) written: Option<AdmittedWrite>,
     /// Rewrites the body of the response.
     pub(super) rewriter: Option<Rewriter>,
     /// The error that Envoy or SQ has answered with.
@@ -226,7 +226,7 @@ impl TenantRequest {
 
     /// Whether the request changes data. Deletes do.
     pub(super) fn writes(&self) -> bool {
-        self.request.class != Class::Read
+        self.request.access != Access::Read
     }
 
     /// The request's class in usage and quotas.
@@ -241,13 +241,13 @@ impl TenantRequest {
     /// The change of the phext, with a body of this size.
     pub(super) fn change(&self, body_bytes: u64) -> Change {
         let growth = self.request.growth_bytes() + body_bytes;
-        match (self.request.class, self.request.scroll()) {
-            (Class::Read, _) => Change::Read,
-            (Class::Delete, _) => Change::Delete,
-            (Class::Write, Some(at)) if self.request.endpoint == Endpoint::Update => {
+        match (self.request.access, self.request.scroll()) {
+            (Access::Read, _) => Change::Read,
+            (Access::Delete, _) => Change::Delete,
+            (Access::Write, Some(at)) if self.request.endpoint == Endpoint::Update => {
                 Change::Replace { at, growth }
             }
-            (Class::Write, _) => Change::Append { growth },
+            (Access::Write, _) => Change::Append { growth },
         }
     }
 }
@@ -267,7 +267,7 @@ impl Exchange {
     pub(super) fn confirm_write(&self, ctx: &mut Ctx<'_>) {
         if let Some(written) = &self.written {
             let phext = self.request.phext();
-            storage::answered(self.request.tenant(), phext, written, ctx.wall_ms(), ctx.shared);
+            storage::completed(self.request.tenant(), phext, written, ctx.wall_ms(), ctx.shared);
         }
     }
 }

@@ -141,7 +141,7 @@ impl Gate {
         bytes: u64,
     ) -> Result<(), Refusal> {
         let Verdict { tenant, limits, .. } = &*request.verdict;
-        if !self.body_budget.hold(tenant, limits, bytes) {
+        if !self.body_budget.reserve(tenant, limits, bytes) {
             return Err(try_again(RefusalKind::DatabaseBusy, 1));
         }
         marks.reserved_bytes += bytes;

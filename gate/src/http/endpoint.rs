@@ -101,7 +101,7 @@ pub enum Verb {
 
 /// The effect of a request on storage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Class {
+pub enum Access {
     /// Leaves the phext unchanged.
     Read,
     /// May enlarge the phext.
@@ -259,11 +259,11 @@ impl Endpoint {
     }
 
     /// Effect on storage.
-    pub(crate) const fn class(self) -> Class {
+    pub(crate) const fn access(self) -> Access {
         match self {
-            Self::Insert | Self::Update => Class::Write,
-            Self::Delete => Class::Delete,
-            _ => Class::Read,
+            Self::Insert | Self::Update => Access::Write,
+            Self::Delete => Access::Delete,
+            _ => Access::Read,
         }
     }
 

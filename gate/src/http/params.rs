@@ -6,7 +6,7 @@ use crate::{Refusal, RefusalKind};
 
 use super::body::QUERY_ITEMS_MAX;
 use super::coordinate::{Coordinate, Groups, Scan, ScanResult};
-use super::endpoint::{Class, Endpoint, Param, Rule};
+use super::endpoint::{Access, Endpoint, Param, Rule};
 use super::query::{self, Pair};
 use super::request::QUERY_TEXT_MAX_BYTES;
 use super::text;
@@ -217,11 +217,11 @@ impl Parser {
             if self.seen & 1 << (*param as u16) == 0 {
                 let name = param.name();
                 let endpoint = self.endpoint.name();
-                let why = match (param, self.endpoint.class()) {
-                    (Param::C, Class::Write | Class::Delete) => {
+                let why = match (param, self.endpoint.access()) {
+                    (Param::C, Access::Write | Access::Delete) => {
                         "without it SQ would change the scroll at 1.1.1/1.1.1/1.1.1"
                     }
-                    (Param::C, Class::Read) => "it says which scroll",
+                    (Param::C, Access::Read) => "it says which scroll",
                     (Param::P, _) => "it says which phext",
                     _ => "it is the text",
                 };

@@ -19,12 +19,12 @@ use protocol::{Limits, SqVersion};
 use super::body::{QUERY_ITEMS_MAX, too_large};
 use super::endpoint::{BodyRule, Rule};
 use super::params::Params;
-use super::response::{self, AnswerRule};
+use super::response::{self, ResponseRule};
 use crate::{Refusal, RefusalKind};
 
 pub use super::body::BodyCheck;
 pub use super::coordinate::Coordinate;
-pub use super::endpoint::{Class, Endpoint, Verb};
+pub use super::endpoint::{Access, Endpoint, Verb};
 
 /// Common prefix of all paths.
 pub(crate) const BASE: &str = "/api/v2/";
@@ -54,7 +54,7 @@ pub struct Request {
     /// The requested endpoint.
     pub endpoint: Endpoint,
     /// Effect on storage.
-    pub class: Class,
+    pub access: Access,
     /// Name of the phext; `None` only if the gateway itself responds.
     pub phext: Option<String>,
     params: Params,
@@ -95,7 +95,7 @@ pub fn parse(head: &Head<'_>, limits: &Limits, sq: SqVersion) -> Result<Request,
         BodyRule::Set => with_set(head, endpoint, rule, &params, limits)?,
     };
     let phext = params.p.take();
-    Ok(Request { endpoint, class: upstream.endpoint.class(), phext, params, upstream, body })
+    Ok(Request { endpoint, access: upstream.endpoint.access(), phext, params, upstream, body })
 }
 
 /// Splits path and query. Bytes that no client sends unencoded are refused, because later readers may
@@ -131,7 +131,7 @@ fn endpoint_of(path: &str) -> Result<Endpoint, Refusal> {
 fn rule_of(endpoint: Endpoint, method: &str) -> Result<&'static Rule, Refusal> {
     let verb = match method {
         "GET" => Some(Verb::Get),
-        "HEAD" if endpoint.class() == Class::Read => Some(Verb::Get),
+        "HEAD" if endpoint.access() == Access::Read => Some(Verb::Get),
         "POST" => Some(Verb::Post),
         "DELETE" => Some(Verb::Delete),
         _ => None,
@@ -278,7 +278,7 @@ impl Request {
             String::with_capacity(96 + self.params.s.as_ref().map_or(0, |s| s.len() * 3));
         path.push_str(BASE);
         path.push_str(self.upstream.endpoint.name());
-        let keeps_text = self.upstream.endpoint.class() == Class::Write;
+        let keeps_text = self.upstream.endpoint.access() == Access::Write;
         self.params.write_to(&mut path, self.phext.as_deref(), keeps_text, self.query_limit());
         path
     }
@@ -286,7 +286,7 @@ impl Request {
     /// Upper bound on the growth of the phext's file by the head alone: the text in `s` and the
     /// delimiters up to the coordinate. A body adds to it.
     pub fn growth_bytes(&self) -> u64 {
-        if self.class != Class::Write {
+        if self.access != Access::Write {
             return 0;
         }
         let text = self.params.s.as_ref().map_or(0, |text| text.len() as u64);
@@ -309,9 +309,9 @@ impl Request {
     }
 
     /// Treatment of SQ's response.
-    pub fn answer(&self) -> AnswerRule {
-        let emptied = self.endpoint == Endpoint::Update && self.class == Class::Delete;
-        AnswerRule::new(self.endpoint, self.phext.as_deref().unwrap_or(""), emptied)
+    pub fn response_rule(&self) -> ResponseRule {
+        let emptied = self.endpoint == Endpoint::Update && self.access == Access::Delete;
+        ResponseRule::new(self.endpoint, self.phext.as_deref().unwrap_or(""), emptied)
     }
 
     /// Value of `limit` for SQ. A range without one could exceed SQ's memory.

@@ -23,7 +23,7 @@ const JSON: &str = "application/json";
 
 /// The treatment of a response with status 200.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AnswerRule {
+pub struct ResponseRule {
     endpoint: Endpoint,
     phext: String,
     /// The request was an `update` that was forwarded as `delete`.
@@ -38,13 +38,13 @@ pub(crate) enum Rewriter {
         /// Bytes received so far.
         buffer: Vec<u8>,
         /// Treatment of the response.
-        rule: AnswerRule,
+        rule: ResponseRule,
     },
     /// Converts a phext to JSON.
     Export(Export),
 }
 
-impl AnswerRule {
+impl ResponseRule {
     pub(crate) fn new(endpoint: Endpoint, phext: &str, emptied: bool) -> Self {
         Self { endpoint, phext: phext.to_owned(), emptied }
     }
@@ -158,7 +158,7 @@ mod tests {
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
     fn rewrite(endpoint: Endpoint, body: &str) -> String {
-        let rule = AnswerRule::new(endpoint, "index", false);
+        let rule = ResponseRule::new(endpoint, "index", false);
         String::from_utf8(rule.on_body(body.as_bytes())).unwrap()
     }
 
@@ -211,12 +211,12 @@ mod tests {
     #[test]
     fn scroll_passes_unchanged() {
         assert_eq!(rewrite(Endpoint::Select, "Loaded /x"), "Loaded /x");
-        assert!(AnswerRule::new(Endpoint::Select, "index", false).rewriter(None).is_none());
+        assert!(ResponseRule::new(Endpoint::Select, "index", false).rewriter(None).is_none());
     }
 
     #[test]
     fn emptying_update_gets_the_response_of_an_update() {
-        let rule = AnswerRule::new(Endpoint::Update, "index", true);
+        let rule = ResponseRule::new(Endpoint::Update, "index", true);
         assert_eq!(rule.on_body(b"Removed 7 bytes"), b"Updated 0 bytes");
     }
 }

@@ -23,7 +23,7 @@ impl BodyBudget {
     }
 
     /// Reserves room for `bytes` more of a body. Returns `false` if there is none.
-    pub(crate) fn hold(&mut self, tenant: &TenantId, limits: &Limits, bytes: u64) -> bool {
+    pub(crate) fn reserve(&mut self, tenant: &TenantId, limits: &Limits, bytes: u64) -> bool {
         if bytes == 0 {
             return true;
         }

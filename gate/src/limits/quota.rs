@@ -33,7 +33,7 @@ pub struct Delta {
 impl Delta {
     /// Adds the requests in flight.
     #[must_use]
-    pub(crate) fn with(self, in_flight: InFlight) -> Self {
+    pub(crate) fn plus(self, in_flight: InFlight) -> Self {
         let requests = u64::from(in_flight.requests);
         Self {
             requests_day: self.requests_day + requests,

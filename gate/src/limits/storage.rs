@@ -74,7 +74,7 @@ pub enum Change {
 
 /// A tenant's notice, and the earliest time at which its storage may have been measured.
 #[derive(Debug, Clone, Copy)]
-pub struct Known<'a> {
+pub struct Measurement<'a> {
     /// From a lease or usage response.
     pub notice: &'a TenantNotice,
     /// Earliest time of the measurement: when the request for the notice was sent, less
@@ -82,7 +82,7 @@ pub struct Known<'a> {
     pub measured_ms: u64,
 }
 
-impl<'a> Known<'a> {
+impl<'a> Measurement<'a> {
     /// Wraps the notice from the response to a request that was sent at `asked_ms`.
     pub(crate) fn new(notice: &'a TenantNotice, asked_ms: u64) -> Self {
         Self { notice, measured_ms: asked_ms.saturating_sub(notice.storage_age_ms) }
@@ -91,7 +91,7 @@ impl<'a> Known<'a> {
 
 /// A request to check.
 #[derive(Debug, Clone, Copy)]
-pub struct Asked<'a> {
+pub struct StorageRequest<'a> {
     /// The tenant that sent it.
     pub tenant: &'a TenantId,
     /// The tenant's limits.
@@ -102,9 +102,9 @@ pub struct Asked<'a> {
     pub change: Change,
 }
 
-/// An admitted write. Report it with [`answered`] when SQ has responded.
+/// An admitted write. Report it with [`completed`] when SQ has responded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Written {
+pub struct AdmittedWrite {
     replaces: Option<Coordinate>,
     growth: u64,
     due_ms: u64,
@@ -112,30 +112,30 @@ pub struct Written {
 
 /// Checks whether a request would fit, without counting it: its body has not arrived yet.
 pub(crate) fn check(
-    asked: &Asked<'_>,
-    known: Known<'_>,
+    request: &StorageRequest<'_>,
+    measurement: Measurement<'_>,
     now_ms: u64,
     shared: &dyn Shared,
 ) -> Result<(), Refusal> {
-    let Some(write) = asked.write(known)? else { return Ok(()) };
-    let bytes = shared.get(&key(asked.tenant)).map(|(bytes, _)| bytes);
-    write.judge(&Record::read(bytes.as_deref(), known, now_ms), known, asked)
+    let Some(write) = request.write(measurement)? else { return Ok(()) };
+    let bytes = shared.get(&key(request.tenant)).map(|(bytes, _)| bytes);
+    write.judge(&Record::read(bytes.as_deref(), measurement, now_ms), measurement, request)
 }
 
 /// Checks whether a request fits and, if it writes, counts it.
-pub fn let_through(
-    asked: &Asked<'_>,
-    known: Known<'_>,
+pub fn admit(
+    request: &StorageRequest<'_>,
+    measurement: Measurement<'_>,
     now_ms: u64,
     shared: &mut dyn Shared,
-) -> Result<Option<Written>, Refusal> {
-    let Some(write) = asked.write(known)? else { return Ok(None) };
+) -> Result<Option<AdmittedWrite>, Refusal> {
+    let Some(write) = request.write(measurement)? else { return Ok(None) };
     let mut judged = Err(too_many_writes());
-    let counted = shared::update(shared, &key(asked.tenant), |old| {
-        let mut record = Record::read(old, known, now_ms);
-        judged = write.judge(&record, known, asked).and_then(|()| {
+    let counted = shared::update(shared, &key(request.tenant), |old| {
+        let mut record = Record::read(old, measurement, now_ms);
+        judged = write.judge(&record, measurement, request).and_then(|()| {
             let change = (write.replaces, write.growth);
-            let written = record.let_through(known, asked.phext, change, now_ms);
+            let written = record.admit(measurement, request.phext, change, now_ms);
             written.map_err(|_full| too_many_writes())
         });
         judged.is_ok().then(|| record.encode())
@@ -145,18 +145,18 @@ pub fn let_through(
 
 /// Records that SQ has responded to a write: it is on disk, and the next measurement contains it. If
 /// other VMs' updates win every time, the write counts for [`WRITE_LANDS_MS`] as if there were no response.
-pub fn answered(
+pub fn completed(
     tenant: &TenantId,
     phext: &str,
-    written: &Written,
+    written: &AdmittedWrite,
     now_ms: u64,
     shared: &mut dyn Shared,
 ) {
     let empty = TenantNotice::default();
-    let known = Known { notice: &empty, measured_ms: 0 };
+    let measurement = Measurement { notice: &empty, measured_ms: 0 };
     shared::update(shared, &key(tenant), |old| {
-        let mut record = Record::read(Some(old?), known, now_ms);
-        record.answered(phext, written, now_ms).then(|| record.encode())
+        let mut record = Record::read(Some(old?), measurement, now_ms);
+        record.completed(phext, written, now_ms).then(|| record.encode())
     });
 }
 
@@ -172,10 +172,10 @@ struct Write {
     growth: u64,
 }
 
-impl Asked<'_> {
+impl StorageRequest<'_> {
     /// Checks the request on its own. Returns the growth if it writes.
-    fn write(&self, known: Known<'_>) -> Result<Option<Write>, Refusal> {
-        let notice = known.notice;
+    fn write(&self, measurement: Measurement<'_>) -> Result<Option<Write>, Refusal> {
+        let notice = measurement.notice;
         if notice.host_full && self.change != Change::Read {
             return Err(host_full());
         }
@@ -194,8 +194,13 @@ impl Asked<'_> {
 }
 
 impl Write {
-    fn judge(&self, record: &Record, known: Known<'_>, asked: &Asked<'_>) -> Result<(), Refusal> {
-        let Asked { limits, phext: name, .. } = *asked;
+    fn judge(
+        &self,
+        record: &Record,
+        measurement: Measurement<'_>,
+        request: &StorageRequest<'_>,
+    ) -> Result<(), Refusal> {
+        let StorageRequest { limits, phext: name, .. } = *request;
         // A replacement may not grow its phext at all, so its own growth and that of earlier
         // replacements of the same scroll are left out.
         let own = if self.replaces.is_some() { 0 } else { self.growth };
@@ -204,20 +209,20 @@ impl Write {
             let by_counting = record.measured() + own <= limits.storage_bytes;
             return Err(storage_full(used, limits, by_counting));
         }
-        let phext = record.phext(known, name, self.replaces);
+        let phext = record.phext(measurement, name, self.replaces);
         let bound = phext_bound(limits) + SCROLL_BYTES;
         if phext + own > bound {
-            let by_counting = record.measured_phext(known, name) + own <= bound;
+            let by_counting = record.measured_phext(measurement, name) + own <= bound;
             return Err(phext_too_large(phext + own, limits, by_counting));
         }
-        if !record.has_text(known, name) {
+        if !record.has_text(measurement, name) {
             // This write would add a phext with text.
-            let count = u64::try_from(record.with_text(known)).unwrap_or(u64::MAX);
+            let count = u64::try_from(record.with_text(measurement)).unwrap_or(u64::MAX);
             if count >= u64::from(limits.phexts) {
                 return Err(too_many(count, limits));
             }
         }
-        check_name(known.notice, limits, name)
+        check_name(measurement.notice, limits, name)
     }
 }
 

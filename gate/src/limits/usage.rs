@@ -106,7 +106,7 @@ pub struct Usage {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Since {
     /// The last acknowledged report.
-    Answered,
+    Acked,
     /// The last report that was sent.
     Sent,
 }
@@ -151,7 +151,7 @@ impl Usage {
     }
 
     /// Counts a wake that the orchestrator attributes to this VM's lease request.
-    pub(crate) fn woke(&mut self, verdict: &Rc<Verdict>, kind: WakeKind, now_s: u64) {
+    pub(crate) fn record_wake(&mut self, verdict: &Rc<Verdict>, kind: WakeKind, now_s: u64) {
         if let Some(row) = self.changed_row(verdict, now_s) {
             row.count_wake(kind);
         }
@@ -223,7 +223,7 @@ impl Usage {
     }
 
     /// Returns a report without rows. Its response names tenants that have used up a quota elsewhere.
-    pub(crate) fn ask_for_news(&mut self) -> UsageReport {
+    pub(crate) fn empty_report(&mut self) -> UsageReport {
         self.sequence += 1;
         UsageReport {
             gateway: self.gateway.clone(),
@@ -252,7 +252,7 @@ impl Usage {
     }
 
     /// Returns whether a report is unacknowledged. It may have arrived nevertheless.
-    pub(crate) fn awaits_answer(&self) -> bool {
+    pub(crate) fn awaits_ack(&self) -> bool {
         self.in_flight.is_some()
     }
 

@@ -338,16 +338,16 @@ fn query_is_refused_on_sq_0_5_0() {
 fn write_counts_its_delimiters_and_delete_nothing() {
     let growth = |method, path: &str, body| {
         let request = check(method, path, body).unwrap();
-        (request.class, request.growth_bytes())
+        (request.access, request.growth_bytes())
     };
     let far = "999.999.999/999.999.999/999.999.999";
     let get = format!("{BASE}insert?p=a&c={far}&s=h%C3%A9");
-    assert_eq!(growth("GET", &get, None), (Class::Write, 8982 + 3));
+    assert_eq!(growth("GET", &get, None), (Access::Write, 8982 + 3));
     let post = format!("{BASE}update?p=a&c={far}");
-    assert_eq!(growth("POST", &post, Some("body")), (Class::Write, 8982));
-    assert_eq!(growth("POST", &post, Some("")), (Class::Delete, 0));
+    assert_eq!(growth("POST", &post, Some("body")), (Access::Write, 8982));
+    assert_eq!(growth("POST", &post, Some("")), (Access::Delete, 0));
     let delete = format!("{BASE}delete?p=a&c={far}");
-    assert_eq!(growth("DELETE", &delete, None), (Class::Delete, 0));
+    assert_eq!(growth("DELETE", &delete, None), (Access::Delete, 0));
 }
 
 #[test]

@@ -10,7 +10,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Known, LEASE_MAX_MS, SEEN_MS, WRITE_LANDS_MS, Written};
+use super::{AdmittedWrite, LEASE_MAX_MS, Measurement, SEEN_MS, WRITE_LANDS_MS};
 use crate::http::request::Coordinate;
 
 /// First byte of the record, its layout. A record with another layout counts as absent.
@@ -65,19 +65,19 @@ pub(super) struct Full;
 
 impl Record {
     /// Reads the record and applies the notice if it is newer.
-    pub(super) fn read(bytes: Option<&[u8]>, known: Known<'_>, now_ms: u64) -> Self {
+    pub(super) fn read(bytes: Option<&[u8]>, measurement: Measurement<'_>, now_ms: u64) -> Self {
         let mut record = bytes.and_then(Self::decode).unwrap_or_default();
         if record.measured_ms > now_ms + CLOCK_STEP_MS {
             record = Self::default();
         }
-        if known.measured_ms <= record.measured_ms {
+        if measurement.measured_ms <= record.measured_ms {
             return record;
         }
-        record.measured_ms = known.measured_ms;
-        record.used = known.notice.storage_used_bytes;
+        record.measured_ms = measurement.measured_ms;
+        record.used = measurement.notice.storage_used_bytes;
         record.phexts.retain_mut(|phext| {
-            phext.size = known.notice.phexts.get(&phext.name).copied().unwrap_or(0);
-            phext.writes.retain(|writes| writes.due_ms > known.measured_ms);
+            phext.size = measurement.notice.phexts.get(&phext.name).copied().unwrap_or(0);
+            phext.writes.retain(|writes| writes.due_ms > measurement.measured_ms);
             !phext.writes.is_empty() || phext.written_ms + LEASE_MAX_MS > now_ms
         });
         record
@@ -95,27 +95,32 @@ impl Record {
     }
 
     /// Size of a phext in the last measurement.
-    pub(super) fn measured_phext(&self, known: Known<'_>, name: &str) -> u64 {
+    pub(super) fn measured_phext(&self, measurement: Measurement<'_>, name: &str) -> u64 {
         match self.find(name) {
             Some(phext) => phext.size,
-            None => known.notice.phexts.get(name).copied().unwrap_or(0),
+            None => measurement.notice.phexts.get(name).copied().unwrap_or(0),
         }
     }
 
     /// Upper bound on the size of a phext, without replacements of `scroll`.
-    pub(super) fn phext(&self, known: Known<'_>, name: &str, scroll: Option<Coordinate>) -> u64 {
+    pub(super) fn phext(
+        &self,
+        measurement: Measurement<'_>,
+        name: &str,
+        scroll: Option<Coordinate>,
+    ) -> u64 {
         let growth = self.find(name).map_or(0, |phext| phext.growth(scroll));
-        self.measured_phext(known, name) + growth
+        self.measured_phext(measurement, name) + growth
     }
 
     /// Returns whether a phext has text, or may have by now.
-    pub(super) fn has_text(&self, known: Known<'_>, name: &str) -> bool {
-        self.measured_phext(known, name) > 0 || self.find(name).is_some_and(Phext::has_text)
+    pub(super) fn has_text(&self, measurement: Measurement<'_>, name: &str) -> bool {
+        self.measured_phext(measurement, name) > 0 || self.find(name).is_some_and(Phext::has_text)
     }
 
     /// Number of phexts that have text, or may have by now.
-    pub(super) fn with_text(&self, known: Known<'_>) -> usize {
-        let measured = &known.notice.phexts;
+    pub(super) fn with_text(&self, measurement: Measurement<'_>) -> usize {
+        let measured = &measurement.notice.phexts;
         let added = self.phexts.iter().filter(|phext| {
             phext.has_text() && measured.get(&phext.name).is_none_or(|size| *size == 0)
         });
@@ -123,17 +128,20 @@ impl Record {
     }
 
     /// Counts an admitted write.
-    pub(super) fn let_through(
+    pub(super) fn admit(
         &mut self,
-        known: Known<'_>,
+        measurement: Measurement<'_>,
         name: &str,
         (replaces, growth): (Option<Coordinate>, u64),
         now_ms: u64,
-    ) -> Result<Written, Full> {
+    ) -> Result<AdmittedWrite, Full> {
         self.make_room(name)?;
-        let written =
-            Written { replaces, growth, due_ms: up_to(now_ms + WRITE_LANDS_MS, IN_FLIGHT_STEP_MS) };
-        let size = self.measured_phext(known, name);
+        let written = AdmittedWrite {
+            replaces,
+            growth,
+            due_ms: up_to(now_ms + WRITE_LANDS_MS, IN_FLIGHT_STEP_MS),
+        };
+        let size = self.measured_phext(measurement, name);
         let phext = match self.phexts.iter_mut().position(|phext| phext.name == name) {
             Some(at) => &mut self.phexts[at],
             None => self.phexts.push_mut(Phext {
@@ -149,10 +157,10 @@ impl Record {
     }
 
     /// Records that SQ has responded to a write. Returns `false` if the record does not change.
-    pub(super) fn answered(&mut self, name: &str, written: &Written, now_ms: u64) -> bool {
+    pub(super) fn completed(&mut self, name: &str, written: &AdmittedWrite, now_ms: u64) -> bool {
         let due_ms = up_to(now_ms + SEEN_MS, COMPLETED_STEP_MS);
         let phext = self.phexts.iter_mut().find(|phext| phext.name == name);
-        phext.is_some_and(|phext| phext.answered(written, due_ms))
+        phext.is_some_and(|phext| phext.completed(written, due_ms))
     }
 
     fn make_room(&mut self, name: &str) -> Result<(), Full> {
@@ -209,7 +217,7 @@ impl Phext {
         };
     }
 
-    fn answered(&mut self, written: &Written, due_ms: u64) -> bool {
+    fn completed(&mut self, written: &AdmittedWrite, due_ms: u64) -> bool {
         // A merged entry no longer names the scroll.
         let Some(at) = self
             .find_in_flight(written.replaces, written.due_ms)
@@ -228,7 +236,7 @@ impl Phext {
         if writes.in_flight == 0 {
             self.writes.swap_remove(at);
         }
-        let Written { replaces, growth, .. } = *written;
+        let AdmittedWrite { replaces, growth, .. } = *written;
         self.add(Writes { replaces, growth, in_flight: 0, due_ms });
         true
     }

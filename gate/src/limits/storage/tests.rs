@@ -45,12 +45,12 @@ impl World {
         (notice, measured_ms): (&TenantNotice, u64),
         change: Change,
         phext: &str,
-    ) -> Result<Option<Written>, Refusal> {
+    ) -> Result<Option<AdmittedWrite>, Refusal> {
         let tenant = alice();
-        let known = Known { notice, measured_ms };
-        let asked = Asked { tenant: &tenant, limits: &self.limits, phext, change };
-        let head = check(&asked, known, self.now_ms, &self.map);
-        let all = let_through(&asked, known, self.now_ms, &mut self.map);
+        let measurement = Measurement { notice, measured_ms };
+        let request = StorageRequest { tenant: &tenant, limits: &self.limits, phext, change };
+        let head = check(&request, measurement, self.now_ms, &self.map);
+        let all = admit(&request, measurement, self.now_ms, &mut self.map);
         assert_eq!(head, all.clone().map(drop), "head and body are judged differently");
         all
     }
@@ -65,8 +65,8 @@ impl World {
         self.send_with((notice, self.now_ms), change, phext).map(drop).map_err(|r| r.kind)
     }
 
-    fn answered(&mut self, phext: &str, written: Option<Written>) {
-        answered(&alice(), phext, &written.unwrap(), self.now_ms, &mut self.map);
+    fn completed(&mut self, phext: &str, written: Option<AdmittedWrite>) {
+        completed(&alice(), phext, &written.unwrap(), self.now_ms, &mut self.map);
     }
 }
 
@@ -120,10 +120,10 @@ fn repeated_replacements_do_not_fill_the_store() {
         world.now_ms = NOW + save * SECOND;
         // Two scrolls by turns; measured two seconds before, all the time.
         let at = if save % 2 == 0 { Coordinate::ROOT } else { scroll_at(1) };
-        let known = (&notice, world.now_ms - 2 * SECOND);
-        let written = world.send_with(known, Change::Replace { at, growth: 99_000 }, "a");
+        let measurement = (&notice, world.now_ms - 2 * SECOND);
+        let written = world.send_with(measurement, Change::Replace { at, growth: 99_000 }, "a");
         world.now_ms += 20;
-        world.answered("a", written.unwrap_or_else(|r| panic!("save {save}: {r:?}")));
+        world.completed("a", written.unwrap_or_else(|r| panic!("save {save}: {r:?}")));
     }
 }
 
@@ -137,7 +137,7 @@ fn quick_uploads_are_not_counted_twice() {
         let notice = notice(&seen);
         let name = format!("p{upload}");
         let written = world.send_with((&notice, world.now_ms), append(100_000), &name);
-        world.answered(&name, written.unwrap_or_else(|r| panic!("{upload}: {r:?}")));
+        world.completed(&name, written.unwrap_or_else(|r| panic!("{upload}: {r:?}")));
         phexts.push((name, 100_000));
         world.now_ms += SECOND / 2;
     }
@@ -149,10 +149,11 @@ fn head_counts_nothing_and_body_is_checked_again() {
     let none = notice(&[]);
     let tenant = alice();
     let limits = limits();
-    let asked = Asked { tenant: &tenant, limits: &limits, phext: "a", change: append(350_000) };
-    let known = Known { notice: &none, measured_ms: NOW };
+    let request =
+        StorageRequest { tenant: &tenant, limits: &limits, phext: "a", change: append(350_000) };
+    let measurement = Measurement { notice: &none, measured_ms: NOW };
     for _ in 0..12 {
-        assert_eq!(check(&asked, known, NOW, &world.map), Ok(()));
+        assert_eq!(check(&request, measurement, NOW, &world.map), Ok(()));
     }
     // The bodies took a minute, in which nothing reached the disk.
     world.now_ms += 60 * SECOND;
@@ -181,7 +182,7 @@ fn completed_write_is_measured_a_moment_later() {
     let mut world = World::new(limits());
     let none = notice(&[]);
     let written = world.send_with((&none, NOW), append(399_000), "a").unwrap();
-    world.answered("a", written);
+    world.completed("a", written);
     world.now_ms += SECOND / 2;
     // The phext has become shorter since.
     let little = notice(&[("a", 5)]);
@@ -193,7 +194,7 @@ fn older_notice_yields_to_a_newer_measurement() {
     let mut world = World::new(limits());
     let none = notice(&[]);
     let written = world.send_with((&none, NOW), append(390_000), "a").unwrap();
-    world.answered("a", written);
+    world.completed("a", written);
     world.now_ms += 2 * SECOND;
     let measured = notice(&[("a", 390_000)]);
     assert_eq!(world.send(&measured, append(5), "b"), Ok(()));
@@ -343,7 +344,7 @@ struct Landing {
     scroll: (usize, usize),
     bytes: u64,
     replace: bool,
-    written: Option<Written>,
+    written: Option<AdmittedWrite>,
 }
 
 fn land(sq: &mut Sq, in_flight: &mut Vec<Landing>, world: &mut World) {
@@ -354,7 +355,7 @@ fn land(sq: &mut Sq, in_flight: &mut Vec<Landing>, world: &mut World) {
         let text = sq.0.entry(write.scroll).or_default();
         *text = if write.replace { write.bytes } else { *text + write.bytes };
         if write.written.is_some() {
-            world.answered(&write.scroll.0.to_string(), write.written);
+            world.completed(&write.scroll.0.to_string(), write.written);
         }
         false
     });

@@ -94,7 +94,7 @@ fn requests_between_flush_and_ack_are_kept() {
     let report = usage.flush(NOON).unwrap();
     record(&mut usage, 1, &read(), NOON);
     usage.acked(report.sequence);
-    assert_eq!(usage.delta(&tenant(1), Since::Answered, NOON).requests_day, 1);
+    assert_eq!(usage.delta(&tenant(1), Since::Acked, NOON).requests_day, 1);
     assert_eq!(usage.flush(NOON).unwrap().rows[0].counters.reads, 2);
 }
 
@@ -115,7 +115,7 @@ fn each_kind_of_end_is_counted_once() {
     record(&mut usage, 1, &read(), NOON);
     let write = Served { fate: Fate::Forwarded(Class::Write), status: 0, ..read() };
     record(&mut usage, 1, &write, NOON);
-    usage.woke(&verdict(1), WakeKind::Start, NOON);
+    usage.record_wake(&verdict(1), WakeKind::Start, NOON);
     let refused = Served { fate: Fate::Refused(RefusalKind::RateLimited), status: 429, ..read() };
     record(&mut usage, 1, &refused, NOON);
     let counters = usage.flush(NOON).unwrap().rows.remove(0).counters;
@@ -183,7 +183,7 @@ fn clock_jump_costs_only_requests_within_it() {
     assert_eq!(of_noon.map(|(_, n)| n).sum::<u64>(), 4);
     assert_eq!(ledger.total(), 5);
     assert!(ledger.0.keys().all(|(source, _, _)| source.starts_with("vm-1")));
-    assert_eq!(usage.delta(&tenant(1), Since::Answered, NOON + 20), Delta::default());
+    assert_eq!(usage.delta(&tenant(1), Since::Acked, NOON + 20), Delta::default());
 }
 
 #[test]
@@ -195,9 +195,9 @@ fn delta_covers_this_day_and_month() {
     let write = Served { fate: Fate::Forwarded(Class::Write), ..read() };
     record(&mut usage, 1, &write, end_s + 1);
     let before = Delta { requests_day: 1, requests_month: 1, writes_day: 0 };
-    assert_eq!(usage.delta(&tenant(1), Since::Answered, end_s), before);
+    assert_eq!(usage.delta(&tenant(1), Since::Acked, end_s), before);
     let after = Delta { requests_day: 1, requests_month: 1, writes_day: 1 };
-    assert_eq!(usage.delta(&tenant(1), Since::Answered, end_s + 1), after);
+    assert_eq!(usage.delta(&tenant(1), Since::Acked, end_s + 1), after);
 }
 
 #[test]

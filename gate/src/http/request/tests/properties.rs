@@ -116,7 +116,7 @@ proptest! {
         let again = check(request.method(), &rebuilt, sent.as_deref()).unwrap();
         prop_assert_eq!(again.path(), rebuilt.clone());
         prop_assert_eq!(again.method(), request.method());
-        prop_assert_eq!((again.class, &again.phext), (request.class, &request.phext));
+        prop_assert_eq!((again.access, &again.phext), (request.access, &request.phext));
         prop_assert_eq!(again.growth_bytes(), request.growth_bytes());
 
         // SQ reads from it what it would have read from the client's own, where that was clear.
