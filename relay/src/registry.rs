@@ -27,7 +27,8 @@ pub(crate) mod scroll;
 pub(crate) mod truncation;
 pub(crate) mod unit;
 
-pub use fault::{Fault, Faults, Place};
+pub(crate) use fault::Fault;
+pub use fault::Faults;
 
 /// A registry without faults.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -75,7 +76,7 @@ impl Registry {
     }
 
     /// The verdicts on all keys that are live at `now_s`.
-    pub fn verdicts(&self, now_s: u64) -> HashMap<KeyHash, Verdict> {
+    pub(crate) fn verdicts(&self, now_s: u64) -> HashMap<KeyHash, Verdict> {
         let mut verdicts = HashMap::new();
         for (id, tenant) in &self.tenants {
             for key in tenant.keys.iter().filter(|key| key.is_live(now_s)) {
@@ -93,17 +94,17 @@ impl Registry {
     }
 
     /// The earliest end of a key after `now_s`, in seconds since 1970 UTC.
-    pub fn next_expiry_s(&self, now_s: u64) -> Option<u64> {
+    pub(crate) fn next_expiry_s(&self, now_s: u64) -> Option<u64> {
         self.keys().filter_map(|key| key.expires_s).filter(|end| *end > now_s).min()
     }
 
     /// All keys of all tenants, ended ones included.
-    pub fn keys(&self) -> impl Iterator<Item = &Key> {
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &Key> {
         self.tenants.values().flat_map(|tenant| &tenant.keys)
     }
 
     /// Findings that are no faults but should be corrected, one line each.
-    pub fn warnings(&self) -> Vec<String> {
+    pub(crate) fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
         for (id, tenant) in &self.tenants {
             let coordinate = tenant.coordinate;
@@ -123,7 +124,7 @@ impl Registry {
 
 impl Key {
     /// Returns true if the key has not ended at `now_s`.
-    pub fn is_live(&self, now_s: u64) -> bool {
+    pub(crate) fn is_live(&self, now_s: u64) -> bool {
         self.expires_s.is_none_or(|end| now_s < end)
     }
 }

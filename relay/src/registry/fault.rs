@@ -4,22 +4,22 @@ use std::fmt;
 
 /// One fault. It never repeats a value from the text, which might be a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fault {
+pub(crate) struct Fault {
     /// Place of the faulty line; `None` for a fault of the text as a whole.
-    pub place: Option<Place>,
+    pub(crate) place: Option<Place>,
     /// Description of the fault and of the expected text.
-    pub what: String,
+    pub(crate) what: String,
 }
 
 /// A line of a scroll.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub(crate) struct Place {
     /// Coordinate of the scroll.
-    pub coordinate: String,
+    pub(crate) coordinate: String,
     /// Number of the line within the scroll, from 1.
-    pub line: usize,
+    pub(crate) line: usize,
     /// Number of the line within the file, from 1, as an editor counts.
-    pub file_line: usize,
+    pub(crate) file_line: usize,
 }
 
 /// All faults of one text.
@@ -34,7 +34,7 @@ const LISTED_MAX: usize = 100;
 
 impl Fault {
     /// Creates a fault of the text as a whole.
-    pub fn of_text(what: impl Into<String>) -> Self {
+    pub(super) fn of_text(what: impl Into<String>) -> Self {
         Self { place: None, what: what.into() }
     }
 }
@@ -50,17 +50,17 @@ impl Faults {
     }
 
     /// Number of faults, unlisted ones included.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.listed.len() + self.unlisted
     }
 
     /// Returns true if there is no fault.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.listed.is_empty()
     }
 
     /// The listed faults.
-    pub fn iter(&self) -> impl Iterator<Item = &Fault> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Fault> {
         self.listed.iter()
     }
 

@@ -2,6 +2,7 @@
 //! is written and the range of its values.
 
 use protocol::Limits;
+use protocol::time::DAY_S;
 
 use super::unit::{
     HOURS_MAX, Unit, hours_from_number, hours_to_number, keep_from_number, keep_to_number,
@@ -22,7 +23,6 @@ pub(crate) struct LimitField {
 }
 
 const U32_MAX: u64 = u32::MAX as u64;
-const DAY_S: u64 = 86_400;
 /// SQ runs in less, but then neither a phext of 2 MB nor a body of 1 MB would be safe.
 const MEMORY_MIN: u64 = 32 << 20;
 const MEMORY_MAX: u64 = 64 << 30;

@@ -2,6 +2,7 @@
 //!
 //! A value is a number inside; [`Unit`] says how that number is written.
 
+use protocol::time::{DAY_S, HOUR_S, MINUTE_S};
 use protocol::{KeepAwake, WarmHours};
 
 /// The written form of a number.
@@ -37,7 +38,8 @@ const BYTE_SUFFIXES: [(&str, u64); 8] = [
     ("TB", 1_000_000_000_000),
     ("B", 1),
 ];
-const SECOND_SUFFIXES: [(&str, u64); 4] = [("min", 60), ("d", 86_400), ("h", 3_600), ("s", 1)];
+const SECOND_SUFFIXES: [(&str, u64); 4] =
+    [("min", MINUTE_S), ("d", DAY_S), ("h", HOUR_S), ("s", 1)];
 
 /// Number of the latest warm hours, `23-24`. 0 stands for no warm hours.
 pub(super) const HOURS_MAX: u64 = 24 * 24;
