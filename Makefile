@@ -131,10 +131,10 @@ envoy-validate: ## envoy/*.yaml, by the pinned Envoy with the filter
 	scripts/envoy-validate.sh
 
 .PHONY: wasm-test
-wasm-test: ## the tests of protocol and gate as wasm, in node
+wasm-test: ## the tests of settings, protocol and gate as wasm, in node
 	@scripts/setup.sh wasm wasm-test
 	CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUNNER=$(CURDIR)/.tools/wasm-bindgen/bin/wasm-bindgen-test-runner \
-		cargo test --package protocol --package gate --target wasm32-unknown-unknown
+		cargo test --package settings --package protocol --package gate --target wasm32-unknown-unknown
 
 # The end-to-end tests start the other crates' binaries, which `cargo test` alone would not build.
 BIN_DIR := $(abspath $(TARGET_DIR))/debug

@@ -4,10 +4,10 @@ use std::rc::Rc;
 
 use gate::Gate;
 use gate::effect::{Effect, StreamId};
-use protocol::config::RawFilterConfig;
 use protocol::{FilterConfig, GatewayId};
 use proxy_wasm::traits::{Context, HttpContext, RootContext};
 use proxy_wasm::types::{Action, ContextType};
+use settings::Tree;
 
 use crate::host::{self, SharedData};
 use crate::shell::{Shell, TICK};
@@ -27,8 +27,8 @@ impl Root {
     fn configure(&mut self, size: usize) -> Result<(), String> {
         let bytes = host::plugin_configuration(size);
         let bytes = if bytes.is_empty() { b"{}".as_slice() } else { &bytes };
-        let raw: RawFilterConfig = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
-        let config = FilterConfig::try_from(raw).map_err(|faults| faults.to_string())?;
+        let tree: Tree = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
+        let config = FilterConfig::read(&tree).map_err(|faults| faults.to_string())?;
         let node = host::node_id();
         let gateway = GatewayId::parse(&node)
             .map_err(|e| format!("node.id of this Envoy is {node:?}: {e}"))?;

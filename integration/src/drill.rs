@@ -161,7 +161,7 @@ pub fn stack(drill: Drill, tenants: usize) -> Builder {
         // Sockets are handed over on one host.
         builder = builder.hot_restart().envoy_host(Host::Process);
     }
-    let builder = builder.filter_config("lease_timeout_ms", &(PATIENCE_MS + 1_000).to_string());
+    let builder = builder.filter_config("lease_timeout", &format!("\"{}ms\"", PATIENCE_MS + 1_000));
     (1..=tenants).fold(builder, |builder, n| builder.tenant_of(&format!("t{n}"), TIER))
 }
 

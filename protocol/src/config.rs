@@ -1,69 +1,113 @@
-//! The plugin's JSON: what an Envoy operator writes under `configuration:` of the wasm filter.
+//! The filter's configuration: the JSON under `configuration:` of the wasm filter in Envoy's own.
 //!
-//! Every field has a default. All faults are reported at once: unknown names, names that are there
-//! twice, wrong types, values out of their bounds.
+//! [`RawFilterConfig`] describes what may be written, with bounds and defaults; [`FilterConfig`] is
+//! what the gate works with. `envoy/filter.schema.json` is generated from the former.
 
-use std::fmt;
-use std::ops::RangeInclusive;
-
-use serde::de::{IgnoredAny, MapAccess, Visitor};
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
+use settings::{Duration, Faults, Integer, Text, Tree};
 
 use crate::SqVersion;
 use crate::deadlines::LEASE_TIMEOUT_MS;
+use crate::time::{DAY_MS, MINUTE_MS, SECOND_MS};
 
-/// The filter's configuration, checked.
+/// Longest `lease_timeout`, and thereby longest `outage_after`.
+const LEASE_TIMEOUT_MAX_MS: u64 = 2 * MINUTE_MS;
+/// Default of `outage_after`, unless `lease_timeout` is shorter.
+const OUTAGE_AFTER_MS: u32 = 5_000;
+
+/// The filter's configuration, checked. [`RawFilterConfig`] explains each setting.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FilterConfig {
-    /// Envoy cluster of the ranch relay. Default `ranch_relay`.
+    /// Envoy cluster of the relay.
     pub relay_cluster: String,
-    /// Time the relay has for a verdict. Default 2 s.
+    /// Time-out of a verify request.
     pub relay_timeout_ms: u32,
-    /// How long one long poll for changes may wait. Default 20 s.
+    /// Longest wait of one long poll for changes.
     pub changes_wait_ms: u32,
-    /// Envoy cluster of the orchestrator; `None`: tenants' clusters are static and named
-    /// `sq/<tenant>`. Default `None`.
+    /// Envoy cluster of the orchestrator; `None` if tenants' clusters are static and named
+    /// `sq/<tenant>`.
     pub orchestrator_cluster: Option<String>,
-    /// Patience of a client for a wake. Default 10 s.
+    /// Longest wait of a client for a wake.
     pub lease_timeout_ms: u32,
-    /// For how long the orchestrator may not answer at all before those who wait for it are told;
-    /// at most `lease_timeout_ms`. Default 5 s: longer than the orchestrator takes to be restarted.
+    /// Time without a response from the orchestrator after which waiting clients are refused; at most
+    /// `lease_timeout_ms`.
     pub outage_after_ms: u32,
-    /// How often usage is sent. Default 1 s.
+    /// Interval of usage reports.
     pub usage_interval_ms: u32,
-    /// How long known keys are served when the relay can't be reached. Default 15 min.
-    pub grace_s: u32,
-    /// How long an unknown key is remembered. Default 3 s.
+    /// Time for which cached verdicts are served while the relay is unreachable.
+    pub grace_ms: u32,
+    /// Time for which an unknown key is remembered.
     pub negative_ttl_ms: u32,
-    /// Verdicts, leases and unknown keys remembered per VM, each. Default 10 000.
+    /// Bound on cached verdicts, on leases and on unknown keys per VM instance, each.
     pub cache_entries: u32,
-    /// Questions to the relay per second and Envoy about keys that nobody there has heard of; a quarter
-    /// of it per client address. Default 400.
+    /// Bound on verify requests per second and Envoy about unknown keys; a quarter per client address.
     pub verify_per_s: u32,
-    /// `access-control-allow-origin`; empty: no CORS. Default `*`.
+    /// Value of `access-control-allow-origin`; empty disables CORS.
     pub cors_origin: String,
-    /// Limits are counted and marked but not enforced. Default `false`.
+    /// Limits are evaluated and reported but not enforced.
     pub shadow: bool,
-    /// Release of SQ where no orchestrator reports it. Default `0.6.0`.
+    /// Release of SQ where no orchestrator reports it.
     pub sq_version: SqVersion,
-    /// Where problem types are documented; a type is this and its name.
+    /// Prefix of the problem types.
     pub problem_base: String,
 }
 
-impl Default for FilterConfig {
+/// Configuration of the gateway's filter. Every key may be left out.
+#[derive(Debug, Deserialize)]
+#[cfg_attr(not(target_family = "wasm"), derive(serde::Serialize, schemars::JsonSchema))]
+#[serde(default, deny_unknown_fields)]
+pub struct RawFilterConfig {
+    /// Envoy cluster of the relay.
+    relay_cluster: Text,
+    /// Time-out of a verify request to the relay.
+    relay_timeout: Duration<10, MINUTE_MS>,
+    /// Longest wait of one long poll for changes of the registry.
+    changes_wait: Duration<100, { 5 * MINUTE_MS }>,
+    /// Envoy cluster of the orchestrator. Without it, the tenants' clusters are static and named
+    /// `sq/<tenant>`, and nothing is metered.
+    orchestrator_cluster: Option<Text>,
+    /// Longest wait of a client for a wake. Keep it longer than the orchestrator's
+    /// `lifecycle.patience`, whose refusals state a reason.
+    lease_timeout: Duration<100, LEASE_TIMEOUT_MAX_MS>,
+    /// Time without any response from the orchestrator after which waiting clients are refused; at
+    /// most `lease_timeout`. Default: 5s, which is longer than a restart of the orchestrator takes.
+    outage_after: Option<Duration<0, LEASE_TIMEOUT_MAX_MS>>,
+    /// Interval of usage reports to the orchestrator.
+    usage_interval: Duration<100, MINUTE_MS>,
+    /// Time for which cached verdicts are served while the relay is unreachable.
+    grace: Duration<0, DAY_MS>,
+    /// Time for which an unknown key is remembered, so that it is not verified again.
+    negative_ttl: Duration<0, MINUTE_MS>,
+    /// Bound on cached verdicts, on leases and on unknown keys per worker, each.
+    cache_entries: Integer<16, 1_000_000>,
+    /// Bound on verify requests per second and Envoy about keys that no worker has a verdict for.
+    /// One client address may cause a quarter of them.
+    verify_per_s: Integer<1, 100_000>,
+    /// Value of the header `access-control-allow-origin`: one origin or `*`. Empty disables CORS.
+    cors_origin: String,
+    /// Limits are evaluated and reported but not enforced.
+    shadow: bool,
+    /// Release of SQ behind static clusters. An orchestrator reports it itself.
+    #[cfg_attr(not(target_family = "wasm"), schemars(with = "String"))]
+    sq_version: SqVersion,
+    /// Prefix of the `type` in problem documents (RFC 9457). The problem's name follows it.
+    problem_base: String,
+}
+
+impl Default for RawFilterConfig {
     fn default() -> Self {
         Self {
-            relay_cluster: "ranch_relay".to_owned(),
-            relay_timeout_ms: 2_000,
-            changes_wait_ms: 20_000,
+            relay_cluster: "ranch_relay".into(),
+            relay_timeout: Duration::from_ms(2 * SECOND_MS),
+            changes_wait: Duration::from_ms(20 * SECOND_MS),
             orchestrator_cluster: None,
-            lease_timeout_ms: LEASE_TIMEOUT_MS,
-            outage_after_ms: 5_000,
-            usage_interval_ms: 1_000,
-            grace_s: 900,
-            negative_ttl_ms: 3_000,
-            cache_entries: 10_000,
-            verify_per_s: 400,
+            lease_timeout: Duration::from_ms(LEASE_TIMEOUT_MS.into()),
+            outage_after: None,
+            usage_interval: Duration::from_ms(SECOND_MS),
+            grace: Duration::from_ms(15 * MINUTE_MS),
+            negative_ttl: Duration::from_ms(3 * SECOND_MS),
+            cache_entries: Integer::new(10_000),
+            verify_per_s: Integer::new(400),
             cors_origin: "*".to_owned(),
             shadow: false,
             sq_version: SqVersion::default(),
@@ -72,226 +116,71 @@ impl Default for FilterConfig {
     }
 }
 
-/// As it is written.
-#[derive(Debug)]
-pub struct RawFilterConfig(Vec<(String, Said)>);
-
-/// What was written for a field.
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-enum Said {
-    /// `null`: the same as leaving it out.
-    Nothing(()),
-    Flag(bool),
-    Number(u64),
-    Text(String),
-    Other(IgnoredAny),
-}
-
-impl<'de> Deserialize<'de> for RawFilterConfig {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_map(Entries)
+impl Default for FilterConfig {
+    fn default() -> Self {
+        Self::from_raw(RawFilterConfig::default(), &mut Faults::default())
     }
 }
 
-/// Takes the fields one by one: a map would drop those that are there twice.
-struct Entries;
-
-impl<'de> Visitor<'de> for Entries {
-    type Value = RawFilterConfig;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object of settings")
+impl FilterConfig {
+    /// Reads a configuration that has been parsed from JSON, or reports all of its faults.
+    pub fn read(tree: &Tree) -> Result<Self, Faults> {
+        let mut faults = Faults::default();
+        let raw = settings::read(tree, &mut faults);
+        let config = Self::from_raw(raw, &mut faults);
+        faults.or_config(config)
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RawFilterConfig, A::Error> {
-        let mut entries = Vec::new();
-        while let Some(entry) = map.next_entry()? {
-            entries.push(entry);
-        }
-        Ok(RawFilterConfig(entries))
-    }
-}
-
-/// Everything that is wrong with a configuration, one line each.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ConfigFaults(pub Vec<String>);
-
-impl fmt::Display for ConfigFaults {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.join("\n"))
-    }
-}
-
-impl std::error::Error for ConfigFaults {}
-
-/// The fields that are left to be read, and what was wrong with those that were.
-struct Fields {
-    left: Vec<(String, Said)>,
-    faults: Vec<String>,
-}
-
-impl Fields {
-    fn fault(&mut self, name: &str, what: impl fmt::Display) {
-        self.faults.push(format!("{name}: {what}"));
-    }
-
-    /// What was said of a field; `None`: nothing.
-    fn take(&mut self, name: &str) -> Option<Said> {
-        let (own, left) =
-            std::mem::take(&mut self.left).into_iter().partition::<Vec<_>, _>(|(n, _)| n == name);
-        self.left = left;
-        if own.len() > 1 {
-            self.fault(name, "is there more than once");
-        }
-        let said = own.into_iter().next().map(|(_, said)| said);
-        said.filter(|said| !matches!(said, Said::Nothing(())))
-    }
-
-    fn number(&mut self, name: &str, default: u32, bounds: RangeInclusive<u32>) -> u32 {
-        let (low, high) = (*bounds.start(), *bounds.end());
-        match self.take(name) {
-            None => return default,
-            Some(Said::Number(said)) => match u32::try_from(said) {
-                Ok(said) if bounds.contains(&said) => return said,
-                _ => self.fault(name, format_args!("{said} is not within {low} and {high}")),
-            },
-            Some(_) => self.fault(name, format_args!("must be a number from {low} to {high}")),
-        }
-        default
-    }
-
-    fn flag(&mut self, name: &str, default: bool) -> bool {
-        match self.take(name) {
-            None => return default,
-            Some(Said::Flag(said)) => return said,
-            Some(_) => self.fault(name, "must be true or false"),
-        }
-        default
-    }
-
-    /// A text that `is_good`, or else a fault that says what it must be.
-    fn text(&mut self, name: &str, must: &str, is_good: fn(&str) -> bool) -> Option<String> {
-        match self.take(name) {
-            None => return None,
-            Some(Said::Text(said)) if is_good(&said) => return Some(said),
-            Some(Said::Text(said)) => self.fault(name, format_args!("{said:?} must be {must}")),
-            Some(_) => self.fault(name, format_args!("must be a text, {must}")),
-        }
-        None
-    }
-}
-
-impl TryFrom<RawFilterConfig> for FilterConfig {
-    type Error = ConfigFaults;
-
-    fn try_from(raw: RawFilterConfig) -> Result<Self, ConfigFaults> {
-        let d = Self::default();
-        let mut fields = Fields { left: raw.0, faults: Vec::new() };
-        let f = &mut fields;
-        let lease_timeout_ms = f.number("lease_timeout_ms", d.lease_timeout_ms, 100..=120_000);
-        let config = Self {
-            relay_cluster: f.text("relay_cluster", CLUSTER, is_cluster).unwrap_or(d.relay_cluster),
-            relay_timeout_ms: f.number("relay_timeout_ms", d.relay_timeout_ms, 10..=60_000),
-            changes_wait_ms: f.number("changes_wait_ms", d.changes_wait_ms, 100..=300_000),
-            orchestrator_cluster: f.text("orchestrator_cluster", CLUSTER, is_cluster),
+    fn from_raw(raw: RawFilterConfig, faults: &mut Faults) -> Self {
+        let lease_timeout_ms = raw.lease_timeout.as_ms_u32();
+        Self {
+            relay_cluster: raw.relay_cluster.into_string(),
+            relay_timeout_ms: raw.relay_timeout.as_ms_u32(),
+            changes_wait_ms: raw.changes_wait.as_ms_u32(),
+            orchestrator_cluster: raw.orchestrator_cluster.map(Text::into_string),
             lease_timeout_ms,
-            outage_after_ms: f.number(
-                "outage_after_ms",
-                d.outage_after_ms.min(lease_timeout_ms),
-                0..=lease_timeout_ms,
-            ),
-            usage_interval_ms: f.number("usage_interval_ms", d.usage_interval_ms, 100..=60_000),
-            grace_s: f.number("grace_s", d.grace_s, 0..=86_400),
-            negative_ttl_ms: f.number("negative_ttl_ms", d.negative_ttl_ms, 0..=60_000),
-            cache_entries: f.number("cache_entries", d.cache_entries, 16..=1_000_000),
-            verify_per_s: f.number("verify_per_s", d.verify_per_s, 1..=100_000),
-            cors_origin: f.text("cors_origin", ORIGIN, is_origin).unwrap_or(d.cors_origin),
-            shadow: f.flag("shadow", d.shadow),
-            sq_version: f
-                .text("sq_version", VERSION, |text| SqVersion::parse(text).is_some())
-                .and_then(|text| SqVersion::parse(&text))
-                .unwrap_or(d.sq_version),
-            problem_base: f.text("problem_base", "any", |_| true).unwrap_or(d.problem_base),
-        };
-        for (name, _) in std::mem::take(&mut fields.left) {
-            fields.fault(&name, "is no field of this");
+            outage_after_ms: outage_after_ms(raw.outage_after, lease_timeout_ms, faults),
+            usage_interval_ms: raw.usage_interval.as_ms_u32(),
+            grace_ms: raw.grace.as_ms_u32(),
+            negative_ttl_ms: raw.negative_ttl.as_ms_u32(),
+            cache_entries: raw.cache_entries.as_u32(),
+            verify_per_s: raw.verify_per_s.as_u32(),
+            cors_origin: checked_origin(raw.cors_origin, faults),
+            shadow: raw.shadow,
+            sq_version: raw.sq_version,
+            problem_base: raw.problem_base,
         }
-        if fields.faults.is_empty() { Ok(config) } else { Err(ConfigFaults(fields.faults)) }
     }
 }
 
-const CLUSTER: &str = "the name of a cluster";
-const ORIGIN: &str = "one origin, * or empty";
-const VERSION: &str = "three numbers such as 0.6.0, from 0.5.0 on";
-
-fn is_cluster(text: &str) -> bool {
-    !text.is_empty()
+fn outage_after_ms(
+    setting: Option<Duration<0, LEASE_TIMEOUT_MAX_MS>>,
+    lease_timeout_ms: u32,
+    faults: &mut Faults,
+) -> u32 {
+    let Some(setting) = setting else {
+        return OUTAGE_AFTER_MS.min(lease_timeout_ms);
+    };
+    let outage_after_ms = setting.as_ms_u32();
+    if outage_after_ms > lease_timeout_ms {
+        let message = "is longer than `lease_timeout`: clients would be refused before";
+        faults.push("outage_after", format_args!("`{setting}` {message}"));
+    }
+    outage_after_ms
 }
 
-fn is_origin(text: &str) -> bool {
-    !text.chars().any(|c| c.is_control() || c == ' ')
+/// One origin has neither spaces nor control characters, which a header value may not have either.
+fn checked_origin(origin: String, faults: &mut Faults) -> String {
+    if origin.chars().any(|c| c.is_control() || c == ' ') {
+        faults.push(
+            "cors_origin",
+            format_args!(
+                "`{origin}` is not an origin: write one, such as `https://a.example`, or `*`"
+            ),
+        );
+    }
+    origin
 }
 
 #[cfg(test)]
-mod tests {
-    #[cfg(target_family = "wasm")]
-    use wasm_bindgen_test::wasm_bindgen_test as test;
-
-    use super::*;
-
-    fn read(json: &str) -> Result<FilterConfig, String> {
-        let raw: RawFilterConfig = serde_json::from_str(json).map_err(|e| e.to_string())?;
-        FilterConfig::try_from(raw).map_err(|e| e.to_string())
-    }
-
-    #[test]
-    fn nothing_said_is_the_default() {
-        assert_eq!(read("{}"), Ok(FilterConfig::default()));
-    }
-
-    #[test]
-    fn every_fault_is_reported_at_once_whatever_its_kind() {
-        let faults = read(
-            r#"{"grace_s": 90000, "relay_cluster": "", "cache_entries": "many", "shadow": 1,
-                "sq_version": "0.6", "verify_per_s": 7, "verify_per_s": 8, "relay": {"x": []},
-                "usage_interval_ms": -1, "cors_origin": "a b", "negative_ttl_ms": 5000000000}"#,
-        )
-        .unwrap_err();
-        for fault in [
-            "grace_s: 90000 is not within 0 and 86400",
-            "relay_cluster: \"\" must be the name of a cluster",
-            "cache_entries: must be a number from 16 to 1000000",
-            "shadow: must be true or false",
-            "sq_version: \"0.6\" must be three numbers such as 0.6.0, from 0.5.0 on",
-            "verify_per_s: is there more than once",
-            "relay: is no field of this",
-            "usage_interval_ms: must be a number from 100 to 60000",
-            "cors_origin: \"a b\" must be one origin, * or empty",
-            "negative_ttl_ms: 5000000000 is not within 0 and 60000",
-        ] {
-            assert!(faults.lines().any(|line| line == fault), "{fault} is missing in:\n{faults}");
-        }
-        assert_eq!(faults.lines().count(), 10, "{faults}");
-    }
-
-    #[test]
-    fn what_is_no_object_is_refused() {
-        for bad in ["[]", "3", "", "{", "\"x\""] {
-            assert!(read(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn null_is_the_same_as_nothing() {
-        assert_eq!(read(r#"{"orchestrator_cluster": null}"#), Ok(FilterConfig::default()));
-    }
-
-    #[test]
-    fn an_outage_is_told_within_the_patience_for_a_wake() {
-        let short = read(r#"{"lease_timeout_ms": 1000}"#).unwrap();
-        assert_eq!(short.outage_after_ms, 1_000);
-        let faults = read(r#"{"lease_timeout_ms": 1000, "outage_after_ms": 1001}"#).unwrap_err();
-        assert_eq!(faults, "outage_after_ms: 1001 is not within 0 and 1000");
-    }
-}
+mod tests;

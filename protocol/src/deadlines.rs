@@ -23,6 +23,8 @@ pub const WRITE_LANDS_MS: u64 = MINUTE_MS;
 
 #[cfg(all(test, not(target_family = "wasm")))]
 mod tests {
+    use settings::units::DURATIONS_MS;
+
     use super::*;
 
     const BOOTSTRAP: &str = include_str!("../../envoy/bootstrap.yaml");
@@ -40,8 +42,7 @@ mod tests {
             let is_inside = |line: &&str| line.len() - line.trim_start().len() > indent;
             let route = lines.clone().take_while(is_inside);
             for timeout in route.filter_map(|line| line.trim().strip_prefix("timeout: ")) {
-                let seconds: u64 = timeout.trim_end_matches('s').parse().unwrap();
-                timeouts.push(seconds * SECOND_MS);
+                timeouts.extend(settings::units::parse(timeout, DURATIONS_MS));
             }
         }
         timeouts

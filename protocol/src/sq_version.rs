@@ -97,7 +97,9 @@ impl From<SqVersion> for String {
 
 impl fmt::Display for UnsupportedSqVersion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("not a supported version of SQ: write three numbers such as 0.6.0, from 0.5.0")
+        f.write_str(
+            "is not a supported version of SQ: write three numbers such as `0.6.0`, from 0.5.0",
+        )
     }
 }
 

@@ -18,7 +18,7 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use protocol::time::{MS_NS, SECOND_NS};
+use protocol::time::MS_NS;
 use protocol::{Epoch, FilterConfig, KeyHash, Verdict, VerifyResponse};
 use serde::{Deserialize, Serialize};
 
@@ -100,7 +100,7 @@ impl Verdicts {
             cached: Cache::new(config.cache_entries as usize),
             unknown: BTreeMap::new(),
             pending: BTreeMap::new(),
-            grace_ns: u64::from(config.grace_s) * SECOND_NS,
+            grace_ns: u64::from(config.grace_ms) * MS_NS,
             negative_ttl_ns: u64::from(config.negative_ttl_ms) * MS_NS,
             unknown_max: config.cache_entries as usize,
             down_until_ns: 0,

@@ -81,7 +81,7 @@ fn a_suspended_tenant_and_an_expired_key_are_refused() {
 
 #[test]
 fn without_the_relay_known_keys_go_on_for_the_grace_and_unknown_ones_get_503() {
-    let grace = FilterConfig { grace_s: 60, ..config() };
+    let grace = FilterConfig { grace_ms: 60_000, ..config() };
     let mut host = Host::warm(grace);
     host.fail("/v1/changes");
     host.tick(30 * SECOND);
@@ -141,9 +141,9 @@ fn a_reloaded_vm_believes_no_old_verdict_before_its_feed_has_answered() {
 
 #[test]
 fn a_reloaded_vm_believes_old_verdicts_for_the_grace_when_its_feed_fails() {
-    let mut host = Host::warm(FilterConfig { grace_s: 60, ..config() });
+    let mut host = Host::warm(FilterConfig { grace_ms: 60_000, ..config() });
     host.now += 30 * SECOND;
-    let grace = FilterConfig { grace_s: 60, ..config() };
+    let grace = FilterConfig { grace_ms: 60_000, ..config() };
     let mut vm = Host::after(grace, host.shared.clone(), host.now);
     vm.tick(0);
     vm.fail("/v1/changes");
@@ -169,7 +169,7 @@ fn a_poll_that_is_not_to_wait_ends_as_soon_as_any_other_question() {
 
 #[test]
 fn past_the_grace_each_request_is_verified_while_only_the_feed_fails() {
-    let mut host = Host::warm(FilterConfig { grace_s: 60, ..config() });
+    let mut host = Host::warm(FilterConfig { grace_ms: 60_000, ..config() });
     host.fail("/v1/changes");
     for _ in 0..61 {
         host.tick(SECOND);
@@ -192,7 +192,7 @@ fn reset(revision: u64) -> Vec<u8> {
 
 #[test]
 fn a_verdict_in_doubt_is_served_for_the_grace_while_only_questions_fail() {
-    let mut host = Host::warm(FilterConfig { grace_s: 60, ..config() });
+    let mut host = Host::warm(FilterConfig { grace_ms: 60_000, ..config() });
     host.answer("/v1/changes", &reset(5));
     let id = host.get(&key(1));
     host.fail("/v1/verify");

@@ -108,7 +108,7 @@ struct Vm {
     /// What other lives had left when it began.
     left: usize,
     heard: Option<usize>,
-    grace_s: u32,
+    grace_ms: u32,
     in_doubt: bool,
     has_failed: bool,
     asked: BTreeMap<CallId, usize>,
@@ -117,16 +117,16 @@ struct Vm {
 }
 
 impl Vm {
-    fn new(relay: &Relay, grace_s: u32, shared: Local, now: u64) -> Self {
+    fn new(relay: &Relay, grace_ms: u32, shared: Local, now: u64) -> Self {
         let position = changes_feed::read(&shared);
         let left = position.map_or(0, |p| relay.moment(&p.epoch, p.revision));
-        let config = FilterConfig { cache_entries: 16, grace_s, ..FilterConfig::default() };
+        let config = FilterConfig { cache_entries: 16, grace_ms, ..FilterConfig::default() };
         Self {
             host: Host::after(config, shared, now),
             began: relay.now(),
             left,
             heard: None,
-            grace_s,
+            grace_ms,
             in_doubt: false,
             has_failed: false,
             asked: BTreeMap::new(),
@@ -162,7 +162,7 @@ impl Vm {
         let (call, _) = self.host.calls[&id].clone();
         let body = if call.path.starts_with("/v1/changes") {
             let answer = relay.changes(&call.path);
-            self.in_doubt |= answer.reset && self.grace_s > 0;
+            self.in_doubt |= answer.reset && self.grace_ms > 0;
             if !self.in_doubt {
                 self.heard = Some(relay.now());
             }
@@ -189,13 +189,13 @@ proptest! {
 
     #[test]
     fn no_vm_serves_a_key_that_was_revoked_before_all_it_has_heard_of(
-        grace_s in prop::sample::select(vec![0, 900]),
+        grace_ms in prop::sample::select(vec![0, 900_000]),
         events in vec(event(), 0..80),
     ) {
         let mut relay = Relay { good: vec![(1..=KEYS).collect()], lives: vec![0] };
         let mut now = 1_800_000_000 * SECOND;
         let mut shared = Local::default();
-        let mut vms = [(); 2].map(|()| Vm::new(&relay, grace_s, Local::default(), now));
+        let mut vms = [(); 2].map(|()| Vm::new(&relay, grace_ms, Local::default(), now));
         for event in events {
             match event {
                 Event::Turn(n) => {
@@ -206,7 +206,7 @@ proptest! {
                     relay.good.push(good);
                 }
                 Event::Restart => relay.lives.push(relay.now()),
-                Event::Reload(vm) => vms[vm] = Vm::new(&relay, grace_s, shared.clone(), now),
+                Event::Reload(vm) => vms[vm] = Vm::new(&relay, grace_ms, shared.clone(), now),
                 Event::Get(vm, _) | Event::Answer(vm, ..) | Event::Fail(vm, _)
                 | Event::Tick(vm, _) => {
                     let vm = &mut vms[vm];
