@@ -171,7 +171,7 @@ impl Publisher {
 
     fn accept(&mut self, candidate: Candidate) {
         for warning in candidate.registry.warnings() {
-            warn!("registry: {warning}");
+            warn!(%warning, "registry should be corrected");
         }
         let changed = self.state.load(candidate.registry, now_s());
         self.good_texts.send_replace(Some(Arc::new(candidate.bytes)));
@@ -192,7 +192,7 @@ impl Publisher {
         self.guard.discard();
         count(&self.metrics.loads, Outcome::refused);
         for fault in faults.iter() {
-            error!("registry: {fault}");
+            error!(error = %fault, "registry has a fault");
         }
         let revision = self.state.view().revision;
         error!(faults = faults.len(), revision, "registry is invalid: the last good one stays");
