@@ -36,6 +36,7 @@ use crate::limits::body_budget::BodyBudget;
 use crate::limits::rate::Buckets;
 use crate::limits::usage::Usage;
 use crate::shared::Shared;
+use crate::{Refusal, RefusalKind};
 use calls::Calls;
 use clock::{Clock, Ctx};
 use leases::Leases;
@@ -156,7 +157,7 @@ impl Gate {
             // Nothing was forwarded, so the refusal must carry all of its headers itself.
             stream.state = State::Answered { refused: None, late_headers: None };
         }
-        self.refuse(&mut stream, &replies::internal());
+        self.refuse(&mut stream, &Refusal::new(RefusalKind::Internal));
         self.streams.put(stream);
     }
 
@@ -199,7 +200,7 @@ impl Gate {
     fn refuse_overdue(&mut self, ctx: &Ctx<'_>) {
         for id in self.streams.overdue(ctx.now_ns) {
             let Some(mut stream) = self.streams.take(id) else { continue };
-            let refusal = replies::waited_too_long(&stream);
+            let refusal = stream.overdue_refusal();
             self.refuse(&mut stream, &refusal);
             self.streams.put(stream);
         }

@@ -13,10 +13,10 @@ use super::clock::Ctx;
 use super::head::Head;
 use super::leases::{Admission, Lease};
 use super::metrics::Metric;
-use super::replies::{self, try_again};
 use super::stream::{Body, Exchange, Reason, State, Stream, TenantRequest};
 use crate::effect::{Effect, Headers, Reply, StreamId};
 use crate::http::request::{self, Endpoint, Request};
+use crate::identity::credentials::CredentialFault;
 use crate::identity::verdicts::Lookup;
 use crate::shared::Shared;
 use crate::{Refusal, RefusalKind};
@@ -61,7 +61,7 @@ impl Gate {
         }
         let key = match key {
             Ok(key) => key,
-            Err(fault) => return self.refuse_unidentified(id, &replies::no_key(fault)),
+            Err(fault) => return self.refuse_unidentified(id, &no_key(fault)),
         };
         let patience_ms =
             u64::from(self.config.relay_timeout_ms) + u64::from(self.config.lease_timeout_ms);
@@ -178,14 +178,14 @@ impl Gate {
                 });
                 match verdict.status {
                     TenantStatus::Active => Ok(Some(verdict)),
-                    TenantStatus::Suspended => Err(replies::suspended()),
+                    TenantStatus::Suspended => Err(Refusal::new(RefusalKind::Suspended)),
                 }
             }
-            Lookup::Cached(_) | Lookup::Unknown => Err(replies::unknown_key()),
-            Lookup::AskWithinBudget => Err(try_again(RefusalKind::TooManyUnknownKeys, 1)),
-            Lookup::RelayDown => Err(try_again(RefusalKind::RelayUnavailable, 1)),
+            Lookup::Cached(_) | Lookup::Unknown => Err(Refusal::new(RefusalKind::UnknownKey)),
+            Lookup::AskWithinBudget => Err(Refusal::new(RefusalKind::TooManyUnknownKeys)),
+            Lookup::RelayDown => Err(Refusal::new(RefusalKind::RelayUnavailable)),
             Lookup::Ask | Lookup::Wait if self.streams.waiting() >= WAITING_MAX => {
-                Err(try_again(RefusalKind::RelayUnavailable, 1))
+                Err(Refusal::new(RefusalKind::RelayUnavailable))
             }
             Lookup::Ask | Lookup::Wait => {
                 stream.auth_hit = false;
@@ -207,7 +207,7 @@ impl Gate {
     ) -> Result<Next, Refusal> {
         if request.request.endpoint == Endpoint::Usage {
             if !self.has_orchestrator() {
-                return Err(replies::no_usage());
+                return Err(Refusal::no_usage());
             }
             self.request_usage(stream.id, &request.verdict, ctx);
             return Ok(Next::Wait(Reason::Usage));
@@ -271,9 +271,9 @@ impl Gate {
     ) -> Result<Option<Rc<Lease>>, Refusal> {
         match self.leases.admit(verdict, ctx.now_ns) {
             Admission::Go(lease) => Ok(Some(lease)),
-            Admission::Full => Err(try_again(RefusalKind::WakeQueued, 1)),
+            Admission::Full => Err(Refusal::new(RefusalKind::WakeQueued)),
             _ if self.streams.waiting() >= WAITING_MAX => {
-                Err(try_again(RefusalKind::WakeQueued, 1))
+                Err(Refusal::new(RefusalKind::WakeQueued))
             }
             admission => {
                 self.leases.wait(&verdict.tenant, id);
@@ -294,7 +294,7 @@ impl Gate {
 /// Parses the request for the newest SQ.
 fn understand(stream: &mut Stream, verdict: &Rc<Verdict>) -> Result<TenantRequest, Refusal> {
     if stream.head.encoding.is_some() {
-        return Err(replies::encoded());
+        return Err(Refusal::new(RefusalKind::EncodedBody));
     }
     let request = parse(&stream.head, verdict, SqVersion::V0_6_0)?;
     stream.is_metered = !request.is_answered_here();
@@ -307,4 +307,12 @@ fn parse(head: &Head, verdict: &Verdict, sq_version: SqVersion) -> Result<Reques
 
 fn has_expired(verdict: &Verdict, ctx: &Ctx<'_>) -> bool {
     verdict.expires_s.is_some_and(|expires_s| ctx.wall_ns / SECOND_NS >= expires_s)
+}
+
+fn no_key(fault: CredentialFault) -> Refusal {
+    Refusal::credentials(match fault {
+        CredentialFault::Absent => RefusalKind::NoCredentials,
+        CredentialFault::Malformed => RefusalKind::MalformedKey,
+        CredentialFault::Conflicting => RefusalKind::ConflictingKeys,
+    })
 }

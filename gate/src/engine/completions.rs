@@ -8,13 +8,12 @@ use super::Gate;
 use super::calls::Topic;
 use super::clock::Ctx;
 use super::metrics::Metric;
-use super::replies::try_again;
 use super::stream::{Reason, State, Wake};
-use crate::RefusalKind;
 use crate::effect::{CallId, CallResult, StreamId};
 use crate::identity::changes_feed::News;
 use crate::identity::verdicts::Lookup;
 use crate::shared::Shared;
+use crate::{Refusal, RefusalKind};
 
 /// The longest `Retry-After` that the gate passes on from the orchestrator.
 const RETRY_AFTER_MAX_S: u32 = 3_600;
@@ -140,16 +139,17 @@ impl Gate {
             let Some(request) = stream.awaiting_lease() else { return };
             let refusal = match gate.judge_quota(request, ctx) {
                 Err(refusal) => refusal,
-                Ok(_) => try_again(RefusalKind::QuotaExceeded, 1),
+                Ok(_) => Refusal::quota_exceeded_elsewhere(),
             };
             gate.refuse(stream, &refusal);
         });
     }
 
     fn refuse_waiters(&mut self, waiters: Vec<StreamId>, kind: RefusalKind, retry_after_s: u32) {
+        let refusal = Refusal::new(kind).retry_after_s(retry_after_s);
         self.for_each_waiter(waiters, |gate, stream| {
             if stream.awaiting_lease().is_some() {
-                gate.refuse(stream, &try_again(kind, retry_after_s));
+                gate.refuse(stream, &refusal);
             }
         });
     }
@@ -165,7 +165,7 @@ impl Gate {
                 let reply = self.reply_with(&stream, "application/json", document);
                 self.answer(&mut stream, reply);
             } else {
-                let refusal = try_again(RefusalKind::OrchestratorUnavailable, 1);
+                let refusal = Refusal::new(RefusalKind::OrchestratorUnavailable);
                 self.refuse(&mut stream, &refusal);
             }
         }

@@ -8,7 +8,6 @@ use protocol::{TenantNotice, Verdict};
 use super::Gate;
 use super::clock::Ctx;
 use super::metrics::Metric;
-use super::replies;
 use super::stream::{Body, Marks, TenantRequest};
 use crate::Refusal;
 use crate::limits::quota;
@@ -37,8 +36,8 @@ impl Gate {
         let Verdict { tenant, limits, .. } = &**verdict;
         let cost = if writes { limits.write_cost } else { 1 };
         let rate = self.buckets.take(tenant, limits, cost, ctx.wall_ns, ctx.shared);
-        let refusal =
-            (!rate.allowed).then(|| replies::rate_limited(rate.limit, rate.retry_after_s));
+        let refusal = (!rate.allowed)
+            .then(|| Refusal::rate_limited(rate.limit, rate.retry_after_s.unwrap_or(1)));
         marks.rate = Some(rate);
         match refusal {
             Some(refusal) => self.enforce(marks, refusal),

@@ -3,6 +3,7 @@
 
 use super::Gate;
 use crate::RefusalKind;
+use crate::http::refusal::TABLE;
 
 /// One counter; its place in [`METRICS`] is its number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,20 +71,19 @@ const REFUSED_PREFIX: &str = "sq.refused.";
 /// The names of all counters, in the order of the values of [`Gate::take_metrics`].
 pub fn names() -> Vec<String> {
     let plain = METRICS.iter().map(|name| (*name).to_owned());
-    let refused = RefusalKind::ALL.iter();
-    plain.chain(refused.map(|kind| format!("{REFUSED_PREFIX}{}", kind.row().name))).collect()
+    let refused = TABLE.iter();
+    plain.chain(refused.map(|row| format!("{REFUSED_PREFIX}{}", row.name))).collect()
 }
 
 /// Counts since they were taken last.
 #[derive(Debug)]
 pub(super) struct Counts {
     plain: [u64; METRICS.len()],
-    refused: [u64; RefusalKind::ALL.len()],
+    refused: [u64; TABLE.len()],
 }
 
 impl Counts {
-    pub(super) const ZERO: Self =
-        Self { plain: [0; METRICS.len()], refused: [0; RefusalKind::ALL.len()] };
+    pub(super) const ZERO: Self = Self { plain: [0; METRICS.len()], refused: [0; TABLE.len()] };
 
     pub(super) fn add(&mut self, metric: Metric) {
         self.plain[metric as usize] += 1;

@@ -7,9 +7,8 @@ use protocol::headers;
 use super::Gate;
 use super::forwarding::server_timing;
 use super::metrics::Metric;
-use super::stream::{Reason, State, Stream};
+use super::stream::{State, Stream};
 use crate::effect::{Effect, Headers, Reply, StreamId};
-use crate::identity::credentials::CredentialFault;
 use crate::{Refusal, RefusalKind};
 
 /// `Server-Timing` of a reply to a request whose key was not looked up.
@@ -61,8 +60,8 @@ impl Gate {
 
     fn problem(&self, stream: Option<&Stream>, refusal: &Refusal) -> Reply {
         let mut out = self.reply_headers(stream, PROBLEM);
-        if let Some(challenge) = challenge(refusal.kind) {
-            out.push(("www-authenticate", Cow::Borrowed(challenge)));
+        if let Some(challenge) = refusal.kind.row().www_authenticate() {
+            out.push(("www-authenticate", challenge));
         }
         if let Some(seconds) = refusal.retry_after_s {
             out.push(("retry-after", Cow::Owned(seconds.to_string())));
@@ -152,110 +151,5 @@ impl Gate {
         if self.config.cors_origin != "*" {
             out.push(("vary", Cow::Borrowed("Origin")));
         }
-    }
-}
-
-/// A 503 or 429 that says when to come back.
-pub(super) fn try_again(kind: RefusalKind, retry_after_s: u32) -> Refusal {
-    let detail = match kind {
-        RefusalKind::RelayUnavailable => {
-            "The service that knows the keys does not answer; your request was not carried out."
-        }
-        RefusalKind::TooManyUnknownKeys => {
-            "Keys that are not known here are checked at a limited rate; try again."
-        }
-        RefusalKind::OrchestratorUnavailable => {
-            "Your database could not be reached in time; your request was not carried out."
-        }
-        RefusalKind::DatabaseBusy => "Too many of your requests are waiting; send fewer at once.",
-        RefusalKind::DatabaseUnavailable => "Your database did not answer; it is being restarted.",
-        RefusalKind::WakeQueued => "Many databases are being started; yours is waiting.",
-        RefusalKind::WakeFailed => "Your database does not start; the operator has been told.",
-        RefusalKind::QuotaExceeded => "Your requests of this day or month are used up.",
-        RefusalKind::WakeBudget => "Your database was started too often within an hour.",
-        _ => "Try again.",
-    };
-    Refusal::new(kind, detail).retry_after_s(retry_after_s)
-}
-
-pub(super) fn waited_too_long(stream: &Stream) -> Refusal {
-    let kind = match &stream.state {
-        State::Waiting { reason: Reason::Verdict, .. } => RefusalKind::RelayUnavailable,
-        _ => RefusalKind::OrchestratorUnavailable,
-    };
-    try_again(kind, 1)
-}
-
-pub(super) fn no_key(fault: CredentialFault) -> Refusal {
-    let refusal = match fault {
-        CredentialFault::Absent => {
-            Refusal::new(RefusalKind::NoCredentials, "Send your API key with each request.")
-        }
-        CredentialFault::Malformed => Refusal::new(
-            RefusalKind::MalformedKey,
-            "A key is pmb-v1- and 32 hexadecimal digits; what was sent is not.",
-        ),
-        CredentialFault::Conflicting => Refusal::new(
-            RefusalKind::ConflictingKeys,
-            "Two different API keys were sent; send one, in one header.",
-        ),
-    };
-    refusal.example("Authorization: Bearer pmb-v1-0123456789abcdef0123456789abcdef")
-}
-
-pub(super) fn encoded() -> Refusal {
-    Refusal::new(
-        RefusalKind::EncodedBody,
-        "Bodies are stored as they come; send this one without Content-Encoding.",
-    )
-}
-
-pub(super) fn unknown_key() -> Refusal {
-    Refusal::new(RefusalKind::UnknownKey, "The key does not exist, was revoked, or has expired.")
-}
-
-pub(super) fn suspended() -> Refusal {
-    Refusal::new(RefusalKind::Suspended, "The account is suspended; its data is kept.")
-}
-
-pub(super) fn no_usage() -> Refusal {
-    let detail = "This gateway counts nothing: it runs without an orchestrator.";
-    Refusal::new(RefusalKind::NotImplemented, detail)
-}
-
-pub(super) fn rate_limited(burst: u32, retry_after_s: Option<u32>) -> Refusal {
-    let detail = format!(
-        "More than {burst} requests came at once, or more than your tier's rate allows. \
-         The RateLimit header tells how many are left."
-    );
-    Refusal::new(RefusalKind::RateLimited, detail).retry_after_s(retry_after_s.unwrap_or(1))
-}
-
-pub(super) fn database_failed() -> Refusal {
-    Refusal::new(
-        RefusalKind::DatabaseFailed,
-        "Your database could not answer this; if it was a write, look whether it was done.",
-    )
-}
-
-pub(super) fn internal() -> Refusal {
-    Refusal::new(RefusalKind::Internal, "Please try again, and tell the operator the request id.")
-}
-
-/// RFC 6750, section 3: no error code when no credentials were sent; `invalid_request` when they
-/// were sent in more than one way.
-fn challenge(kind: RefusalKind) -> Option<&'static str> {
-    match kind {
-        RefusalKind::NoCredentials => Some("Bearer realm=\"sq\""),
-        RefusalKind::ConflictingKeys => Some(
-            "Bearer realm=\"sq\", error=\"invalid_request\", error_description=\"Two different API keys were sent\"",
-        ),
-        RefusalKind::MalformedKey => Some(
-            "Bearer realm=\"sq\", error=\"invalid_token\", error_description=\"The API key is malformed\"",
-        ),
-        RefusalKind::UnknownKey => Some(
-            "Bearer realm=\"sq\", error=\"invalid_token\", error_description=\"The API key is not known\"",
-        ),
-        _ => None,
     }
 }

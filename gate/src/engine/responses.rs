@@ -3,11 +3,11 @@
 use std::borrow::Cow;
 
 use super::Gate;
-use super::replies::{PROBLEM, database_failed, try_again};
+use super::replies::PROBLEM;
 use super::stream::{Exchange, State, Stream};
-use crate::RefusalKind;
 use crate::effect::{Effect, Reply, StreamId};
 use crate::http::response::TEXT;
+use crate::{Refusal, RefusalKind};
 
 /// The head of a response. Each of these costs a hostcall, so the gate asks for few of them.
 pub trait ResponseHead {
@@ -100,8 +100,8 @@ impl Gate {
             return Handling::Pass;
         }
         let refusal = match status {
-            401 | 503 => try_again(RefusalKind::DatabaseUnavailable, 1),
-            403 | 500..=599 => database_failed(),
+            401 | 503 => Refusal::new(RefusalKind::DatabaseUnavailable),
+            403 | 500..=599 => Refusal::new(RefusalKind::DatabaseFailed),
             _ => {
                 let headers = vec![("content-type", Cow::Borrowed(TEXT))];
                 self.effects.push_back(Effect::SetResponseHeaders(stream.id, headers));

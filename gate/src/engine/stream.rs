@@ -19,13 +19,13 @@ use protocol::{KeyHash, TenantId, Verdict, WakeKind};
 
 use super::clock::Ctx;
 use super::head::Head;
-use crate::RefusalKind;
 use crate::effect::{Headers, StreamId};
 use crate::http::request::{Access, BodyCheck, Endpoint, Request};
 use crate::http::response::Rewriter;
 use crate::limits::rate::Rate;
 use crate::limits::storage::{self, AdmittedWrite, Change};
 use crate::limits::usage;
+use crate::{Refusal, RefusalKind};
 
 /// One request and all that is known of it.
 #[derive(Debug)]
@@ -167,6 +167,14 @@ impl Stream {
             }
             State::Forwarded(_) | State::Answered { .. } => None,
         }
+    }
+
+    /// The refusal at the end of the stream's patience.
+    pub(super) fn overdue_refusal(&self) -> Refusal {
+        Refusal::new(match &self.state {
+            State::Waiting { reason: Reason::Verdict, .. } => RefusalKind::RelayUnavailable,
+            _ => RefusalKind::OrchestratorUnavailable,
+        })
     }
 
     /// Changes what a waiting stream waits for; its deadline stays.

@@ -6,7 +6,6 @@ use protocol::time::MS_NS;
 
 use super::Gate;
 use super::clock::Ctx;
-use super::replies::try_again;
 use super::stream::{Body, Marks, State, Stream, TenantRequest};
 use crate::effect::{Effect, StreamId};
 use crate::shared::Shared;
@@ -83,7 +82,7 @@ impl Gate {
             if head.content_length.is_none() {
                 // A parked end passes Envoy's buffer filter twice, which would then announce twice
                 // the length to SQ. The lease was requested, so the client's retry succeeds.
-                return Err(try_again(RefusalKind::OrchestratorUnavailable, 1));
+                return Err(Refusal::new(RefusalKind::OrchestratorUnavailable));
             }
             stream.park(ctx.now_ns + u64::from(self.config.lease_timeout_ms) * MS_NS);
             return Ok(Piece::Parked);
@@ -142,7 +141,7 @@ impl Gate {
     ) -> Result<(), Refusal> {
         let Verdict { tenant, limits, .. } = &*request.verdict;
         if !self.body_budget.reserve(tenant, limits, bytes) {
-            return Err(try_again(RefusalKind::DatabaseBusy, 1));
+            return Err(Refusal::new(RefusalKind::DatabaseBusy));
         }
         marks.reserved_bytes += bytes;
         Ok(())

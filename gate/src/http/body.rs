@@ -13,7 +13,7 @@
 
 use std::borrow::Cow;
 
-use crate::{Refusal, RefusalKind};
+use crate::Refusal;
 
 use super::coordinate::{Coordinate, Groups, Scan, ScanResult};
 use super::text;
@@ -132,8 +132,10 @@ impl BodyCheck {
         self.received = self.received.saturating_add(chunk.len() as u64);
         let checked = match &mut self.kind {
             Kind::Empty if chunk.is_empty() => Ok(()),
-            Kind::Empty => Err(bad("this request takes no body")),
-            _ if self.received > self.max => return Err(too_large(self.received, self.max)),
+            Kind::Empty => Err(bad("this request takes none")),
+            _ if self.received > self.max => {
+                return Err(Refusal::body_too_large(self.received, self.max));
+            }
             Kind::Text(utf8) => utf8.on_chunk(chunk),
             Kind::Lines(lines) => chunk.iter().try_for_each(|byte| lines.on_byte(*byte)),
             Kind::Set(set) => chunk.iter().try_for_each(|byte| set.on_byte(*byte)),
@@ -145,9 +147,9 @@ impl BodyCheck {
     pub fn on_end(&mut self) -> Result<(), Refusal> {
         let checked = match &mut self.kind {
             Kind::Text(_) if self.received == 0 => {
-                Err(bad("the body is empty; to empty a scroll, delete it"))
+                Err(bad("it is empty; use `delete` to empty a scroll"))
             }
-            Kind::Text(utf8) if utf8.length > 0 => Err(bad("the body ends inside a character")),
+            Kind::Text(utf8) if utf8.length > 0 => Err(bad("it ends inside a UTF-8 character")),
             Kind::Text(_) | Kind::Empty => Ok(()),
             Kind::Lines(lines) => lines.on_end(),
             Kind::Set(set) => set.on_end(),
@@ -161,21 +163,14 @@ impl BodyCheck {
     }
 
     fn refuse(&self, fault: Fault) -> Refusal {
-        Refusal::new(RefusalKind::BadBody, fault).example(self.example)
+        Refusal::bad_body(fault).example(self.example)
     }
-}
-
-/// Refuses a body that exceeds the limit of the tenant's tier.
-pub(super) fn too_large(bytes: u64, max: u64) -> Refusal {
-    Refusal::new(RefusalKind::BodyTooLarge, format!("a body may have at most {max} bytes"))
-        .used_and_cap(bytes, max)
 }
 
 impl Utf8 {
     fn on_chunk(&mut self, mut chunk: &[u8]) -> Result<(), Fault> {
         if let Some(byte) = text::find_break(chunk) {
-            let fault =
-                format!("the body contains the byte 0x{byte:02x}, a border between scrolls");
+            let fault = format!("it contains the byte 0x{byte:02x}, which separates scrolls");
             return Err(Cow::Owned(fault));
         }
         while self.length > 0 {
@@ -186,13 +181,13 @@ impl Utf8 {
             match std::str::from_utf8(&self.part[..self.length]) {
                 Ok(_) => self.length = 0,
                 Err(error) if error.error_len().is_none() => {}
-                Err(_) => return Err(bad("the body is not UTF-8")),
+                Err(_) => return Err(bad("it is not UTF-8")),
             }
         }
         let Err(error) = std::str::from_utf8(chunk) else { return Ok(()) };
         let rest = &chunk[error.valid_up_to()..];
         if error.error_len().is_some() {
-            return Err(bad("the body is not UTF-8"));
+            return Err(bad("it is not UTF-8"));
         }
         self.part[..rest.len()].copy_from_slice(rest);
         self.length = rest.len();
@@ -237,7 +232,7 @@ impl Lines {
     fn add(&mut self, coordinate: Coordinate) -> Result<(), Fault> {
         self.count += 1;
         if self.count > DELTA_LINES_MAX {
-            let fault = format!("a delta may have at most {DELTA_LINES_MAX} lines; ask in several");
+            let fault = format!("it has more than {DELTA_LINES_MAX} lines; send several requests");
             return Err(Cow::Owned(fault));
         }
         let delimiters = if coordinate > self.before {
@@ -248,8 +243,10 @@ impl Lines {
         self.before = coordinate;
         self.response += delimiters + MISSING_BYTES;
         if self.response > self.response_max {
-            return Err(bad("the answer could become larger than a phext may be: the lines name \
-                            coordinates that are too far apart; sort them, or ask in several"));
+            return Err(bad(
+                "its coordinates are too far apart, so that the response could be larger \
+                            than the largest phext; sort the lines or send several requests",
+            ));
         }
         Ok(())
     }
@@ -257,14 +254,14 @@ impl Lines {
     fn on_end(&self) -> Result<(), Fault> {
         match self.at {
             LineAt::Start | LineAt::Hash(HASH_DIGITS) if self.count > 0 => Ok(()),
-            LineAt::Start => Err(bad("the body has no line; without one, use GET")),
+            LineAt::Start => Err(bad("it has no line; use GET without a body")),
             _ => Err(bad(BAD_LINE)),
         }
     }
 }
 
-const BAD_ITEM: &str = "the body must be coordinates like 1.1.1/1.1.1/1.1.1 (nine integers 1…999) \
-                        with a comma, semicolon or line break between them";
+const BAD_ITEM: &str = "it must consist of coordinates such as 1.1.1/1.1.1/1.1.1 (nine integers from \
+                        1 to 999), separated by commas, semicolons or line breaks";
 
 impl Set {
     fn on_byte(&mut self, byte: u8) -> Result<(), Fault> {
@@ -297,7 +294,7 @@ impl Set {
     fn count(&mut self) -> Result<(), Fault> {
         self.items += 1;
         if self.items > QUERY_ITEMS_MAX {
-            let fault = format!("a query may name at most {QUERY_ITEMS_MAX} coordinates");
+            let fault = format!("it names more than {QUERY_ITEMS_MAX} coordinates");
             return Err(Cow::Owned(fault));
         }
         Ok(())
@@ -309,7 +306,7 @@ impl Set {
             self.count()?;
         }
         if self.items == 0 && !self.optional {
-            return Err(bad("the body names no coordinate"));
+            return Err(bad("it names no coordinate"));
         }
         Ok(())
     }

@@ -1,21 +1,21 @@
 //! Parses the query parameters of one request. Each may appear once and is checked as it is parsed.
 
 use std::borrow::Cow;
+use std::fmt::Display;
 
-use crate::{Refusal, RefusalKind};
+use crate::Refusal;
 
 use super::body::QUERY_ITEMS_MAX;
 use super::coordinate::{Coordinate, Groups, Scan, ScanResult};
 use super::endpoint::{Access, Endpoint, Param, Rule};
 use super::query::{self, Pair};
+use super::refusal::details::echo;
 use super::request::QUERY_TEXT_MAX_BYTES;
 use super::text;
 
-/// Length to which an unknown parameter's name is repeated to the client.
-const NAME_SHOWN_CHARS: usize = 40;
 /// Bound on the digits of `limit`.
 const LIMIT_DIGITS_MAX: usize = 9;
-const COORDINATE: &str = "must be nine integers from 1 to 999 like 1.1.1/1.1.1/1.1.1";
+const COORDINATE: &str = "nine integers from 1 to 999, such as `1.1.1/1.1.1/1.1.1`";
 
 /// The parsed parameters.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -48,8 +48,7 @@ impl Params {
         let mut parser = Parser { endpoint, rule, seen: 0, params: Self::default() };
         for pair in query::pairs(query) {
             let pair = pair.map_err(|_| {
-                Refusal::new(RefusalKind::BadRequest, "the query is not UTF-8 once decoded")
-                    .example(rule.example)
+                Refusal::bad_request("the query is not UTF-8 after decoding").example(rule.example)
             })?;
             parser.pair(pair)?;
         }
@@ -104,10 +103,8 @@ impl Params {
 }
 
 impl Parser {
-    fn bad(&self, parameter: &'static str, detail: impl Into<Cow<'static, str>>) -> Refusal {
-        Refusal::new(RefusalKind::BadParameter, detail)
-            .parameter(parameter)
-            .example(self.rule.example)
+    fn bad(&self, parameter: &'static str, fault: impl Display) -> Refusal {
+        Refusal::bad_parameter(parameter, fault).example(self.rule.example)
     }
 
     fn pair(&mut self, Pair { name, value }: Pair<'_>) -> Result<(), Refusal> {
@@ -116,13 +113,12 @@ impl Parser {
         };
         let bit = 1 << (param as u16);
         if self.seen & bit != 0 {
-            let name = param.name();
-            return Err(self.bad(name, format!("{name} is there more than once")));
+            return Err(self.bad(param.name(), "it is given more than once"));
         }
         self.seen |= bit;
         match param {
             Param::P => {
-                text::check_name(&value).map_err(|why| self.bad("p", why.text()))?;
+                text::check_name(&value).map_err(|fault| self.bad("p", fault.text()))?;
                 self.params.p = Some(value.into_owned());
             }
             Param::C => self.params.c = Some(self.coordinate("c", &value)?),
@@ -133,34 +129,39 @@ impl Parser {
             Param::Limit => self.params.limit = Some(self.limit(&value)?),
             Param::Algo => {
                 let known = ["xor", "checksum"].into_iter().find(|algo| *algo == value);
-                let wrong = || self.bad("algo", "algo must be xor or checksum");
-                self.params.algo = Some(known.ok_or_else(wrong)?);
+                let Some(known) = known else {
+                    let fault = format!("`{}` is unknown; use `xor` or `checksum`", echo(&value));
+                    return Err(self.bad("algo", fault));
+                };
+                self.params.algo = Some(known);
             }
         }
         Ok(())
     }
 
     fn unknown(&self, name: &str) -> Refusal {
-        let shown: String = name.chars().take(NAME_SHOWN_CHARS).collect();
         let known: Vec<&str> =
             Param::ALL.iter().filter(|p| self.rule.takes(**p)).map(|p| p.name()).collect();
         let takes = if known.is_empty() { "no parameter".to_owned() } else { known.join(", ") };
-        let detail = format!("unknown parameter {shown:?}; {} takes {takes}", self.endpoint.name());
-        Refusal::new(RefusalKind::BadParameter, detail).parameter(shown).example(self.rule.example)
+        let fault = format!("it is unknown to `{}`, which takes {takes}", self.endpoint.name());
+        Refusal::bad_parameter(echo(name), fault).example(self.rule.example)
     }
 
     fn coordinate(&self, name: &'static str, value: &str) -> Result<Coordinate, Refusal> {
-        Coordinate::parse(value).ok_or_else(|| self.bad(name, format!("{name} {COORDINATE}")))
+        Coordinate::parse(value).ok_or_else(|| {
+            let fault = format!("`{}` is not a coordinate; use {COORDINATE}", echo(value));
+            self.bad(name, fault)
+        })
     }
 
     fn text(&self, value: Cow<'_, str>) -> Result<String, Refusal> {
         if let Some(byte) = text::find_break(value.as_bytes()) {
-            let detail = format!("s contains the byte 0x{byte:02x}, a border between scrolls");
-            return Err(self.bad("s", detail));
+            let fault = format!("it contains the byte 0x{byte:02x}, which separates scrolls");
+            return Err(self.bad("s", fault));
         }
         if value.len() > QUERY_TEXT_MAX_BYTES {
-            let detail = "s is longer than 8 KiB; send a long text as the body of a POST";
-            return Err(self.bad("s", detail).example(self.endpoint.rules()[1].example));
+            let fault = "it is longer than 8 KiB; send a long text as the body of a POST";
+            return Err(self.bad("s", fault).example(self.endpoint.rules()[1].example));
         }
         Ok(value.into_owned())
     }
@@ -169,10 +170,8 @@ impl Parser {
     /// coordinate stands for `/`. This is unambiguous, because a coordinate has exactly three groups.
     fn set(&self, value: &str) -> Result<Vec<Coordinate>, Refusal> {
         let wrong = || {
-            self.bad(
-                "set",
-                format!("each coordinate in set {COORDINATE}, with commas between them"),
-            )
+            let fault = format!("each coordinate must be {COORDINATE}, separated by commas");
+            self.bad("set", fault)
         };
         let mut all = Vec::new();
         let mut scan: Option<Scan> = None;
@@ -189,7 +188,9 @@ impl Parser {
         }
         all.push(scan.and_then(|scan| scan.end()).ok_or_else(wrong)?);
         if all.len() as u64 > QUERY_ITEMS_MAX {
-            return Err(self.bad("set", "set names more than 10000 coordinates"));
+            return Err(
+                self.bad("set", format!("it names more than {QUERY_ITEMS_MAX} coordinates"))
+            );
         }
         Ok(all)
     }
@@ -200,13 +201,16 @@ impl Parser {
         let limit = plain.then(|| value.parse::<u64>().ok()).flatten();
         let most = (self.endpoint == Endpoint::Query).then_some(QUERY_ITEMS_MAX);
         match (limit, most) {
-            (None, _) => Err(self.bad("limit", "limit must be a whole number")),
+            (None, _) => {
+                let fault = format!("`{}` is not a whole number", echo(value));
+                Err(self.bad("limit", fault))
+            }
             (Some(limit), Some(most)) if limit > most => {
-                let detail = format!(
-                    "limit may be at most {most}; ask for the rest from the \
-                                      coordinate after the last one"
+                let fault = format!(
+                    "it may be at most {most}; request the rest from the coordinate after the last \
+                     result"
                 );
-                Err(self.bad("limit", detail))
+                Err(self.bad("limit", fault))
             }
             (Some(limit), _) => Ok(limit),
         }
@@ -215,17 +219,15 @@ impl Parser {
     fn end(self) -> Result<Params, Refusal> {
         for param in self.rule.required {
             if self.seen & 1 << (*param as u16) == 0 {
-                let name = param.name();
-                let endpoint = self.endpoint.name();
-                let why = match (param, self.endpoint.access()) {
+                let reason = match (param, self.endpoint.access()) {
                     (Param::C, Access::Write | Access::Delete) => {
                         "without it SQ would change the scroll at 1.1.1/1.1.1/1.1.1"
                     }
-                    (Param::C, Access::Read) => "it says which scroll",
-                    (Param::P, _) => "it says which phext",
+                    (Param::C, Access::Read) => "it names the scroll",
+                    (Param::P, _) => "it names the phext",
                     _ => "it is the text",
                 };
-                return Err(self.bad(name, format!("{endpoint} needs {name}: {why}")));
+                return Err(self.bad(param.name(), format!("it is missing; {reason}")));
             }
         }
         if self.endpoint == Endpoint::Query {
@@ -237,11 +239,11 @@ impl Parser {
     fn check_range(&self) -> Result<(), Refusal> {
         let Params { from, to, set, .. } = &self.params;
         match (from, to) {
-            (Some(_), None) => Err(self.bad("to", "a range needs from and to")),
-            (None, Some(_)) => Err(self.bad("from", "a range needs from and to")),
-            (Some(from), Some(to)) if from > to => Err(self.bad("from", "from comes after to")),
+            (Some(_), None) => Err(self.bad("to", "a range needs `from` and `to`")),
+            (None, Some(_)) => Err(self.bad("from", "a range needs `from` and `to`")),
+            (Some(from), Some(to)) if from > to => Err(self.bad("from", "it comes after `to`")),
             (None, None) if set.is_none() && self.rule.body == super::endpoint::BodyRule::Empty => {
-                Err(self.bad("from", "query needs a range (from and to) or a set"))
+                Err(self.bad("from", "a query needs a range (`from` and `to`) or a `set`"))
             }
             _ => Ok(()),
         }

@@ -1,204 +1,258 @@
-//! Every answer that the gateway gives itself is one row of one table: status, stable name, title.
+//! Refusals: every error response of the gateway is one row of one table.
 //!
-//! A refusal becomes a problem+json document (RFC 9457). Its `detail` is written for the client by
-//! the code that refuses, never taken from a nested error.
+//! A refusal becomes a problem document (RFC 9457). [`TABLE`] holds all that is fixed for a kind,
+//! the text of its detail included; `details.rs` fills in what depends on the request. No text for
+//! clients is taken from a nested error. Envoy makes some of these refusals itself: a test compares
+//! `local_reply_config` in `envoy/bootstrap.yaml` and the list in `docs/refusals.md` with the table.
 
 use std::borrow::Cow;
 
 use serde::Serialize;
 
-/// Why a request is answered here and not by the tenant's SQ.
+pub(crate) mod details;
+#[cfg(test)]
+mod tests;
+
+/// The reason why a request was not served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum RefusalKind {
-    /// No key was sent.
+    /// The request has no API key.
     NoCredentials,
-    /// What was sent is not a key.
+    /// The value sent as API key is not one.
     MalformedKey,
-    /// The ranch does not know the key.
+    /// The registry has no such key.
     UnknownKey,
-    /// Two different keys were sent.
+    /// The request has two different keys.
     ConflictingKeys,
     /// The tenant is suspended.
     Suspended,
-    /// The ranch can't be reached and the key is not known here.
+    /// The relay cannot be reached, and the key is not cached.
     RelayUnavailable,
-    /// More unknown keys than the ranch is asked about.
+    /// The budget for verifications of unknown keys is used up.
     TooManyUnknownKeys,
-    /// No such endpoint.
+    /// There is no such endpoint.
     UnknownEndpoint,
-    /// The endpoint exists, not with this method.
+    /// The endpoint exists but not with this method.
     MethodNotAllowed,
-    /// A parameter is missing, repeated, unknown or wrong.
+    /// A parameter is missing, repeated, unknown or invalid.
     BadParameter,
-    /// A header or the request line is wrong.
+    /// The request line or a header is invalid.
     BadRequest,
-    /// The request took too long to arrive: Envoy's answer.
+    /// The request took too long to arrive. Made by Envoy.
     RequestTimeout,
-    /// The body is wrong.
+    /// The body is invalid.
     BadBody,
     /// The body is compressed or otherwise encoded.
     EncodedBody,
     /// The body is larger than the tenant's limit.
     BodyTooLarge,
-    /// The phext would become larger than the tenant's limit.
+    /// The phext would grow beyond the tenant's limit.
     PhextTooLarge,
-    /// The running SQ can't do this.
+    /// The tenant's SQ, or this gateway, does not have the function.
     NotImplemented,
-    /// The bucket is empty.
+    /// The tenant's bucket is empty.
     RateLimited,
-    /// The day's or month's requests are used up.
+    /// The requests of the day or month are used up.
     QuotaExceeded,
-    /// The tenant's storage is used up.
+    /// The tenant's storage is full.
     StorageFull,
-    /// The tenant has as many phexts as it may.
+    /// The tenant has as many phexts as its tier allows.
     TooManyPhexts,
-    /// The host's disk is below its floor.
+    /// Free space on the host's disk is below its floor.
     HostFull,
     /// The tenant's starts of this hour are used up.
     WakeBudget,
-    /// The tenant can't be woken now.
+    /// The tenant cannot be woken.
     WakeFailed,
-    /// The tenant is waiting for its turn to start.
+    /// The tenant waits for a start permit.
     WakeQueued,
-    /// The orchestrator can't be reached.
+    /// The orchestrator cannot be reached.
     OrchestratorUnavailable,
-    /// The tenant has more on its way than its SQ can take soon.
+    /// The tenant has more requests in flight than its SQ can take soon.
     DatabaseBusy,
-    /// The tenant's SQ could not be reached, or turned the request away before it did anything.
+    /// The tenant's SQ could not be reached, or rejected the request before it did anything.
     DatabaseUnavailable,
-    /// The tenant's SQ took too long: Envoy's answer.
+    /// The tenant's SQ took too long. Made by Envoy.
     DatabaseTimeout,
     /// The tenant's SQ failed on the request.
     DatabaseFailed,
-    /// A fault of ours.
+    /// A fault of the gateway.
     Internal,
 }
 
-/// One row of the table.
+/// All that is fixed for a kind of refusal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Row {
-    /// HTTP status.
-    pub status: u16,
-    /// Last part of the problem's `type`, and the metric's label.
+    pub(crate) kind: RefusalKind,
+    /// The HTTP status.
+    pub(crate) status: u16,
+    /// The last part of the problem's `type`, the label of its counter, and its name in the ledger.
     pub(crate) name: &'static str,
     /// The problem's `title`.
     pub(crate) title: &'static str,
+    /// The problem's `detail`, with `{argument}` for what depends on the request.
+    pub(crate) detail: &'static str,
+    /// The `WWW-Authenticate` header of a 401, or of a 400 about the key.
+    pub(crate) challenge: Option<Challenge>,
+    /// `Retry-After` in seconds, unless the refusal comes with its own.
+    pub(crate) retry_after_s: Option<u32>,
 }
 
-const fn row(status: u16, name: &'static str, title: &'static str) -> Row {
-    Row { status, name, title }
+/// The error code of a challenge (RFC 6750, section 3). Its description is the row's title.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Challenge {
+    /// The request had no credentials, so there is no error to report.
+    Bare,
+    /// The credentials were sent in more than one way.
+    InvalidRequest,
+    /// The credentials are malformed or unknown.
+    InvalidToken,
 }
 
-impl RefusalKind {
-    /// All of them, each once and in order.
-    pub(crate) const ALL: [Self; 31] = [
-        Self::NoCredentials,
-        Self::MalformedKey,
-        Self::UnknownKey,
-        Self::ConflictingKeys,
-        Self::Suspended,
-        Self::RelayUnavailable,
-        Self::TooManyUnknownKeys,
-        Self::UnknownEndpoint,
-        Self::MethodNotAllowed,
-        Self::BadParameter,
-        Self::BadRequest,
-        Self::RequestTimeout,
-        Self::BadBody,
-        Self::EncodedBody,
-        Self::BodyTooLarge,
-        Self::PhextTooLarge,
-        Self::NotImplemented,
-        Self::RateLimited,
-        Self::QuotaExceeded,
-        Self::StorageFull,
-        Self::TooManyPhexts,
-        Self::HostFull,
-        Self::WakeBudget,
-        Self::WakeFailed,
-        Self::WakeQueued,
-        Self::OrchestratorUnavailable,
-        Self::DatabaseBusy,
-        Self::DatabaseUnavailable,
-        Self::DatabaseTimeout,
-        Self::DatabaseFailed,
-        Self::Internal,
-    ];
+use Challenge::{Bare, InvalidRequest, InvalidToken};
+use RefusalKind as K;
 
-    /// The row of this kind.
-    pub(crate) const fn row(self) -> Row {
-        match self {
-            Self::NoCredentials => row(401, "no-credentials", "An API key is required"),
-            Self::MalformedKey => row(401, "malformed-key", "The API key is malformed"),
-            Self::UnknownKey => row(401, "unknown-key", "The API key is not known"),
-            Self::ConflictingKeys => {
-                row(400, "conflicting-keys", "Two different API keys were sent")
-            }
-            Self::Suspended => row(403, "suspended", "The account is suspended"),
-            Self::RelayUnavailable => {
-                row(503, "relay-unavailable", "The key can't be checked right now")
-            }
-            Self::TooManyUnknownKeys => {
-                row(503, "too-many-unknown-keys", "Too many unknown keys are being tried")
-            }
-            Self::UnknownEndpoint => row(404, "unknown-endpoint", "There is no such endpoint"),
-            Self::MethodNotAllowed => {
-                row(405, "method-not-allowed", "The endpoint does not take this method")
-            }
-            Self::BadParameter => row(400, "bad-parameter", "A parameter is not right"),
-            Self::BadRequest => row(400, "bad-request", "The request is not right"),
-            Self::RequestTimeout => {
-                row(408, "request-timeout", "The request took too long to arrive")
-            }
-            Self::BadBody => row(400, "bad-body", "The body is not right"),
-            Self::EncodedBody => row(415, "encoded-body", "The body must not be encoded"),
-            Self::BodyTooLarge => row(413, "body-too-large", "The body is too large"),
-            Self::PhextTooLarge => row(413, "phext-too-large", "The phext would become too large"),
-            Self::NotImplemented => row(501, "not-implemented", "This SQ version can't do that"),
-            Self::RateLimited => row(429, "rate-limited", "Too many requests"),
-            Self::QuotaExceeded => row(429, "quota-exceeded", "The quota is used up"),
-            Self::StorageFull => row(507, "storage-full", "The storage is used up"),
-            Self::TooManyPhexts => row(507, "too-many-phexts", "There are too many phexts"),
-            Self::HostFull => row(507, "host-full", "The gateway's storage is used up"),
-            Self::WakeBudget => row(429, "wake-budget", "The database was started too often"),
-            Self::WakeFailed => row(503, "wake-failed", "The database can't be started right now"),
-            Self::WakeQueued => row(503, "wake-queued", "The database waits for its turn to start"),
-            Self::OrchestratorUnavailable => {
-                row(503, "orchestrator-unavailable", "Databases can't be started right now")
-            }
-            Self::DatabaseBusy => row(503, "database-busy", "The database is busy"),
-            Self::DatabaseUnavailable => {
-                row(503, "database-unavailable", "The database can't be reached right now")
-            }
-            Self::DatabaseTimeout => row(504, "database-timeout", "The database took too long"),
-            Self::DatabaseFailed => {
-                row(502, "database-failed", "The database failed on this request")
-            }
-            Self::Internal => row(500, "internal", "The gateway made a mistake"),
-        }
+/// One row per kind, in their order.
+#[rustfmt::skip]
+pub(crate) const TABLE: [Row; 31] = [
+    row(K::NoCredentials, 401, "no-credentials", "API key required",
+        "Send your API key with each request.").challenge(Bare),
+    row(K::MalformedKey, 401, "malformed-key", "Malformed API key",
+        "An API key is `pmb-v1-` followed by 32 hexadecimal digits.").challenge(InvalidToken),
+    row(K::UnknownKey, 401, "unknown-key", "Unknown API key",
+        "The API key does not exist, was revoked or has expired.").challenge(InvalidToken),
+    row(K::ConflictingKeys, 400, "conflicting-keys", "Conflicting API keys",
+        "The request has two different API keys: send one.").challenge(InvalidRequest),
+    row(K::Suspended, 403, "suspended", "Account suspended",
+        "The account is suspended. Its data is kept."),
+    row(K::RelayUnavailable, 503, "relay-unavailable", "API key cannot be verified right now",
+        "The service that verifies API keys is not responding. Your request was not carried out.")
+        .retry_after(1),
+    row(K::TooManyUnknownKeys, 503, "too-many-unknown-keys", "Too many unknown API keys",
+        "Unknown API keys are verified at a limited rate. Your request was not carried out.")
+        .retry_after(1),
+    row(K::UnknownEndpoint, 404, "unknown-endpoint", "Unknown endpoint",
+        "The path must be {base} followed by one of: {endpoints}."),
+    row(K::MethodNotAllowed, 405, "method-not-allowed", "Method not allowed",
+        "The endpoint `{endpoint}` does not take the method `{method}`: use one of {allowed}."),
+    row(K::BadParameter, 400, "bad-parameter", "Invalid parameter",
+        "Invalid parameter `{parameter}`: {fault}."),
+    row(K::BadRequest, 400, "bad-request", "Malformed request",
+        "Malformed request: {fault}."),
+    row(K::RequestTimeout, 408, "request-timeout", "Request timed out",
+        "The whole request must arrive within 60 s."),
+    row(K::BadBody, 400, "bad-body", "Invalid body",
+        "Invalid body: {fault}."),
+    row(K::EncodedBody, 415, "encoded-body", "Encoded body not supported",
+        "Bodies are stored as they are: send this one without `Content-Encoding`."),
+    row(K::BodyTooLarge, 413, "body-too-large", "Body too large",
+        "The body is larger than the {max} bytes that your tier allows."),
+    row(K::PhextTooLarge, 413, "phext-too-large", "Phext too large",
+        "The phext might grow to {size} bytes, and your tier allows {cap}. Use another phext or ask \
+         for a higher tier."),
+    row(K::NotImplemented, 501, "not-implemented", "Not implemented",
+        "{reason}."),
+    row(K::RateLimited, 429, "rate-limited", "Too many requests",
+        "Your tier allows {burst} requests at once and a limited rate. The `RateLimit` header shows \
+         how many are left.").retry_after(1),
+    row(K::QuotaExceeded, 429, "quota-exceeded", "Quota exceeded",
+        "All {cap} {unit} are used. The next period begins in {wait_s} s. A higher tier takes effect \
+         at once."),
+    row(K::StorageFull, 507, "storage-full", "Storage full",
+        "{used} of {cap} bytes are used, and this write might not fit. Delete scrolls or ask for a \
+         higher tier."),
+    row(K::TooManyPhexts, 507, "too-many-phexts", "Too many phexts",
+        "There is no phext of this name, and your tier allows {cap} phexts. Use an existing one or \
+         ask for a higher tier. Empty phexts, which reading creates, are removed while the database \
+         sleeps."),
+    row(K::HostFull, 507, "host-full", "Gateway storage full",
+        "The gateway's disk is nearly full: nothing can be changed until its operator has freed \
+         space. Reading works.").retry_after(60),
+    row(K::WakeBudget, 429, "wake-budget", "Database started too often",
+        "Your database was started too often within an hour.").retry_after(1),
+    row(K::WakeFailed, 503, "wake-failed", "Database cannot be started",
+        "Your database does not start. The operator has been notified.").retry_after(1),
+    row(K::WakeQueued, 503, "wake-queued", "Database is waiting to start",
+        "Many databases are starting, and yours is waiting for its turn.").retry_after(1),
+    row(K::OrchestratorUnavailable, 503, "orchestrator-unavailable",
+        "Databases cannot be started right now",
+        "Your database could not be reached in time. Your request was not carried out.")
+        .retry_after(1),
+    row(K::DatabaseBusy, 503, "database-busy", "Database busy",
+        "Too many of your requests are waiting. Send fewer at once.").retry_after(1),
+    row(K::DatabaseUnavailable, 503, "database-unavailable", "Database unavailable",
+        "Your database did not respond. It is being restarted.").retry_after(1),
+    row(K::DatabaseTimeout, 504, "database-timeout", "Database timed out",
+        "Your database did not respond within 30 s. The request may still take effect."),
+    row(K::DatabaseFailed, 502, "database-failed", "Database failed",
+        "Your database failed on this request. If it was a write, check whether it took effect."),
+    row(K::Internal, 500, "internal", "Internal error",
+        "The gateway failed on this request. Try again, and report the request ID to the operator if \
+         it fails again.").retry_after(1),
+];
+
+const fn row(
+    kind: RefusalKind,
+    status: u16,
+    name: &'static str,
+    title: &'static str,
+    detail: &'static str,
+) -> Row {
+    Row { kind, status, name, title, detail, challenge: None, retry_after_s: None }
+}
+
+impl Row {
+    const fn challenge(mut self, challenge: Challenge) -> Self {
+        self.challenge = Some(challenge);
+        self
+    }
+
+    const fn retry_after(mut self, seconds: u32) -> Self {
+        self.retry_after_s = Some(seconds);
+        self
+    }
+
+    /// Value of `WWW-Authenticate`.
+    pub(crate) fn www_authenticate(&self) -> Option<Cow<'static, str>> {
+        let error = match self.challenge? {
+            Challenge::Bare => return Some(Cow::Borrowed("Bearer realm=\"sq\"")),
+            Challenge::InvalidRequest => "invalid_request",
+            Challenge::InvalidToken => "invalid_token",
+        };
+        let title = self.title;
+        Some(Cow::Owned(format!(
+            "Bearer realm=\"sq\", error=\"{error}\", error_description=\"{title}\""
+        )))
     }
 }
 
-/// A refusal on its way to a client.
+impl RefusalKind {
+    /// The row of this kind.
+    pub(crate) const fn row(self) -> &'static Row {
+        const ROWS: &[Row; 31] = &TABLE;
+        &ROWS[self as usize]
+    }
+}
+
+/// A refusal of one request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
-    /// The row.
-    pub kind: RefusalKind,
-    /// What was wrong with this request and what to send instead; written for the client.
+    pub(crate) kind: RefusalKind,
+    /// The fault of this request and the way out, written for the client.
     pub detail: Cow<'static, str>,
-    /// Which parameter was wrong.
+    /// The parameter at fault.
     pub(crate) parameter: Option<Cow<'static, str>>,
-    /// Something that would work.
-    pub(crate) example: Option<Cow<'static, str>>,
-    /// Seconds for `Retry-After`.
+    /// A request that would work.
+    pub(crate) example: Option<&'static str>,
+    /// Value of `Retry-After`, in seconds.
     pub(crate) retry_after_s: Option<u32>,
-    /// Comma-separated methods for `Allow`.
+    /// Value of `Allow`: methods, separated by commas.
     pub(crate) allow: Option<&'static str>,
-    /// `used` and `cap` of a storage, body or quota refusal, in its own unit.
+    /// `used` and `cap` of a refusal for size, storage or quota, each in the limit's own unit.
     pub(crate) used_and_cap: Option<(u64, u64)>,
 }
 
-/// The document, RFC 9457.
+/// A problem document (RFC 9457) with our extensions.
 #[derive(Serialize)]
 struct Problem<'a> {
     r#type: String,
@@ -218,60 +272,12 @@ struct Problem<'a> {
 }
 
 impl Refusal {
-    /// A refusal with its text for the client.
-    pub(crate) fn new(kind: RefusalKind, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self {
-            kind,
-            detail: detail.into(),
-            parameter: None,
-            example: None,
-            retry_after_s: None,
-            allow: None,
-            used_and_cap: None,
-        }
-    }
-
-    /// Names the parameter that was wrong.
-    #[must_use]
-    pub(crate) fn parameter(mut self, name: impl Into<Cow<'static, str>>) -> Self {
-        self.parameter = Some(name.into());
-        self
-    }
-
-    /// Shows something that would work.
-    #[must_use]
-    pub(crate) fn example(mut self, example: impl Into<Cow<'static, str>>) -> Self {
-        self.example = Some(example.into());
-        self
-    }
-
-    /// Says when to try again; at least one second.
-    #[must_use]
-    pub(crate) fn retry_after_s(mut self, seconds: u32) -> Self {
-        self.retry_after_s = Some(seconds.max(1));
-        self
-    }
-
-    /// Says which methods are taken.
-    #[must_use]
-    pub(crate) fn allow(mut self, methods: &'static str) -> Self {
-        self.allow = Some(methods);
-        self
-    }
-
-    /// Says how much is used of how much.
-    #[must_use]
-    pub(crate) fn used_and_cap(mut self, used: u64, cap: u64) -> Self {
-        self.used_and_cap = Some((used, cap));
-        self
-    }
-
-    /// HTTP status.
+    /// The HTTP status of the response.
     pub fn status(&self) -> u16 {
         self.kind.row().status
     }
 
-    /// The problem+json document; `base` is put before the kind's name to make the `type`.
+    /// The problem document. Its `type` is `base` followed by the kind's name.
     pub(crate) fn to_json(&self, base: &str) -> String {
         let row = self.kind.row();
         let problem = Problem {
@@ -280,44 +286,11 @@ impl Refusal {
             status: row.status,
             detail: &self.detail,
             parameter: self.parameter.as_deref(),
-            example: self.example.as_deref(),
+            example: self.example,
             retry_after_s: self.retry_after_s,
             used: self.used_and_cap.map(|(used, _)| used),
             cap: self.used_and_cap.map(|(_, cap)| cap),
         };
         serde_json::to_string(&problem).unwrap_or_default()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    #[cfg(target_family = "wasm")]
-    use wasm_bindgen_test::wasm_bindgen_test as test;
-
-    #[test]
-    fn each_kind_has_a_name_of_its_own_and_a_place_in_the_list() {
-        let mut names = std::collections::BTreeSet::new();
-        for (place, kind) in RefusalKind::ALL.into_iter().enumerate() {
-            assert_eq!(kind as usize, place, "{kind:?}");
-            assert!(names.insert(kind.row().name), "{kind:?}");
-        }
-        assert_eq!(RefusalKind::Internal as usize + 1, RefusalKind::ALL.len());
-        // What a report may say: the ledger knows no other.
-        names.insert(crate::limits::usage::GONE);
-        assert!(names.into_iter().eq(protocol::usage::REASONS), "in the order of the alphabet");
-    }
-
-    #[test]
-    fn a_refusal_is_a_problem_document_that_says_what_to_send() {
-        let refusal = Refusal::new(RefusalKind::BadParameter, "c must be nine integers 1…999")
-            .parameter("c")
-            .example("1.1.1/1.1.1/1.1.1");
-        assert_eq!(
-            refusal.to_json("urn:sq:problem:"),
-            "{\"type\":\"urn:sq:problem:bad-parameter\",\"title\":\"A parameter is not right\",\
-             \"status\":400,\"detail\":\"c must be nine integers 1…999\",\"parameter\":\"c\",\
-             \"example\":\"1.1.1/1.1.1/1.1.1\"}"
-        );
     }
 }

@@ -16,11 +16,11 @@ mod tests;
 
 use protocol::{Limits, SqVersion};
 
-use super::body::{QUERY_ITEMS_MAX, too_large};
+use super::body::QUERY_ITEMS_MAX;
 use super::endpoint::{BodyRule, Rule};
 use super::params::Params;
 use super::response::{self, ResponseRule};
-use crate::{Refusal, RefusalKind};
+use crate::Refusal;
 
 pub use super::body::BodyCheck;
 pub use super::coordinate::Coordinate;
@@ -79,8 +79,7 @@ pub fn parse(head: &Head<'_>, limits: &Limits, sq: SqVersion) -> Result<Request,
     let endpoint = endpoint_of(path)?;
     let rule = rule_of(endpoint, head.method)?;
     if !endpoint.exists_in(sq) {
-        let detail = format!("SQ {sq} has no {}; SQ 0.6.0 and later have", endpoint.name());
-        return Err(Refusal::new(RefusalKind::NotImplemented, detail));
+        return Err(Refusal::no_such_endpoint_in(sq, endpoint.name()));
     }
     let mut params = Params::parse(endpoint, rule, query)?;
     let (upstream, body) = match rule.body {
@@ -101,21 +100,19 @@ pub fn parse(head: &Head<'_>, limits: &Limits, sq: SqVersion) -> Result<Request,
 /// Splits path and query. Bytes that no client sends unencoded are refused, because later readers may
 /// disagree on them.
 fn split(path: &[u8]) -> Result<(&str, &str), Refusal> {
-    let refuse = |detail: &'static str| {
-        let example = Endpoint::Select.rules()[0].example;
-        Err(Refusal::new(RefusalKind::BadRequest, detail).example(example))
-    };
+    let example = Endpoint::Select.rules()[0].example;
     if path.len() > PATH_MAX_BYTES {
-        return refuse("the path with its query is longer than 32 KiB; send a long text as a body");
+        let fault = "the path with its query is longer than 32 KiB; send a long text as a body";
+        return Err(Refusal::bad_request(fault).example(example));
     }
     // HTTP/2 allows other bytes, which readers interpret in different ways.
     let plain = |byte: &u8| byte.is_ascii_graphic() && *byte != b'#';
     let Some(path) =
         std::str::from_utf8(path).ok().filter(|path| path.as_bytes().iter().all(plain))
     else {
-        return refuse(
-            "the path has a space, a control character, # or é in it; encode it (%20, %23, %C3%A9)",
-        );
+        let fault = "the path contains a space, a control character, `#` or a character outside \
+                     ASCII; encode it (`%20`, `%23`, `%C3%A9`)";
+        return Err(Refusal::bad_request(fault).example(example));
     };
     Ok(path.split_once('?').unwrap_or((path, "")))
 }
@@ -123,8 +120,7 @@ fn split(path: &[u8]) -> Result<(&str, &str), Refusal> {
 fn endpoint_of(path: &str) -> Result<Endpoint, Refusal> {
     path.strip_prefix(BASE).and_then(Endpoint::of).ok_or_else(|| {
         let known: Vec<&str> = Endpoint::ALL.iter().map(|endpoint| endpoint.name()).collect();
-        let detail = format!("the endpoints are {BASE}{{{}}}", known.join(","));
-        Refusal::new(RefusalKind::UnknownEndpoint, detail).example(Endpoint::Toc.rules()[0].example)
+        Refusal::unknown_endpoint(BASE, &known, Endpoint::Toc.rules()[0].example)
     })
 }
 
@@ -137,10 +133,7 @@ fn rule_of(endpoint: Endpoint, method: &str) -> Result<&'static Rule, Refusal> {
         _ => None,
     };
     verb.and_then(|verb| endpoint.rule(verb)).ok_or_else(|| {
-        let name = endpoint.name();
-        let allow = endpoint.allow();
-        Refusal::new(RefusalKind::MethodNotAllowed, format!("{name} takes {allow}"))
-            .allow(allow)
+        Refusal::method_not_allowed(endpoint.name(), method, endpoint.allow())
             .example(endpoint.rules()[0].example)
     })
 }
@@ -166,10 +159,7 @@ fn no_body(head: &Head<'_>, rule: &Rule) -> Result<Option<BodyCheck>, Refusal> {
     match (head.has_body, head.content_length) {
         (_, Some(0)) | (false, None) => Ok(None),
         (true, None) => Ok(Some(BodyCheck::empty(rule.example))),
-        (_, Some(_)) => {
-            Err(Refusal::new(RefusalKind::BadBody, "this request takes no body")
-                .example(rule.example))
-        }
+        (_, Some(_)) => Err(Refusal::bad_body("this request takes none").example(rule.example)),
     }
 }
 
@@ -180,9 +170,7 @@ fn for_text(endpoint: Endpoint, rule: &Rule, text: &str) -> Result<Endpoint, Ref
     match (endpoint, text.is_empty()) {
         (_, false) => Ok(endpoint),
         (Endpoint::Update, true) => Ok(Endpoint::Delete),
-        (_, true) => Err(Refusal::new(RefusalKind::BadParameter, "the text is empty")
-            .parameter("s")
-            .example(rule.example)),
+        (_, true) => Err(Refusal::bad_parameter("s", "it is empty").example(rule.example)),
     }
 }
 
@@ -196,10 +184,8 @@ fn with_text(
 ) -> Result<Plan, Refusal> {
     if let Some(text) = &params.s {
         if head.content_length.is_some_and(|length| length > 0) {
-            let detail = "the text is in s and in the body; send one of them";
-            return Err(Refusal::new(RefusalKind::BadParameter, detail)
-                .parameter("s")
-                .example(rule.example));
+            let fault = "the text is in `s` and in the body; send it once";
+            return Err(Refusal::bad_parameter("s", fault).example(rule.example));
         }
         let upstream = Upstream { method: GET, endpoint: for_text(endpoint, rule, text)? };
         return Ok((upstream, no_body(head, rule)?));
@@ -223,10 +209,8 @@ fn with_set(
 ) -> Result<Plan, Refusal> {
     let may_have_body = head.content_length.map_or(head.has_body, |length| length > 0);
     if params.set.is_some() && head.content_length.is_some_and(|length| length > 0) {
-        let detail = "the coordinates are in set and in the body; send one of them";
-        return Err(Refusal::new(RefusalKind::BadParameter, detail)
-            .parameter("set")
-            .example(rule.example));
+        let fault = "the coordinates are in `set` and in the body; send them once";
+        return Err(Refusal::bad_parameter("set", fault).example(rule.example));
     }
     if params.set.is_some() || (params.from.is_some() && !may_have_body) {
         return Ok((Upstream { method: GET, endpoint }, no_body(head, rule)?));
@@ -238,25 +222,27 @@ fn with_set(
 
 /// Checks the head of a request that must have a body.
 fn expect_body(head: &Head<'_>, rule: &Rule, limits: &Limits) -> Result<(), Refusal> {
-    let refuse = |kind, detail: &'static str| Err(Refusal::new(kind, detail).example(rule.example));
+    let refuse = |fault: &str| Err(Refusal::bad_body(fault).example(rule.example));
     if head.content_length == Some(0) || !head.has_body {
-        return refuse(RefusalKind::BadBody, "the body is missing");
+        return refuse("it is missing");
     }
     if let Some(length) = head.content_length.filter(|length| *length > limits.body_max_bytes()) {
-        return Err(too_large(length, limits.body_max_bytes()).example(rule.example));
+        let refusal = Refusal::body_too_large(length, limits.body_max_bytes());
+        return Err(refusal.example(rule.example));
     }
     let content_type = head.content_type.unwrap_or("").to_ascii_lowercase();
     if content_type.starts_with("multipart/") {
-        let detail = "the body is stored as it is, and a multipart form is not a text; send the \
-                      text itself (curl --data-binary)";
-        return refuse(RefusalKind::BadBody, detail);
+        return refuse(
+            "it is stored as it is, and a multipart form is not a text; send the text itself (with \
+             `curl --data-binary`)",
+        );
     }
     let charset = content_type
         .split_once("charset=")
         .map(|(_, charset)| charset.split(';').next().unwrap_or("").trim_matches([' ', '"', '\'']));
     match charset {
         None | Some("utf-8" | "utf8" | "us-ascii") => Ok(()),
-        Some(_) => refuse(RefusalKind::BadBody, "the body must be UTF-8"),
+        Some(_) => refuse("it must be UTF-8"),
     }
 }
 

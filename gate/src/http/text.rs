@@ -25,11 +25,13 @@ impl BadName {
     /// Text for the client.
     pub(crate) fn text(self) -> &'static str {
         match self {
-            Self::Empty => "p is empty: it names the phext",
-            Self::Long => "p is longer than 120 bytes",
-            Self::Control => "p contains a control character",
-            Self::Slash => "p contains a slash or backslash; a phext's name is not a path",
-            Self::Dots => "p begins with a dot or contains two dots together",
+            Self::Empty => "it must not be empty",
+            Self::Long => "it is longer than 120 bytes",
+            Self::Control => "it contains a control character",
+            Self::Slash => {
+                "it contains a slash or backslash, but the name of a phext is not a path"
+            }
+            Self::Dots => "it begins with a dot or contains two dots in a row",
         }
     }
 }

@@ -10,8 +10,8 @@ use std::fmt;
 
 use protocol::{Limits, TenantNotice};
 
+use crate::Refusal;
 use crate::engine::leases::InFlight;
-use crate::http::refusal::{Refusal, RefusalKind};
 use crate::limits::usage::Class;
 
 /// Percentage of a quota from which responses carry a warning.
@@ -147,18 +147,13 @@ fn has_ended(ends_s: u64, now_s: u64) -> bool {
 
 fn refuse(quota: Quota, used: u64, cap: u64, ends_in_s: u64) -> Refusal {
     let wait_s = if ends_in_s == 0 { UNKNOWN_END_S } else { ends_in_s };
-    let detail = format!(
-        "All {cap} {} are used. They start anew in {wait_s} s; a higher tier lifts this at once.",
-        quota.unit()
-    );
-    Refusal::new(RefusalKind::QuotaExceeded, detail)
-        .retry_after_s(u32::try_from(wait_s).unwrap_or(u32::MAX))
-        .used_and_cap(used, cap)
+    Refusal::quota_exceeded(quota.unit(), used, cap, wait_s)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::RefusalKind;
     #[cfg(target_family = "wasm")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
 

@@ -130,17 +130,17 @@ pub fn admit(
     shared: &mut dyn Shared,
 ) -> Result<Option<AdmittedWrite>, Refusal> {
     let Some(write) = request.write(measurement)? else { return Ok(None) };
-    let mut judged = Err(too_many_writes());
+    let mut judged = Err(Refusal::too_many_writes());
     let counted = shared::update(shared, &key(request.tenant), |old| {
         let mut record = Record::read(old, measurement, now_ms);
         judged = write.judge(&record, measurement, request).and_then(|()| {
             let change = (write.replaces, write.growth);
             let written = record.admit(measurement, request.phext, change, now_ms);
-            written.map_err(|_full| too_many_writes())
+            written.map_err(|_full| Refusal::too_many_writes())
         });
         judged.is_ok().then(|| record.encode())
     });
-    if counted { judged.map(Some) } else { Err(too_many_writes()) }
+    if counted { judged.map(Some) } else { Err(Refusal::too_many_writes()) }
 }
 
 /// Records that SQ has responded to a write: it is on disk, and the next measurement contains it. If
@@ -177,7 +177,7 @@ impl StorageRequest<'_> {
     fn write(&self, measurement: Measurement<'_>) -> Result<Option<Write>, Refusal> {
         let notice = measurement.notice;
         if notice.host_full && self.change != Change::Read {
-            return Err(host_full());
+            return Err(Refusal::new(RefusalKind::HostFull));
         }
         let (growth, replaces) = match self.change {
             Change::Read | Change::Delete => {
@@ -231,11 +231,6 @@ fn phext_bound(limits: &Limits) -> u64 {
     limits.phext_max_bytes() + DELIMITERS_BYTES
 }
 
-fn too_many_writes() -> Refusal {
-    let detail = "Too many writes came at the same moment. Send it again.";
-    Refusal::new(RefusalKind::RateLimited, detail).retry_after_s(1)
-}
-
 /// Refuses a name for which SQ would create a file if there are far too many files.
 fn check_name(notice: &TenantNotice, limits: &Limits, phext: &str) -> Result<(), Refusal> {
     let files = u64::try_from(notice.phexts.len()).unwrap_or(u64::MAX);
@@ -243,40 +238,19 @@ fn check_name(notice: &TenantNotice, limits: &Limits, phext: &str) -> Result<(),
     if full { Err(too_many(files, limits)) } else { Ok(()) }
 }
 
-fn host_full() -> Refusal {
-    let detail = "The gateway's disk is nearly full, so nothing may be changed until its operator \
-                  has made room. Reading works.";
-    Refusal::new(RefusalKind::HostFull, detail).retry_after_s(60)
-}
-
 fn storage_full(used: u64, limits: &Limits, by_counting: bool) -> Refusal {
-    let cap = limits.storage_bytes;
-    let detail = format!(
-        "{used} of {cap} bytes are used and this write might not fit. Delete scrolls or ask for a \
-         higher tier."
-    );
-    let refusal = Refusal::new(RefusalKind::StorageFull, detail).used_and_cap(used, cap);
-    // Counted, not yet measured: a moment later it may fit.
-    if by_counting { refusal.retry_after_s(1) } else { refusal }
+    retry_if_counted(Refusal::storage_full(used, limits.storage_bytes), by_counting)
 }
 
 fn phext_too_large(size: u64, limits: &Limits, by_counting: bool) -> Refusal {
-    let cap = limits.phext_max_bytes();
-    let detail = format!(
-        "The phext might become {size} bytes large; {cap} is the most that this tier's memory can \
-         hold. Use another phext or ask for a higher tier."
-    );
-    let refusal =
-        Refusal::new(RefusalKind::PhextTooLarge, detail).parameter("p").used_and_cap(size, cap);
+    retry_if_counted(Refusal::phext_too_large(size, limits.phext_max_bytes()), by_counting)
+}
+
+/// What was counted and not yet measured may fit a moment later.
+fn retry_if_counted(refusal: Refusal, by_counting: bool) -> Refusal {
     if by_counting { refusal.retry_after_s(1) } else { refusal }
 }
 
 fn too_many(count: u64, limits: &Limits) -> Refusal {
-    let cap = u64::from(limits.phexts);
-    let detail = format!(
-        "There is no phext of this name, and {cap} is the most that there may be. Use one that is \
-         there or ask for a higher tier. Phexts that only reading has made are empty and are \
-         removed while the database sleeps."
-    );
-    Refusal::new(RefusalKind::TooManyPhexts, detail).parameter("p").used_and_cap(count, cap)
+    Refusal::too_many_phexts(count, u64::from(limits.phexts))
 }
