@@ -44,7 +44,7 @@ impl Shell {
             clock: Cell::new(host::now_ns()),
             ticks: Cell::new(0),
             counters: metric_names().iter().map(|name| host::define_counter(name)).collect(),
-            hostcalls: host::define_counter("sq.hostcalls"),
+            hostcalls: host::define_counter("sq_gate.hostcalls"),
         })
     }
 

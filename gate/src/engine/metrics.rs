@@ -1,72 +1,72 @@
-//! The counters of one VM: a small closed set, summed here and given to the host now and then, so
-//! that no request costs a hostcall for them.
+//! The counters of one VM: a small closed set, summed up here and flushed to the host once a second,
+//! so that no request costs a hostcall for them.
 
 use super::Gate;
 use crate::RefusalKind;
 use crate::http::refusal::TABLE;
 
-/// One counter; its place in [`METRICS`] is its number.
+/// A counter. Its number is its index in [`METRICS`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Metric {
-    /// Requests seen.
+    /// Requests that came.
     Requests,
     /// Requests forwarded to a tenant.
     Forwarded,
-    /// Requests answered here with 2xx.
+    /// Requests that the gateway answered itself with 2xx.
     Answered,
-    /// Requests refused.
+    /// Refused requests of all kinds.
     Refused,
-    /// Leases that were held when they were needed.
+    /// Requests whose tenant had a lease when they came.
     LeaseHits,
-    /// Verdicts found in this VM or in shared data.
+    /// Requests whose verdict was cached, in this VM or in shared data.
     VerdictHits,
-    /// Verdicts that were waited for.
+    /// Requests that waited for their verdict.
     VerdictMisses,
-    /// Questions to the relay.
+    /// Verify requests to the relay.
     Verifies,
-    /// Questions to the relay without an answer.
+    /// Verify requests without a valid response.
     VerifyFailures,
-    /// Long polls without an answer.
+    /// Long polls for changes without a valid response.
     FeedFailures,
-    /// Questions to the orchestrator for a request that waits.
+    /// Lease requests for a stream that waits.
     Leases,
-    /// Questions to the orchestrator ahead of a lease's end.
+    /// Lease requests ahead of a lease's end, and repeated ones.
     Renewals,
-    /// Questions to the orchestrator without an answer.
+    /// Lease requests without a valid response.
     LeaseFailures,
-    /// Requests put into usage reports: what the ledger must have of this Envoy, each once.
+    /// Requests counted as usage: the ledger must have each of them once.
     Metered,
-    /// Requests that no report will have, for there are more tenants than rows: see `usage.rs`.
+    /// Requests that no report will contain, because there are more tenants than rows.
     Uncounted,
-    /// Usage reports without an answer.
+    /// Usage reports without a valid response.
     ReportFailures,
-    /// Requests that shadow mode did not refuse.
+    /// Requests that only shadow mode has saved from a refusal.
     Shadowed,
 }
 
-/// Names, in the order of [`Metric`].
+/// Names in the order of [`Metric`].
 const METRICS: [&str; 17] = [
-    "sq.requests",
-    "sq.forwarded",
-    "sq.answered",
-    "sq.refused",
-    "sq.lease_hits",
-    "sq.verdict_hits",
-    "sq.verdict_misses",
-    "sq.verifies",
-    "sq.verify_failures",
-    "sq.feed_failures",
-    "sq.leases",
-    "sq.renewals",
-    "sq.lease_failures",
-    "sq.metered",
-    "sq.uncounted",
-    "sq.report_failures",
-    "sq.shadowed",
+    "sq_gate.requests",
+    "sq_gate.forwarded",
+    "sq_gate.answered",
+    "sq_gate.refused",
+    "sq_gate.lease_hits",
+    "sq_gate.verdict_hits",
+    "sq_gate.verdict_misses",
+    "sq_gate.verifies",
+    "sq_gate.verify_failures",
+    "sq_gate.feed_failures",
+    "sq_gate.leases",
+    "sq_gate.renewals",
+    "sq_gate.lease_failures",
+    "sq_gate.metered",
+    "sq_gate.uncounted",
+    "sq_gate.report_failures",
+    "sq_gate.shadowed",
 ];
 
-/// What is counted of refusals: each kind by its name, after this.
-const REFUSED_PREFIX: &str = "sq.refused.";
+/// Followed by the name of a kind of refusal.
+const REFUSED_PREFIX: &str = "sq_gate.refused.";
 
 /// The names of all counters, in the order of the values of [`Gate::take_metrics`].
 pub fn names() -> Vec<String> {
@@ -75,7 +75,7 @@ pub fn names() -> Vec<String> {
     plain.chain(refused.map(|row| format!("{REFUSED_PREFIX}{}", row.name))).collect()
 }
 
-/// Counts since they were taken last.
+/// Counts since the last flush.
 #[derive(Debug)]
 pub(super) struct Counts {
     plain: [u64; METRICS.len()],
@@ -96,7 +96,7 @@ impl Counts {
 }
 
 impl Gate {
-    /// Counters since the last time, in the order of [`names`].
+    /// The counts since the last call, in the order of [`names`].
     pub fn take_metrics(&mut self) -> impl Iterator<Item = u64> + use<> {
         let counts = std::mem::replace(&mut self.counts, Counts::ZERO);
         counts.plain.into_iter().chain(counts.refused)

@@ -148,10 +148,10 @@ fn refusals_are_counted_by_their_kind() {
     let counted: Vec<&str> = names
         .iter()
         .zip(counts)
-        .filter(|(name, count)| *count > 0 && name.starts_with("sq.refused."))
+        .filter(|(name, count)| *count > 0 && name.starts_with("sq_gate.refused."))
         .map(|(name, _)| name.as_str())
         .collect();
-    assert_eq!(counted, ["sq.refused.malformed-key", "sq.refused.unknown-endpoint"]);
+    assert_eq!(counted, ["sq_gate.refused.malformed-key", "sq_gate.refused.unknown-endpoint"]);
 }
 
 #[test]

@@ -331,7 +331,7 @@ async fn uploads_of_one_tenant_leave_envoy_room_for_the_others(stack: Arc<Stack>
     /// Two rounds of what its SQ takes at the same time.
     const HELD: u64 = 8;
     ensure!(stack.tenant("alice")?.get("/api/v2/toc?p=index").await?.ok(), "no first request");
-    let refused = || stack.envoy.stat("wasmcustom.sq.refused.database-busy");
+    let refused = || stack.envoy.stat("wasmcustom.sq_gate.refused.database-busy");
     let mut uploads = Vec::new();
     for n in 0..UPLOADS {
         uploads.push(begin_upload(&stack, usize::try_from(n)?).await?);

@@ -129,7 +129,7 @@ async fn a_global_rate_limit_refuses_what_is_over_it(stack: Arc<Stack>) -> Resul
     ensure!(service.asked() == expected, "{:?}", service.asked());
     until("the filter to have counted the refusal", COUNTED, || async {
         let stats = admin.get("/stats?filter=refused.rate-limited").await.ok()?.text();
-        stats.trim_end().ends_with("sq.refused.rate-limited: 1").then_some(())
+        stats.trim_end().ends_with("sq_gate.refused.rate-limited: 1").then_some(())
     })
     .await?;
 

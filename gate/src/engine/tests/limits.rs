@@ -102,7 +102,7 @@ fn as_many_requests_are_metered_as_reports_have() {
     }
     host.tick(SECOND);
     let reported: u64 = report(&host).rows.iter().map(|row| row.counters.requests()).sum();
-    let at = metric_names().iter().position(|name| name == "sq.metered").unwrap();
+    let at = metric_names().iter().position(|name| name == "sq_gate.metered").unwrap();
     assert_eq!((host.gate.take_metrics().nth(at), reported), (Some(reported), 4));
 }
 

@@ -72,7 +72,7 @@ async fn envoy(ok: u64, client_errors: u64, metered: u64) -> String {
         {"name": name("active"), "value": 0},
         {"name": name("completed"), "value": ok + client_errors},
         {"name": name("total"), "value": ok + client_errors},
-        {"name": "wasmcustom.sq.metered", "value": metered},
+        {"name": "wasmcustom.sq_gate.metered", "value": metered},
         {"histograms": {"supported_quantiles": []}},
     ]});
     let routes = Router::new()
