@@ -86,7 +86,7 @@ enum Command {
     Status {
         #[command(flatten)]
         admin: AdminUrl,
-        /// Output format.
+        /// Output format of the status.
         #[arg(long, value_enum, default_value_t)]
         format: Format,
     },

@@ -42,7 +42,7 @@
 //! | ledger watch | nothing | ends the process if the ledger's thread ends |
 //!
 //! Files are read and written on tokio's blocking threads, and so are ledger queries, each on a
-//! read-only connection of its own. Every channel, cache and pool has a bound, stated at its
+//! separate read-only connection. Every channel, cache and pool has a bound, stated at its
 //! constant.
 //!
 //! # Where to start reading

@@ -1,4 +1,4 @@
-//! Metering: usage reports, the ledger and what is derived from it.
+//! Metering: usage reports, the ledger, and the quotas, revenue and checks derived from it.
 //!
 //! ```text
 //!  gateway's report ─► ledger (one thread) ─► store (SQLite)

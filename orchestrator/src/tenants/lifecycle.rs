@@ -42,7 +42,7 @@
 //! When it is started again its cluster points meanwhile where nobody listens, so that Envoy's
 //! retries go on until it answers; else the cluster is withdrawn.
 //!
-//! Handlers of events note facts; then [`rules`] brings the tenant to the state that the facts
+//! Handlers of events note facts; then `rules` brings the tenant to the state that the facts
 //! call for. So an event may come late, twice or at the wrong time, and no path is written twice.
 
 mod adoption;

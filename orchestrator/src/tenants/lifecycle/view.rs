@@ -33,7 +33,7 @@ pub struct TenantView {
 }
 
 impl Lifecycle {
-    /// When [`Event::Tick`] is wanted.
+    /// When [`Event::Tick`](super::Event::Tick) is wanted.
     pub fn next_deadline(&self) -> Option<Ms> {
         self.shared.due.first().map(|(at, _)| *at)
     }
