@@ -34,6 +34,7 @@ use crate::metrics::Metrics;
 use crate::runtime::{Runtime, select};
 use crate::storage::disk::Disk;
 use crate::storage::lock::Lock;
+use crate::storage::private;
 use crate::storage::vault::Vault;
 use crate::tenants::backup_task;
 use crate::tenants::driver::{Driver, Handle, Parts};
@@ -126,8 +127,8 @@ impl App {
             warn!("{warning}");
         }
         let state_dir = &config.state_dir;
-        std::fs::create_dir_all(state_dir)
-            .with_context(|| format!("state_dir {} can't be created", state_dir.display()))?;
+        private::open_state_folder(state_dir, &config.data_root)
+            .with_context(|| format!("state_dir {} can't be used", state_dir.display()))?;
         let ledger = Ledger::open(&state_dir.join("ledger.sqlite"))
             .context("the ledger's thread can't be started")?;
         let vault_dir = state_dir.join("vault");

@@ -4,34 +4,32 @@
 //! The new content goes to a temporary file in the same folder, is flushed to disk and renamed, and
 //! then the folder is flushed, because a rename lasts only with its folder. A crash in between leaves
 //! the temporary file behind; [`remove_leftovers`] deletes it.
+//!
+//! The new file is readable by its owner alone, whatever the mode of the old one was.
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use tempfile::{Builder, NamedTempFile};
 
-/// Mode of files for the orchestrator's user alone.
-pub(crate) const PRIVATE_FILE: u32 = 0o600;
-
-/// Mode of folders for the orchestrator's user alone.
-pub(crate) const PRIVATE_FOLDER: u32 = 0o700;
+use super::private::PRIVATE_FILE;
 
 /// Start of the temporary files' names. SQ touches no file that begins with a dot.
 const TEMPORARY: &str = ".new-";
 
 /// Replaces the file at `path` and returns when that has reached the disk.
-pub(crate) fn write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-    let mut file = stage(parent(path), mode)?;
+pub(crate) fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = stage(parent(path))?;
     file.write_all(bytes)?;
     put(file, path)
 }
 
 /// Replaces the file at `path` without waiting for the disk: for content that a crash of the host
 /// makes worthless.
-pub(crate) fn write_unflushed(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-    let mut file = stage(parent(path), mode)?;
+pub(crate) fn write_unflushed(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = stage(parent(path))?;
     file.write_all(bytes)?;
     file.persist(path)?;
     Ok(())
@@ -39,8 +37,11 @@ pub(crate) fn write_unflushed(path: &Path, bytes: &[u8], mode: u32) -> io::Resul
 
 /// Creates an empty temporary file in `folder`, for [`put`]. It never follows a link, and is deleted
 /// when it is dropped.
-pub(crate) fn stage(folder: &Path, mode: u32) -> io::Result<NamedTempFile> {
-    Builder::new().prefix(TEMPORARY).permissions(Permissions::from_mode(mode)).tempfile_in(folder)
+pub(crate) fn stage(folder: &Path) -> io::Result<NamedTempFile> {
+    Builder::new()
+        .prefix(TEMPORARY)
+        .permissions(Permissions::from_mode(PRIVATE_FILE))
+        .tempfile_in(folder)
 }
 
 /// Moves a staged file to `path`, in the same folder, and returns when that has reached the disk.
@@ -63,20 +64,6 @@ pub(crate) fn remove_leftovers(folder: &Path) -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-/// Creates a folder for its owner alone, with those above it, unless it exists.
-pub(crate) fn create_private_folder(path: &Path) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(PRIVATE_FOLDER).create(path)
-}
-
-/// Takes all permission bits beyond `mode` from a file or folder.
-pub(crate) fn restrict(path: &Path, mode: u32) -> io::Result<()> {
-    let present = fs::metadata(path)?.permissions().mode() & 0o7777;
-    if present & !mode == 0 {
-        return Ok(());
-    }
-    fs::set_permissions(path, Permissions::from_mode(present & mode))
 }
 
 /// Deletes a file or link; succeeds if there is none.
@@ -105,10 +92,6 @@ pub(crate) fn parent(path: &Path) -> &Path {
 mod tests {
     use super::*;
 
-    fn mode(path: &Path) -> u32 {
-        fs::metadata(path).unwrap().permissions().mode() & 0o777
-    }
-
     fn names(folder: &Path) -> Vec<String> {
         let names = entries(folder).unwrap();
         names.iter().map(|entry| entry.file_name().into_string().unwrap()).collect()
@@ -119,12 +102,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
         for text in ["one", "two"] {
-            write(&path, text.as_bytes(), PRIVATE_FILE).unwrap();
+            write(&path, text.as_bytes()).unwrap();
             assert_eq!(fs::read_to_string(&path).unwrap(), text);
         }
-        write_unflushed(&path, b"three", PRIVATE_FILE).unwrap();
+        write_unflushed(&path, b"three").unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "three");
-        assert_eq!((mode(&path), names(dir.path())), (0o600, vec!["file".to_owned()]));
+        assert_eq!(names(dir.path()), ["file"]);
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     }
 
     #[test]
@@ -133,7 +117,7 @@ mod tests {
         // A file can't be renamed over a folder.
         let path = dir.path().join("file");
         fs::create_dir(&path).unwrap();
-        assert!(write(&path, b"new", PRIVATE_FILE).is_err());
+        assert!(write(&path, b"new").is_err());
         assert_eq!(names(dir.path()), ["file"]);
         assert!(path.is_dir());
     }
@@ -141,21 +125,10 @@ mod tests {
     #[test]
     fn leftovers_of_a_crash_are_removed() {
         let dir = tempfile::tempdir().unwrap();
-        let (_, left) = stage(dir.path(), PRIVATE_FILE).unwrap().keep().unwrap();
+        let (_, left) = stage(dir.path()).unwrap().keep().unwrap();
         fs::write(dir.path().join("file"), "kept").unwrap();
         assert!(left.exists());
         remove_leftovers(dir.path()).unwrap();
         assert_eq!(names(dir.path()), ["file"]);
-    }
-
-    #[test]
-    fn only_surplus_rights_are_taken() {
-        let dir = tempfile::tempdir().unwrap();
-        let folder = dir.path().join("state/vault");
-        create_private_folder(&folder).unwrap();
-        assert_eq!((mode(&folder), mode(parent(&folder))), (0o700, 0o700));
-        fs::set_permissions(&folder, Permissions::from_mode(0o555)).unwrap();
-        restrict(&folder, PRIVATE_FOLDER).unwrap();
-        assert_eq!(mode(&folder), 0o500);
     }
 }

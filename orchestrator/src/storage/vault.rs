@@ -53,7 +53,8 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use protocol::TenantId;
 
-use super::atomic_file::{PRIVATE_FOLDER, create_private_folder, remove_if_exists, restrict};
+use super::atomic_file::remove_if_exists;
+use super::private::{PRIVATE_FOLDER, create_private_folder, restrict};
 use super::tenant_file::{self, phext_files};
 use crate::host;
 use copy_phext::{CopyOutcome, Writer};

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::host;
-use crate::storage::atomic_file::{self, PRIVATE_FILE};
+use crate::storage::atomic_file;
 
 const FILE: &str = "life.json";
 
@@ -45,7 +45,7 @@ impl Life {
 
     /// Leaves it to the next. On disk when this returns.
     pub fn write(&self, state_dir: &Path) -> io::Result<()> {
-        atomic_file::write(&Self::path(state_dir), &serde_json::to_vec(self)?, PRIVATE_FILE)
+        atomic_file::write(&Self::path(state_dir), &serde_json::to_vec(self)?)
     }
 
     /// How long leases that earlier lives gave may hold from now on. Who holds one runs on this

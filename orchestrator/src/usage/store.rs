@@ -24,6 +24,7 @@ use protocol::{GatewayId, TenantId, UsageReport};
 use rusqlite::backup::Backup;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row};
 
+use crate::storage::private::create_private_file;
 use crate::usage::sums::Sums;
 use crate::usage::tally::Increase;
 use plans::Plans;
@@ -123,6 +124,7 @@ pub struct Committed {
 impl Store {
     /// Opens or creates the ledger: checks all of it and brings it to the newest schema.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
+        make_private(path);
         let db = Connection::open(path)?;
         db.busy_timeout(BUSY_TIMEOUT)?;
         db.set_prepared_statement_cache_capacity(STATEMENTS);
@@ -184,6 +186,7 @@ impl Store {
     /// one moment: it takes a single step, because a copy in several steps restarts with each
     /// commit.
     pub fn backup(&self, to: &Path) -> Result<(), StoreError> {
+        make_private(to);
         let mut copy = Connection::open(to)?;
         Backup::new(&self.db, &mut copy)?.step(-1)?;
         Ok(())
@@ -213,6 +216,13 @@ impl Store {
         })?;
         self.tenants = rows.collect::<Result<_, _>>()?;
         Ok(())
+    }
+}
+
+/// Lets only our user read the ledger. `SQLite` gives its `-wal` and `-shm` files the same mode.
+fn make_private(path: &Path) {
+    if let Err(error) = create_private_file(path) {
+        tracing::warn!(path = %path.display(), %error, "ledger can't be closed to other users");
     }
 }
 

@@ -15,7 +15,7 @@ use super::instance::{Instance, Record, wait_for_exit};
 use super::{Inner, READY_WITHIN, RESERVED_BYTES, pidfd};
 use crate::runtime::instance_key::InstanceKey;
 use crate::runtime::{ExitKind, RuntimeError, Spec, Started, folder, probe, proc, sq_command};
-use crate::storage::atomic_file::{self, PRIVATE_FILE};
+use crate::storage::atomic_file;
 
 /// Attempts to start with another port: another program may take the port between our choice and
 /// SQ's bind.
@@ -181,7 +181,7 @@ impl Inner {
     fn write_record(&self, record: &Record) -> Result<(), RuntimeError> {
         let path = self.record_path(&record.tenant);
         let json = serde_json::to_vec(record).map_err(RuntimeError::failed)?;
-        atomic_file::write_unflushed(&path, &json, PRIVATE_FILE)
+        atomic_file::write_unflushed(&path, &json)
             .map_err(|error| RuntimeError::Failed(format!("{}: {error}", path.display())))
     }
 }

@@ -10,7 +10,7 @@ use rustix::fs::{Gid, Uid, fchown, ioctl_ficlone};
 use tempfile::NamedTempFile;
 
 use super::file_lease::FileLease;
-use crate::storage::atomic_file::{self, PRIVATE_FILE, parent};
+use crate::storage::atomic_file::{self, parent};
 use crate::storage::tenant_file::{self, Stamp};
 
 /// Pause between two attempts to read a file.
@@ -92,7 +92,7 @@ fn write_copy_with(
     source: &ConsistentRead,
     to: &Path,
 ) -> io::Result<()> {
-    let mut new = atomic_file::stage(parent(to), PRIVATE_FILE)?;
+    let mut new = atomic_file::stage(parent(to))?;
     let cloned = clone(new.as_file(), &source.file).is_ok();
     // SQ may have written the source after it was read: then the clone holds something else.
     if !(cloned && has_content(new.as_file(), &source.bytes)?) {
@@ -106,7 +106,7 @@ fn write_copy_with(
 
 /// Stages `bytes` in a tenant's folder, for the owner of that folder, and flushes them to disk.
 pub(super) fn stage_for_tenant(bytes: &[u8], folder: &Path) -> io::Result<NamedTempFile> {
-    let mut new = atomic_file::stage(folder, PRIVATE_FILE)?;
+    let mut new = atomic_file::stage(folder)?;
     new.write_all(bytes)?;
     let owner = std::fs::metadata(folder)?;
     let present = new.as_file().metadata()?;

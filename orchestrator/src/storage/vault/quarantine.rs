@@ -11,9 +11,8 @@ use protocol::time::DAY_S;
 
 use super::Vault;
 use crate::host;
-use crate::storage::atomic_file::{
-    self, PRIVATE_FILE, create_private_folder, entries, remove_if_exists,
-};
+use crate::storage::atomic_file::{self, entries, remove_if_exists};
+use crate::storage::private::create_private_folder;
 
 /// Files kept per tenant and kind.
 pub(super) const FILES_MAX: usize = 16;
@@ -53,7 +52,7 @@ impl Vault {
     ) -> io::Result<()> {
         let folder = Kind::Damaged.folder(&self.home(tenant));
         create_private_folder(&folder)?;
-        atomic_file::write(&folder.join(dated(name)), bytes, PRIVATE_FILE)?;
+        atomic_file::write(&folder.join(dated(name)), bytes)?;
         delete_oldest(&folder)
     }
 

@@ -8,7 +8,7 @@ use protocol::TenantId;
 use super::copy_phext::{CopyOutcome, Writer};
 use super::track::Track;
 use super::{Round, Vault};
-use crate::storage::atomic_file::create_private_folder;
+use crate::storage::private::create_private_folder;
 use crate::storage::tenant_file::phext_files;
 
 impl Vault {

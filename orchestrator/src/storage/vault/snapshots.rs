@@ -15,9 +15,8 @@ use super::copy_phext::{CopyOutcome, Writer};
 use super::track::Track;
 use super::{Vault, retention};
 use crate::host;
-use crate::storage::atomic_file::{
-    PRIVATE_FILE, create_private_folder, entries, remove_if_exists, sync_folder,
-};
+use crate::storage::atomic_file::{entries, remove_if_exists, sync_folder};
+use crate::storage::private::{PRIVATE_FILE, create_private_folder};
 use crate::storage::tenant_file::{self, phext_files};
 
 /// Age of the newest snapshot from which the next one is due.

@@ -12,9 +12,8 @@ use super::copy_phext::Writer;
 use super::examine::{Crash, Damage, Finding, examine};
 use super::track::Track;
 use super::{Repair, Vault};
-use crate::storage::atomic_file::{
-    self, create_private_folder, entries, remove_if_exists, sync_folder,
-};
+use crate::storage::atomic_file::{self, entries, remove_if_exists, sync_folder};
+use crate::storage::private::create_private_folder;
 use crate::storage::tenant_file::{self, PHEXT_SUFFIX, Stamp, phext_files};
 
 impl Vault {

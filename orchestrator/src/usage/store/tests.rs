@@ -48,6 +48,24 @@ fn total(store: &Store) -> u64 {
 }
 
 #[test]
+fn ledger_is_readable_by_its_owner_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("ledger.sqlite");
+    // One of an earlier release.
+    std::fs::write(&path, "").unwrap();
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let store = open(&dir);
+    store.backup(&dir.path().join("backup.sqlite")).unwrap();
+    for file in std::fs::read_dir(dir.path()).unwrap() {
+        let file = file.unwrap();
+        let mode = file.metadata().unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode, 0o600, "{}", file.path().display());
+    }
+    assert!(dir.path().join("ledger.sqlite-wal").exists());
+}
+
+#[test]
 fn repeated_report_adds_nothing_and_newer_its_difference() {
     let dir = TempDir::new().unwrap();
     let mut store = open(&dir);

@@ -7,6 +7,15 @@ use super::*;
 /// The window that docs/copies.md promises.
 const WINDOW: Duration = Duration::from_secs(5);
 
+/// Ends a writer, also when the test fails.
+struct SetOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for SetOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Runs rounds while a phext is rewritten with `texts` without a pause, until it has been copied.
 fn copy_under_writes(setup: &Setup, texts: impl Iterator<Item = String> + Send) -> Round {
     let path = setup.data.join(NAME);
@@ -21,9 +30,8 @@ fn copy_under_writes(setup: &Setup, texts: impl Iterator<Item = String> + Send) 
                 }
             }
         });
-        let round = setup.rounds_until(|round| round.copied > 0);
-        stop.store(true, Ordering::Relaxed);
-        round
+        let _stop = SetOnDrop(&stop);
+        setup.rounds_until(|round| round.copied > 0)
     })
 }
 
