@@ -1,22 +1,30 @@
-//! What the program says and how it ends.
+//! Exit codes and messages of the program.
 
 use std::fs;
-use std::process::Command;
+use std::path::Path;
+use std::process::{Command, Output};
+
+fn serve(config: &Path) -> Output {
+    let program = env!("CARGO_BIN_EXE_orchestrator");
+    Command::new(program).args(["serve", "--config"]).arg(config).output().unwrap()
+}
 
 #[test]
-fn a_bad_configuration_ends_it_with_64_and_every_fault() {
+fn bad_configuration_exits_64_with_every_fault() {
     let dir = tempfile::tempdir().unwrap();
     let config = dir.path().join("orchestrator.toml");
-    fs::write(&config, "what = 1\n[lifecycle]\nlease_ms = 1\n[listen]\ngate = \"0.0.0.0:1\"\n")
-        .unwrap();
-    let program = env!("CARGO_BIN_EXE_orchestrator");
-    let ended = Command::new(program).args(["serve", "--config"]).arg(&config).output().unwrap();
-    let said = String::from_utf8_lossy(&ended.stderr);
-    assert_eq!(ended.status.code(), Some(64), "{said}");
+    let text = "what = 1\n[lifecycle]\nlease_ms = 1\n[listen]\ngate = \"0.0.0.0:1\"\n";
+    fs::write(&config, text).unwrap();
+    let output = serve(&config);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(64), "{stderr}");
     for fault in ["what: ", "lifecycle.lease_ms: ", "listen.gate: "] {
-        assert!(said.contains(fault), "{fault}is missing in:\n{said}");
+        assert!(stderr.contains(fault), "{fault}is missing in:\n{stderr}");
     }
-    let none = dir.path().join("none.toml");
-    let ended = Command::new(program).args(["serve", "--config"]).arg(none).output().unwrap();
-    assert_eq!(ended.status.code(), Some(64));
+}
+
+#[test]
+fn missing_configuration_exits_64() {
+    let dir = tempfile::tempdir().unwrap();
+    assert_eq!(serve(&dir.path().join("none.toml")).status.code(), Some(64));
 }

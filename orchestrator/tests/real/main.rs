@@ -1,13 +1,22 @@
-//! The runtimes and the xDS server against the real SQ, Docker and Envoy.
+//! Tests of the runtimes and the xDS server against the real SQ, Docker and Envoy.
 //!
-//! What needs a Docker daemon is ignored unless it is asked for: `make integration-test` does.
+//! | file | content |
+//! |---|---|
+//! | `contract.rs` | rules that every runtime must keep |
+//! | `process.rs` | the process runtime: the contract, and its own rules |
+//! | `docker.rs` | the same for the Docker runtime |
+//! | `xds.rs` | the xDS server against Envoy |
+//! | `cli.rs` | exit codes and messages of the program |
+//! | `tools.rs` | paths of the real programs, and a client of SQ |
+//!
+//! Tests that need a Docker daemon are ignored by default; `make integration-test` runs them.
 
-// All of it is tests.
+// Everything here is a test.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod cli;
+mod contract;
 mod docker;
 mod process;
-mod rules;
 mod tools;
 mod xds;

@@ -1,182 +1,188 @@
-//! The process runtime.
+//! The process runtime: the contract of all runtimes, and its own rules.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use orchestrator::config::ProcessConfig;
-use orchestrator::runtime::folder::Owner;
 use orchestrator::runtime::process::ProcessRuntime;
 use orchestrator::runtime::{ExitKind, FoundState, Runtime, RuntimeError};
 use tempfile::TempDir;
 
-use crate::rules;
-use crate::tools::{VERSIONS, eventually, spec, sq_pattern};
+use crate::contract;
+use crate::tools::{OWNER, VERSIONS, eventually, spec, sq_pattern};
 
-/// Folders of one installation; what still runs at the end is killed.
-pub(crate) struct Home {
+/// Folders of one installation. Dropping it kills the processes that are left.
+pub(crate) struct Installation {
     dir: TempDir,
 }
 
-impl Home {
+impl Installation {
     pub(crate) fn new() -> Self {
         let dir = TempDir::new().unwrap();
+        // Reachable by the uid of SQ.
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
         fs::create_dir(dir.path().join("data")).unwrap();
         Self { dir }
     }
 
     pub(crate) fn runtime(&self) -> ProcessRuntime {
-        let data_root = self.dir.path().join("data");
         let state_dir = self.dir.path().join("state");
-        let owner = Owner { uid: 10001, gid: 10001 };
         let config = ProcessConfig { sq: sq_pattern() };
-        ProcessRuntime::new(&data_root, &state_dir, owner, &config).unwrap()
+        ProcessRuntime::new(&self.data(), &state_dir, OWNER, &config).unwrap()
     }
 
+    fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    fn record(&self, name: &str) -> PathBuf {
+        self.dir.path().join(format!("state/process/{name}.json"))
+    }
+
+    /// Process ids, as the records have them.
     fn pids(&self) -> Vec<String> {
         let Ok(entries) = fs::read_dir(self.dir.path().join("state/process")) else {
             return Vec::new();
         };
-        let pid = |path: &Path| {
-            let json: serde_json::Value = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
-            Some(json["pid"].to_string())
-        };
+        let pid = |path: &Path| Some(read_json(path)?["pid"].to_string());
         entries.filter_map(|entry| pid(&entry.ok()?.path())).collect()
     }
 
     fn kill(&self) {
         for pid in self.pids() {
-            std::process::Command::new("kill").args(["-9", &pid]).status().unwrap();
+            Command::new("kill").args(["-9", &pid]).status().unwrap();
         }
     }
 }
 
-impl Drop for Home {
+impl Drop for Installation {
     fn drop(&mut self) {
         self.kill();
     }
 }
 
+fn read_json(path: &Path) -> Option<serde_json::Value> {
+    serde_json::from_slice(&fs::read(path).ok()?).ok()
+}
+
 #[tokio::test]
-async fn an_instance_lives_through_its_states() {
+async fn instance_passes_through_all_states() {
     for version in VERSIONS {
-        let home = Home::new();
-        rules::an_instance_lives_through_its_states(
-            home.runtime(),
-            async || home.runtime(),
-            version,
-        )
-        .await;
+        let home = Installation::new();
+        let reopen = async || home.runtime();
+        contract::instance_passes_through_all_states(home.runtime(), reopen, version).await;
     }
 }
 
 #[tokio::test]
-async fn a_death_is_told_once_and_a_stop_is_not() {
+async fn death_is_an_event_and_stop_is_none() {
     for version in VERSIONS {
-        let home = Home::new();
-        rules::a_death_is_told_once_and_a_stop_is_not(&home.runtime(), version, async || {
-            home.kill();
-        })
-        .await;
+        let home = Installation::new();
+        let kill = async || home.kill();
+        contract::death_is_an_event_and_stop_is_none(&home.runtime(), version, kill).await;
     }
 }
 
 #[tokio::test]
-async fn a_tenant_that_uses_up_its_memory_dies_alone() {
+async fn out_of_memory_kills_one_tenant_only() {
     for version in VERSIONS {
-        let home = Home::new();
-        rules::a_tenant_that_uses_up_its_memory_dies_alone(&home.runtime(), version).await;
+        let home = Installation::new();
+        contract::out_of_memory_kills_one_tenant_only(&home.runtime(), version).await;
     }
 }
 
 #[tokio::test]
-async fn a_running_instance_can_be_given_more_memory() {
-    rules::a_running_instance_can_be_given_more_memory(&Home::new().runtime()).await;
+async fn resize_raises_the_memory_limit() {
+    contract::resize_raises_the_memory_limit(&Installation::new().runtime()).await;
 }
 
 #[tokio::test]
-async fn a_folder_that_cannot_be_written_fails_the_start_with_its_name() {
-    let home = Home::new();
-    fs::write(home.dir.path().join("data/alice"), "not a folder").unwrap();
+async fn unwritable_folder_fails_the_start_by_name() {
+    let home = Installation::new();
+    fs::write(home.data().join("alice"), "not a folder").unwrap();
     let error = home.runtime().start(spec("alice", "0.6.0")).await.unwrap_err();
     assert!(matches!(&error, RuntimeError::Unwritable { path, .. } if path.ends_with("alice")));
 }
 
 #[tokio::test]
-async fn what_an_earlier_boot_left_is_told_from_what_died_in_this_one() {
-    let home = Home::new();
+async fn instance_of_an_earlier_boot_is_recognized() {
+    let home = Installation::new();
     let runtime = home.runtime();
     runtime.start(spec("alice", "0.6.0")).await.unwrap();
     drop(runtime);
     home.kill();
     let state = async || home.runtime().list().await.unwrap().remove(0).state;
-    // A signal is sent, not yet delivered.
-    eventually("its end is seen", async || {
+    // The signal may be sent and not yet delivered.
+    eventually("the death is seen", async || {
         (state().await == FoundState::Stopped(ExitKind::Gone)).then_some(())
     })
     .await;
-    let path = home.dir.path().join("state/process/alice.json");
-    let mut record: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    let mut record = read_json(&home.record("alice")).unwrap();
     record["boot"] = "another".into();
-    fs::write(&path, serde_json::to_vec(&record).unwrap()).unwrap();
+    fs::write(home.record("alice"), serde_json::to_vec(&record).unwrap()).unwrap();
     assert_eq!(state().await, FoundState::FromEarlierBoot);
 }
 
-/// As an orchestrator leaves it that is killed before it has written the record.
+/// An orchestrator that is killed before it has written the record leaves such a process.
 #[tokio::test]
-async fn an_sq_without_a_record_is_ended_before_another_can_be_started() {
-    let home = Home::new();
+async fn sq_without_a_record_is_killed() {
+    let home = Installation::new();
     let runtime = home.runtime();
     runtime.start(spec("alice", "0.6.0")).await.unwrap();
     let pid = home.pids().remove(0);
     drop(runtime);
-    fs::remove_file(home.dir.path().join("state/process/alice.json")).unwrap();
+    fs::remove_file(home.record("alice")).unwrap();
     let runtime = home.runtime();
     assert_eq!(runtime.list().await.unwrap(), []);
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    assert!(stat.is_empty() || stat.contains(") Z "), "it runs: {stat}");
+    assert!(stat.is_empty() || stat.contains(") Z "), "the process is alive: {stat}");
     runtime.start(spec("alice", "0.6.0")).await.unwrap();
-    assert_eq!(runtime.list().await.unwrap().len(), 1, "its own are known");
+    assert_eq!(runtime.list().await.unwrap().len(), 1, "one with a record stays");
 }
 
-/// A file system that is full but for the blocks which it keeps for root.
+/// The file system is full except for the blocks that it reserves for root.
 #[tokio::test]
 #[ignore = "root and loop devices are needed: `make integration-test` runs it"]
-async fn a_disk_with_room_for_root_alone_fails_the_start() {
-    let home = Home::new();
-    let (image, data) = (home.dir.path().join("image"), home.dir.path().join("data"));
+async fn disk_with_room_for_root_only_fails_the_start() {
+    let home = Installation::new();
+    let image = home.dir.path().join("image");
     fs::File::create(&image).unwrap().set_len(16 << 20).unwrap();
     run("mkfs.ext4", &["-q", "-F", "-m", "50", path(&image)]);
-    run("mount", &["-o", "loop", path(&image), path(&data)]);
-    let _mounted = Mounted(data.clone());
-    fs::create_dir(data.join("alice")).unwrap();
-    let filler = data.join("filler");
+    run("mount", &["-o", "loop", path(&image), path(&home.data())]);
+    let _mounted = Mounted(home.data());
+    fs::create_dir(home.data().join("alice")).unwrap();
+
+    let filler = home.data().join("filler");
     fs::write(&filler, "").unwrap();
     run("chown", &["10001", path(&filler)]);
     let owner = ["--reuid", "10001", "--regid", "10001", "--clear-groups"];
-    run("setpriv", &[&owner[..], &["sh", "-c", FILL, path(&filler)]].concat());
+    run("setpriv", &[&owner[..], &["sh", "-c", FILL_DISK, path(&filler)]].concat());
     let error = home.runtime().start(spec("alice", "0.6.0")).await.unwrap_err();
     assert!(matches!(error, RuntimeError::Unwritable { .. }), "{error}");
+
     fs::remove_file(filler).unwrap();
     home.runtime().start(spec("alice", "0.6.0")).await.unwrap();
     home.kill();
 }
 
-/// To the last block.
-const FILL: &str = "dd if=/dev/zero of=\"$0\" bs=64k 2>/dev/null; \
-                    dd if=/dev/zero of=\"$0\" bs=1k oflag=append conv=notrunc 2>/dev/null; true";
+/// Script that fills a disk to its last block.
+const FILL_DISK: &str = "dd if=/dev/zero of=\"$0\" bs=64k 2>/dev/null; \
+                         dd if=/dev/zero of=\"$0\" bs=1k oflag=append conv=notrunc 2>/dev/null; \
+                         true";
 
 fn path(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
 fn run(program: &str, args: &[&str]) {
-    let status = std::process::Command::new(program).args(args).status().unwrap();
+    let status = Command::new(program).args(args).status().unwrap();
     assert!(status.success(), "{program} {args:?}: {status}");
 }
 
-struct Mounted(std::path::PathBuf);
+/// Unmounts a folder when it is dropped.
+struct Mounted(PathBuf);
 
 impl Drop for Mounted {
     fn drop(&mut self) {
@@ -185,30 +191,27 @@ impl Drop for Mounted {
 }
 
 #[tokio::test]
-async fn a_version_that_is_not_there_is_named() {
-    let error = Home::new().runtime().start(spec("alice", "9.9.9")).await.unwrap_err();
-    assert!(
-        error.to_string().contains("sq-9.9.9/bin/sq does not exist: run `make setup`"),
-        "{error}"
-    );
+async fn missing_version_is_named_in_the_error() {
+    let runtime = Installation::new().runtime();
+    let error = runtime.start(spec("alice", "9.9.9")).await.unwrap_err().to_string();
+    assert!(error.contains("sq-9.9.9/bin/sq does not exist: run `make setup`"), "{error}");
 }
 
 #[tokio::test]
-async fn the_record_with_the_key_is_for_us_alone() {
-    let home = Home::new();
-    let runtime = home.runtime();
-    runtime.start(spec("alice", "0.6.0")).await.unwrap();
-    let record = home.dir.path().join("state/process/alice.json");
-    assert_eq!(fs::metadata(record).unwrap().permissions().mode() & 0o777, 0o600);
-}
-
-/// In ours, the kernel would send it SIGHUP when we die while it is frozen.
-#[tokio::test]
-async fn a_tenant_has_a_session_of_its_own() {
-    let home = Home::new();
+async fn record_with_the_key_is_private() {
+    let home = Installation::new();
     home.runtime().start(spec("alice", "0.6.0")).await.unwrap();
-    let pids = home.pids();
-    let stat = fs::read_to_string(format!("/proc/{}/stat", pids[0])).unwrap();
+    let metadata = fs::metadata(home.record("alice")).unwrap();
+    assert_eq!(metadata.permissions().mode() & 0o777, 0o600);
+}
+
+/// In the orchestrator's session, a paused SQ would get SIGHUP when the orchestrator dies.
+#[tokio::test]
+async fn instance_has_its_own_session() {
+    let home = Installation::new();
+    home.runtime().start(spec("alice", "0.6.0")).await.unwrap();
+    let pid = home.pids().remove(0);
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     let session = stat.rsplit(')').next().unwrap().split_whitespace().nth(3);
-    assert_eq!(session, Some(pids[0].as_str()));
+    assert_eq!(session, Some(pid.as_str()));
 }

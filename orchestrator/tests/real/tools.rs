@@ -1,37 +1,44 @@
-//! Where the real programs are, and a client that speaks to SQ.
+//! Paths of the real programs, and a client that speaks to SQ.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use orchestrator::runtime::folder::Owner;
 use orchestrator::runtime::{Endpoint, Spec};
 use protocol::{Limits, TenantId, TierName};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 
-/// Both versions that must work.
+/// Releases of SQ that must work.
 pub(crate) const VERSIONS: [&str; 2] = ["0.6.0", "0.5.0"];
 
-/// How long anything may take before a test gives up.
+/// User of SQ where the tests run as root.
+pub(crate) const OWNER: Owner = Owner { uid: 10_001, gid: 10_001 };
+
+/// Path and query of the scroll that [`write`] writes.
+pub(crate) const SCROLL: &str = "p=notes&c=1.1.1/1.1.1/1.1.1";
+
+/// Time-out of each wait.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// `.tools` of the repository, or `TOOLS_DIR`.
-pub(crate) fn tools() -> PathBuf {
+/// The repository's `.tools`, or `TOOLS_DIR`.
+fn tools() -> PathBuf {
     std::env::var_os("TOOLS_DIR")
         .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../.tools"), PathBuf::from)
 }
 
-/// The pattern the process runtime is configured with.
+/// Path of SQ with `{version}` in it, as the process runtime is configured.
 pub(crate) fn sq_pattern() -> String {
-    let there = tools().join("sq-0.6.0/bin/sq");
-    assert!(there.exists(), "there is no {}: run `make setup`", there.display());
+    let sq = tools().join("sq-0.6.0/bin/sq");
+    assert!(sq.exists(), "{} does not exist: run `make setup`", sq.display());
     tools().join("sq-{version}/bin/sq").display().to_string()
 }
 
 pub(crate) fn envoy() -> PathBuf {
     let path = std::env::var_os("ENVOY_BIN").map_or_else(|| tools().join("envoy"), PathBuf::from);
-    assert!(path.exists(), "there is no {}: run `make setup`", path.display());
+    assert!(path.exists(), "{} does not exist: run `make setup`", path.display());
     path
 }
 
@@ -48,8 +55,8 @@ pub(crate) fn spec(name: &str, version: &str) -> Spec {
     }
 }
 
-/// One request as SQ wants it; status and body. Status 0: no answer.
-pub(crate) async fn ask(
+/// Sends one request to SQ and returns status and body; status 0 if there was no response.
+pub(crate) async fn request(
     address: SocketAddr,
     key: &str,
     method: &str,
@@ -61,34 +68,40 @@ pub(crate) async fn ask(
          Content-Length: {}\r\n\r\n{body}",
         body.len()
     );
-    let answer = async {
+    let response = async {
         let mut stream = TcpStream::connect(address).await?;
         stream.write_all(request.as_bytes()).await?;
-        let mut answer = Vec::new();
-        stream.read_to_end(&mut answer).await?;
-        std::io::Result::Ok(answer)
+        let mut response = Vec::new();
+        stream.read_to_end(&mut response).await?;
+        std::io::Result::Ok(response)
     };
-    let answer = tokio::time::timeout(PATIENCE, answer).await.expect("SQ hangs");
-    let answer = String::from_utf8_lossy(&answer.unwrap_or_default()).into_owned();
-    let status = answer.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
-    let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body).to_owned();
+    let response = tokio::time::timeout(PATIENCE, response).await.expect("SQ hangs");
+    split_response(&String::from_utf8_lossy(&response.unwrap_or_default()))
+}
+
+/// Splits an HTTP/1.1 response into status and body; status 0 if it is empty.
+pub(crate) fn split_response(response: &str) -> (u16, String) {
+    let status = response.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
+    let body = response.split_once("\r\n\r\n").map_or("", |(_, body)| body).to_owned();
     (status, body)
 }
 
+/// Writes a text to the scroll at [`SCROLL`].
 pub(crate) async fn write(at: &Endpoint, text: &str) {
-    let path = "update?p=notes&c=1.1.1/1.1.1/1.1.1";
-    let (status, body) = ask(at.address, at.key.expose(), "POST", path, text).await;
+    let path = format!("update?{SCROLL}");
+    let (status, body) = request(at.address, at.key.expose(), "POST", &path, text).await;
     assert_eq!(status, 200, "{body}");
 }
 
+/// Reads the scroll at [`SCROLL`].
 pub(crate) async fn read(at: &Endpoint) -> String {
-    let path = "select?p=notes&c=1.1.1/1.1.1/1.1.1";
-    let (status, body) = ask(at.address, at.key.expose(), "GET", path, "").await;
+    let path = format!("select?{SCROLL}");
+    let (status, body) = request(at.address, at.key.expose(), "GET", &path, "").await;
     assert_eq!(status, 200, "{body}");
     body
 }
 
-/// Polls until it is so.
+/// Polls until `look` returns a value.
 pub(crate) async fn eventually<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {

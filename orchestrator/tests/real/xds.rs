@@ -14,10 +14,15 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
-use crate::process::Home;
-use crate::tools::{ask, envoy, eventually, spec, tenant, write};
+use crate::process::Installation;
+use crate::tools::{
+    SCROLL, VERSIONS, envoy, eventually, request, spec, split_response, tenant, write,
+};
 
-/// An xDS server that can be stopped.
+/// Time-out of a wait for an event.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// An xDS server, in place of the orchestrator's.
 struct Server {
     publisher: Publisher,
     events: mpsc::Receiver<XdsEvent>,
@@ -27,6 +32,13 @@ struct Server {
 }
 
 impl Server {
+    /// Starts a server that sends its set of clusters at once.
+    async fn start_ready() -> Self {
+        let server = Self::start("127.0.0.1:0").await;
+        server.publisher.ready();
+        server
+    }
+
     async fn start(address: &str) -> Self {
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -44,20 +56,22 @@ impl Server {
     }
 
     async fn next(&mut self) -> XdsEvent {
-        let event = tokio::time::timeout(Duration::from_secs(20), self.events.recv());
+        let event = tokio::time::timeout(PATIENCE, self.events.recv());
         event.await.expect("an xDS event").unwrap()
     }
 
+    /// Waits until one Envoy has acknowledged a change.
     async fn acked(&mut self, wanted: Seq) {
         loop {
             match self.next().await {
                 XdsEvent::Acked { seq, .. } if seq >= wanted => return,
-                XdsEvent::Nacked { reason, .. } => panic!("refused: {reason}"),
+                XdsEvent::Nacked { reason, .. } => panic!("rejected: {reason}"),
                 _ => {}
             }
         }
     }
 
+    /// Waits for the next Envoy and returns its `node.id`.
     async fn connected(&mut self) -> String {
         loop {
             if let XdsEvent::Connected { gateway, .. } = self.next().await {
@@ -67,7 +81,8 @@ impl Server {
     }
 }
 
-/// An Envoy that routes by `x-sq-cluster` and learns its clusters from `xds`.
+/// An Envoy that routes by `x-sq-cluster` and gets its clusters from the server at `xds`. Dropping it
+/// ends it, after a failed test with its log.
 struct Envoy {
     process: Child,
     dir: TempDir,
@@ -104,13 +119,13 @@ impl Envoy {
         })
         .await;
         eventually("Envoy's listener", async || {
-            let listeners = http(admin, "/listeners?format=json", "").await;
-            let json: serde_json::Value = serde_json::from_str(&listeners.1).ok()?;
+            let (_, listeners) = http(admin, "/listeners?format=json", "").await;
+            let json = json_of(&listeners)?;
             let address = &json["listener_statuses"][0]["local_address"]["socket_address"];
             let port = u16::try_from(address["port_value"].as_u64()?).ok()?;
             let address = SocketAddr::from(([127, 0, 0, 1], port));
-            // Listed before its workers accept.
-            (http(address, "/", "sq/nobody").await.0 > 0).then_some(address)
+            // It is listed before the workers accept connections.
+            (http(address, "/", "sq/unknown").await.0 > 0).then_some(address)
         })
         .await
     }
@@ -120,7 +135,7 @@ impl Drop for Envoy {
     fn drop(&mut self) {
         if std::thread::panicking() {
             let log = fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
-            eprintln!("Envoy said:\n{log}");
+            eprintln!("Envoy's log:\n{log}");
         }
         let _ = self.process.kill();
         let _ = self.process.wait();
@@ -167,7 +182,7 @@ static_resources:
       endpoints: [{ lb_endpoints: [{ endpoint: { address: { socket_address: { address: 127.0.0.1, port_value: XDS_PORT } } } }] }]
 "#;
 
-/// A GET with a client's key that must not reach SQ.
+/// Sends a GET with a client's key, which must not reach SQ, and returns status and body.
 async fn http(address: SocketAddr, path: &str, cluster: &str) -> (u16, String) {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let request = format!(
@@ -178,16 +193,26 @@ async fn http(address: SocketAddr, path: &str, cluster: &str) -> (u16, String) {
         return (0, String::new());
     };
     stream.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.unwrap();
-    let status = answer.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
-    let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body).to_owned();
-    // Admin answers come chunked: the JSON is what is between the first and the last brace.
-    let json = body.find('{').zip(body.rfind('}')).map(|(a, b)| body[a..=b].to_owned());
-    (status, json.filter(|_| cluster.is_empty()).unwrap_or(body))
+    let mut response = String::new();
+    stream.read_to_string(&mut response).await.unwrap();
+    split_response(&response)
 }
 
-const SELECT: &str = "/api/v2/select?p=notes&c=1.1.1/1.1.1/1.1.1";
+/// The JSON of a chunked body: from the first brace to the last.
+fn json_of(body: &str) -> Option<serde_json::Value> {
+    let start = body.find('{')?;
+    let end = body.rfind('}')?;
+    serde_json::from_str(&body[start..=end]).ok()
+}
+
+/// Reads the scroll of [`SCROLL`] through Envoy and returns status and body.
+async fn select(listener: SocketAddr, cluster: &str) -> (u16, String) {
+    http(listener, &format!("/api/v2/select?{SCROLL}"), cluster).await
+}
+
+async fn select_status(listener: SocketAddr, cluster: &str) -> u16 {
+    select(listener, cluster).await.0
+}
 
 fn cluster_of(endpoint: &Endpoint, version: &str) -> ClusterSpec {
     let token = BearerToken::new(endpoint.key.expose());
@@ -195,45 +220,43 @@ fn cluster_of(endpoint: &Endpoint, version: &str) -> ClusterSpec {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_published_tenant_is_routed_to_with_its_own_key_and_a_withdrawn_one_is_not() {
-    for version in crate::tools::VERSIONS {
-        let home = Home::new();
+async fn published_tenant_is_routed_until_withdrawn() {
+    for version in VERSIONS {
+        let home = Installation::new();
         let alice = home.runtime().start(spec("alice", version)).await.unwrap().endpoint;
         write(&alice, "through envoy").await;
-        let mut server = Server::start("127.0.0.1:0").await;
-        server.publisher.ready();
+        let mut server = Server::start_ready().await;
         let envoy = Envoy::start(server.address, "gw-1");
         assert_eq!(server.connected().await, "gw-1");
         let listener = envoy.listener().await;
-        assert_eq!(http(listener, SELECT, "sq/alice").await.0, 503);
+        assert_eq!(select_status(listener, "sq/alice").await, 503);
 
         let seq = server.publisher.publish(&tenant("alice"), &cluster_of(&alice, version));
         server.acked(seq).await;
-        let (status, body) = http(listener, SELECT, "sq/alice").await;
+        let (status, body) = select(listener, "sq/alice").await;
         assert_eq!(status, 200, "{body}");
         assert!(body.contains("through envoy"), "{body}");
 
         let seq = server.publisher.withdraw(&tenant("alice"));
         server.acked(seq).await;
-        assert_eq!(http(listener, SELECT, "sq/alice").await.0, 503);
+        assert_eq!(select_status(listener, "sq/alice").await, 503);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_restart_of_the_server_removes_only_what_is_gone() {
-    let home = Home::new();
+async fn restarted_server_removes_only_gone_clusters() {
+    let home = Installation::new();
     let runtime = home.runtime();
     let alice = runtime.start(spec("alice", "0.6.0")).await.unwrap().endpoint;
     let bob = runtime.start(spec("bob", "0.6.0")).await.unwrap().endpoint;
-    let mut server = Server::start("127.0.0.1:0").await;
-    server.publisher.ready();
+    let mut server = Server::start_ready().await;
     server.publisher.publish(&tenant("alice"), &cluster_of(&alice, "0.6.0"));
     let seq = server.publisher.publish(&tenant("bob"), &cluster_of(&bob, "0.6.0"));
     let envoy = Envoy::start(server.address, "gw-1");
     server.acked(seq).await;
     let listener = envoy.listener().await;
     let both = async || {
-        (http(listener, SELECT, "sq/alice").await.0, http(listener, SELECT, "sq/bob").await.0)
+        (select_status(listener, "sq/alice").await, select_status(listener, "sq/bob").await)
     };
     assert_eq!(both().await, (200, 200));
 
@@ -241,7 +264,7 @@ async fn a_restart_of_the_server_removes_only_what_is_gone() {
     server.stop().await;
     assert_eq!(both().await, (200, 200));
 
-    // The new one knows nothing yet: it says nothing, and nothing is lost.
+    // The new server knows nothing yet. Until it is ready it sends nothing, so nothing is lost.
     let mut server = Server::start(&address).await;
     assert_eq!(server.connected().await, "gw-1");
     assert_eq!(both().await, (200, 200));
@@ -252,11 +275,10 @@ async fn a_restart_of_the_server_removes_only_what_is_gone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_envoys_are_told_the_same_and_acked_each() {
-    let home = Home::new();
+async fn two_envoys_get_and_acknowledge_the_same() {
+    let home = Installation::new();
     let alice = home.runtime().start(spec("alice", "0.6.0")).await.unwrap().endpoint;
-    let mut server = Server::start("127.0.0.1:0").await;
-    server.publisher.ready();
+    let mut server = Server::start_ready().await;
     let envoys = [Envoy::start(server.address, "gw-1"), Envoy::start(server.address, "gw-2")];
     let mut ids = [server.connected().await, server.connected().await];
     ids.sort();
@@ -265,7 +287,7 @@ async fn two_envoys_are_told_the_same_and_acked_each() {
     server.acked(seq).await;
     server.acked(seq).await;
     for envoy in &envoys {
-        assert_eq!(http(envoy.listener().await, SELECT, "sq/alice").await.0, 200);
+        assert_eq!(select_status(envoy.listener().await, "sq/alice").await, 200);
     }
     drop(envoys);
     let mut left = 0;
@@ -277,13 +299,12 @@ async fn two_envoys_are_told_the_same_and_acked_each() {
     assert_eq!(server.publisher.streams(), 0);
 }
 
-/// No cluster of ours is wrong; so an Envoy whose own configuration can't have any.
+/// Our clusters are valid, so this Envoy's own configuration is one that rejects all clusters.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_envoy_that_refuses_a_cluster_says_which_and_why() {
-    let home = Home::new();
+async fn rejected_cluster_is_reported_with_its_reason() {
+    let home = Installation::new();
     let alice = home.runtime().start(spec("alice", "0.6.0")).await.unwrap().endpoint;
-    let mut server = Server::start("127.0.0.1:0").await;
-    server.publisher.ready();
+    let mut server = Server::start_ready().await;
     let at = "{ address: 127.0.0.1, port_value: 0 }";
     let own = format!("  - name: xds\n    upstream_bind_config: {{ source_address: {at} }}\n");
     let bootstrap = BOOTSTRAP.replace("  - name: xds\n", &own);
@@ -292,26 +313,26 @@ async fn an_envoy_that_refuses_a_cluster_says_which_and_why() {
     let envoy = Envoy::start_with(&format!("{manager}{bootstrap}"), server.address, "gw-1");
     assert_eq!(server.connected().await, "gw-1");
     let seq = server.publisher.publish(&tenant("alice"), &cluster_of(&alice, "0.6.0"));
-    let (tenants, refused, reason) = loop {
+    let (tenants, rejected_seq, reason) = loop {
         if let XdsEvent::Nacked { tenants, seq, reason, .. } = server.next().await {
             break (tenants, seq, reason);
         }
     };
-    assert_eq!((tenants, refused), (vec![tenant("alice")], seq));
+    assert_eq!(tenants, [tenant("alice")]);
+    assert_eq!(rejected_seq, seq);
     assert!(reason.contains("sq/alice"), "{reason}");
-    // It holds up nobody: what it has refused counts as told.
+    // Rejected changes count as acknowledged, so that they block nothing.
     server.acked(seq).await;
-    assert_eq!(http(envoy.listener().await, SELECT, "sq/alice").await.0, 503);
+    assert_eq!(select_status(envoy.listener().await, "sq/alice").await, 503);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_envoy_without_a_proper_id_is_turned_away() {
-    let mut server = Server::start("127.0.0.1:0").await;
-    server.publisher.ready();
+async fn envoy_with_an_invalid_id_is_refused() {
+    let mut server = Server::start_ready().await;
     let envoy = Envoy::start(server.address, "Not An Id");
     eventually("the reason is in Envoy's log", async || {
         let log = fs::read_to_string(envoy.dir.path().join("log")).ok()?;
-        // As gRPC encodes a message.
+        // gRPC encodes its messages like this.
         log.contains("is%20not%20a%20valid%20gateway%20id").then_some(())
     })
     .await;
@@ -319,22 +340,21 @@ async fn an_envoy_without_a_proper_id_is_turned_away() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_request_at_a_time_reaches_sq_0_5_0_and_all_are_answered() {
-    let home = Home::new();
+async fn sq_0_5_0_serves_a_herd_of_requests() {
+    let home = Installation::new();
     let alice = home.runtime().start(spec("alice", "0.5.0")).await.unwrap().endpoint;
     write(&alice, "x").await;
-    let mut server = Server::start("127.0.0.1:0").await;
-    server.publisher.ready();
+    let mut server = Server::start_ready().await;
     let envoy = Envoy::start(server.address, "gw-1");
     let seq = server.publisher.publish(&tenant("alice"), &cluster_of(&alice, "0.5.0"));
     server.acked(seq).await;
     let listener = envoy.listener().await;
-    let asked: Vec<_> =
-        (0..100).map(|_| tokio::spawn(http(listener, SELECT, "sq/alice"))).collect();
-    for answer in asked {
-        assert_eq!(answer.await.unwrap().0, 200);
+    let herd: Vec<_> =
+        (0..100).map(|_| tokio::spawn(select_status(listener, "sq/alice"))).collect();
+    for status in herd {
+        assert_eq!(status.await.unwrap(), 200);
     }
-    let direct =
-        ask(alice.address, alice.key.expose(), "GET", "select?p=notes&c=1.1.1/1.1.1/1.1.1", "");
-    assert_eq!(direct.await.0, 200);
+    let path = format!("select?{SCROLL}");
+    let direct = request(alice.address, alice.key.expose(), "GET", &path, "").await;
+    assert_eq!(direct.0, 200);
 }

@@ -1,14 +1,15 @@
-//! What every runtime must do, whichever it is.
+//! Rules that every runtime must keep. Each is run by the tests of the single runtimes.
 
 use orchestrator::runtime::{Died, ExitKind, FoundState, Runtime, RuntimeError, Stopped};
 use tokio::sync::mpsc::Receiver;
 
-use crate::tools::{ask, eventually, read, spec, tenant, write};
+use crate::tools::{SCROLL, eventually, read, request, spec, tenant, write};
 
-/// Two lives of one runtime on the same folders: `again` makes the next orchestrator's.
-pub(crate) async fn an_instance_lives_through_its_states<R: Runtime>(
+/// Takes an instance through all states, and through two restarts of the orchestrator: `reopen`
+/// makes another runtime on the same folders.
+pub(crate) async fn instance_passes_through_all_states<R: Runtime>(
     runtime: R,
-    again: impl AsyncFn() -> R,
+    reopen: impl AsyncFn() -> R,
     version: &str,
 ) {
     let alice = tenant("alice");
@@ -16,60 +17,59 @@ pub(crate) async fn an_instance_lives_through_its_states<R: Runtime>(
     let first = started.endpoint;
     write(&first, "kept").await;
 
-    // Only its own key opens it.
-    let (status, _) = ask(first.address, "wrong", "GET", "toc?p=notes", "").await;
+    // Another key is refused.
+    let (status, _) = request(first.address, "wrong", "GET", "toc?p=notes", "").await;
     assert_eq!(status, 401);
     assert!(runtime.memory_bytes(&alice).await.unwrap().unwrap() > 0);
 
-    // Frozen and thawed, twice each.
-    for _ in 0..2 {
-        runtime.pause(&alice).await.unwrap();
-    }
+    // Pause and resume are idempotent.
+    runtime.pause(&alice).await.unwrap();
+    runtime.pause(&alice).await.unwrap();
     assert_eq!(runtime.list().await.unwrap()[0].state, FoundState::Paused);
-    for _ in 0..2 {
-        runtime.resume(&alice).await.unwrap();
-    }
+    runtime.resume(&alice).await.unwrap();
+    runtime.resume(&alice).await.unwrap();
     assert_eq!(read(&first).await, "kept");
 
-    // The next orchestrator finds it as it is, with its key, running and paused.
+    // The next orchestrator adopts it with its key, running and then paused.
     drop(runtime);
-    let runtime = again().await;
+    let runtime = reopen().await;
     let found = runtime.list().await.unwrap().remove(0);
-    assert_eq!((found.state, &found.endpoint), (FoundState::Running, &Some(first.clone())));
-    assert_eq!((found.tenant.as_str(), found.tier.as_str()), ("alice", "free"));
-    assert_eq!(
-        (found.limits, found.sq_version),
-        (spec("alice", version).limits, version.parse().unwrap())
-    );
+    assert_eq!(found.state, FoundState::Running);
+    assert_eq!(found.endpoint, Some(first.clone()));
+    assert_eq!(found.tenant.as_str(), "alice");
+    assert_eq!(found.tier.as_str(), "free");
+    assert_eq!(found.limits, spec("alice", version).limits);
+    assert_eq!(found.sq_version, version.parse().unwrap());
     runtime.pause(&alice).await.unwrap();
     drop(runtime);
-    let runtime = again().await;
+    let runtime = reopen().await;
     assert_eq!(runtime.list().await.unwrap()[0].state, FoundState::Paused);
     runtime.resume(&alice).await.unwrap();
 
-    // Stopped and started: the data stay, key and instance are new.
+    // After a stop and a start the data is there, under a new key.
     assert_eq!(runtime.stop(&alice).await, Ok(Stopped::Alive));
     assert_eq!(runtime.stop(&alice).await, Ok(Stopped::Dead));
     assert_eq!(runtime.list().await.unwrap(), []);
     let gone = RuntimeError::NoInstance(alice.clone());
     assert_eq!(runtime.pause(&alice).await, Err(gone));
     let second = runtime.start(spec("alice", version)).await.unwrap().endpoint;
-    assert_ne!((&first.key, &first.instance), (&second.key, &second.instance));
+    assert_ne!(first.key, second.key);
+    assert_ne!(first.instance, second.instance);
     assert_eq!(read(&second).await, "kept");
 
-    // Started over: never two on one folder.
+    // A start without a stop replaces the instance: never two on one folder.
     let third = runtime.start(spec("alice", version)).await.unwrap().endpoint;
     assert_eq!(runtime.list().await.unwrap().len(), 1);
     assert_eq!(read(&third).await, "kept");
 
-    // A paused one is stopped as well.
+    // A paused instance can be stopped.
     runtime.pause(&alice).await.unwrap();
     assert_eq!(runtime.stop(&alice).await, Ok(Stopped::Alive));
     assert_eq!(runtime.list().await.unwrap(), []);
 }
 
 /// `kill` ends the instance from outside.
-pub(crate) async fn a_death_is_told_once_and_a_stop_is_not<R: Runtime>(
+pub(crate) async fn death_is_an_event_and_stop_is_none<R: Runtime>(
     runtime: &R,
     version: &str,
     kill: impl AsyncFnOnce(),
@@ -79,48 +79,52 @@ pub(crate) async fn a_death_is_told_once_and_a_stop_is_not<R: Runtime>(
     runtime.start(spec("bob", version)).await.unwrap();
     runtime.stop(&tenant("bob")).await.unwrap();
     let endpoint = runtime.start(spec("bob", version)).await.unwrap().endpoint;
+
     kill().await;
     let death = next(&mut deaths).await;
-    assert_eq!((death.tenant, death.instance), (tenant("bob"), endpoint.instance));
+    assert_eq!(death.tenant, tenant("bob"));
+    assert_eq!(death.instance, endpoint.instance);
     assert_eq!(death.exit, ExitKind::Crashed(137));
     let found = runtime.list().await.unwrap().remove(0);
-    assert_eq!((found.state, found.endpoint), (FoundState::Stopped(ExitKind::Crashed(137)), None));
+    assert_eq!(found.state, FoundState::Stopped(ExitKind::Crashed(137)));
+    assert_eq!(found.endpoint, None);
+
     runtime.start(spec("bob", version)).await.unwrap();
     runtime.stop(&tenant("bob")).await.unwrap();
-    assert!(deaths.try_recv().is_err(), "a death that was asked for was told");
+    assert!(deaths.try_recv().is_err(), "a requested death was reported");
 }
 
-/// The tenant asks for more memory than it has.
-pub(crate) async fn a_tenant_that_uses_up_its_memory_dies_alone<R: Runtime>(
-    runtime: &R,
-    version: &str,
-) {
+pub(crate) async fn out_of_memory_kills_one_tenant_only<R: Runtime>(runtime: &R, version: &str) {
     let mut deaths = runtime.events().unwrap();
     let greedy = runtime.start(spec("greedy", version)).await.unwrap().endpoint;
     let modest = runtime.start(spec("modest", version)).await.unwrap().endpoint;
     write(&modest, "here").await;
-    // A coordinate this far needs more delimiters than memory holds.
+
+    // A coordinate this far away needs more delimiters than memory holds.
     let path = "update?p=notes&c=100000000.1.1/1.1.1/1.1.1";
-    let answer = ask(greedy.address, greedy.key.expose(), "POST", path, "x").await;
-    assert_eq!(answer.0, 0, "it had the memory: {}", answer.1);
+    let (status, body) = request(greedy.address, greedy.key.expose(), "POST", path, "x").await;
+    assert_eq!(status, 0, "SQ had the memory: {body}");
     let death = next(&mut deaths).await;
-    assert_eq!((death.tenant, death.exit), (tenant("greedy"), ExitKind::OutOfMemory));
+    assert_eq!(death.tenant, tenant("greedy"));
+    assert_eq!(death.exit, ExitKind::OutOfMemory);
     assert_eq!(read(&modest).await, "here");
-    // Its stop is not what ended it: its files may be cut.
+
+    // The stop did not cause the end, so the files may be truncated.
     assert_eq!(runtime.stop(&tenant("greedy")).await, Ok(Stopped::Dead));
     assert_eq!(runtime.stop(&tenant("modest")).await, Ok(Stopped::Alive));
 }
 
-/// A body that ends SQ in the memory it was started with.
-pub(crate) async fn a_running_instance_can_be_given_more_memory<R: Runtime>(runtime: &R) {
+/// Sends a body that kills an SQ with the memory it was started with.
+pub(crate) async fn resize_raises_the_memory_limit<R: Runtime>(runtime: &R) {
     let alice = runtime.start(spec("alice", "0.6.0")).await.unwrap().endpoint;
     runtime.resize(&tenant("alice"), 512 << 20).await.unwrap();
-    let path = "update?p=notes&c=1.1.1/1.1.1/1.1.1";
-    let answer = ask(alice.address, alice.key.expose(), "POST", path, &"x".repeat(40 << 20)).await;
-    assert_eq!(answer.0, 200, "{}", answer.1);
+    let path = format!("update?{SCROLL}");
+    let body = "x".repeat(40 << 20);
+    let (status, body) = request(alice.address, alice.key.expose(), "POST", &path, &body).await;
+    assert_eq!(status, 200, "{body}");
     runtime.stop(&tenant("alice")).await.unwrap();
 }
 
 async fn next(deaths: &mut Receiver<Died>) -> Died {
-    eventually("a death is told", async || deaths.try_recv().ok()).await
+    eventually("a death is reported", async || deaths.try_recv().ok()).await
 }
