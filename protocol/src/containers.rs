@@ -23,7 +23,7 @@ pub const BOOT: &str = "sq-gateway.boot";
 /// Value of [`ROLE`] for a container that runs a tenant's SQ.
 pub const ROLE_SQ: &str = "sq";
 /// Value of [`ROLE`] for a container that only keeps a network namespace.
-pub const ROLE_NAMESPACE: &str = "slot";
+pub const ROLE_NAMESPACE: &str = "network";
 
 /// Bytes of the digest that become the id: enough that two installations on a host never meet.
 const ID_BYTES: usize = 6;

@@ -31,7 +31,7 @@ const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// ten seconds would only keep clients waiting; a write takes less than a second.
 const STOP_TIMEOUT_S: i64 = 1;
 
-/// Option of a bridge: whether its containers can reach each other. It is off for tenants.
+/// Option of a bridge that lets its containers reach each other. It is off for tenants.
 const INTER_CONTAINER: &str = "com.docker.network.bridge.enable_icc";
 
 /// A connection to the daemon. Cheap to clone.
@@ -87,11 +87,15 @@ pub(super) enum ContainerState {
 }
 
 /// Failure of a call. `NotFound` and `Conflict` are the daemon's status 404 and 409.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub(super) enum EngineError {
+    #[error("Docker does not know the container, image or network")]
     NotFound,
+    #[error("Docker: {0}")]
     Conflict(String),
+    #[error("Docker: {0}")]
     Refused(String),
+    #[error("{0}")]
     Unavailable(String),
 }
 
@@ -117,13 +121,8 @@ impl From<Error> for EngineError {
 impl From<EngineError> for RuntimeError {
     fn from(error: EngineError) -> Self {
         match error {
-            EngineError::NotFound => {
-                Self::Failed("Docker does not know the container, image or network".to_owned())
-            }
-            EngineError::Conflict(text) | EngineError::Refused(text) => {
-                Self::Failed(format!("Docker: {text}"))
-            }
             EngineError::Unavailable(text) => Self::Unavailable(text),
+            other => Self::failed(other),
         }
     }
 }

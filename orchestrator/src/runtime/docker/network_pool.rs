@@ -192,7 +192,7 @@ impl PoolTask {
                 None
             }
             Err(error) => {
-                tracing::warn!(?error, "network could not be prepared");
+                tracing::warn!(%error, "network could not be prepared");
                 None
             }
         }
@@ -200,7 +200,7 @@ impl PoolTask {
 
     async fn remove(&self, network: &PreparedNetwork) {
         if let Err(error) = self.engine.remove(&network.holder).await {
-            tracing::warn!(holder = network.holder, ?error, "used network could not be removed");
+            tracing::warn!(holder = network.holder, %error, "used network could not be removed");
         }
     }
 }

@@ -169,13 +169,13 @@ impl Inner {
 
     async fn pull(&self, image: &str) -> Result<(), RuntimeError> {
         if self.engine.has_image(image).await? {
-            // Not the image was not found, but the network or its holder.
+            // The image exists, so it was the network or its holder that was not found.
             return Err(RuntimeError::failed("Docker can't find the container's network"));
         }
         tracing::info!(image, "pulling image");
         self.engine.pull(image).await.map_err(|error| {
             RuntimeError::Missing(format!(
-                "image {image} does not exist and can't be pulled ({error:?}): run `make setup`"
+                "image {image} does not exist and can't be pulled ({error}): run `make setup`"
             ))
         })
     }
