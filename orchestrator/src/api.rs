@@ -8,13 +8,13 @@
 //! [`loopback`] keeps web pages out of both. The bodies of the admin API's responses are re-exported
 //! here, for clients in Rust.
 
-pub mod admin;
-pub mod lease;
-pub mod loopback;
-pub mod snapshots;
-pub mod startup;
-pub mod status;
-pub mod usage;
+pub(crate) mod admin;
+pub(crate) mod lease;
+pub(crate) mod loopback;
+pub(crate) mod snapshots;
+pub(crate) mod startup;
+pub(crate) mod status;
+pub(crate) mod usage;
 
 pub use admin::SleepReport;
 pub use snapshots::{RestoreReport, SnapshotFolder};

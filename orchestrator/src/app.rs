@@ -50,7 +50,7 @@ mod tasks;
 const ADOPT_RETRY: Duration = Duration::from_secs(1);
 
 /// Runs an orchestrator until `shutdown` resolves or a task fails.
-pub async fn serve(
+pub(crate) async fn serve(
     config: Config,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> anyhow::Result<()> {

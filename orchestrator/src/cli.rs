@@ -3,7 +3,7 @@
 //! `serve` runs the daemon. All other commands ask a running one over its admin HTTP API and print
 //! what it responds: a table for people, JSON or CSV for programs.
 
-pub mod client;
+pub(crate) mod client;
 mod snapshots;
 mod status;
 mod table;

@@ -51,11 +51,11 @@
 //! the path of a request that wakes a tenant; [`usage`] for the path of a usage report.
 
 pub mod api;
-pub mod app;
+pub(crate) mod app;
 pub mod cli;
 pub mod config;
 pub mod host;
-pub mod metrics;
+pub(crate) mod metrics;
 pub mod runtime;
 pub mod storage;
 pub mod tenants;

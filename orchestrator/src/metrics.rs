@@ -22,7 +22,7 @@ use crate::runtime::ExitKind;
 use crate::tenants::lifecycle::State;
 
 /// Prefix of every metric name; the registry joins it to the rest with an underscore.
-pub const PREFIX: &str = "sq_orchestrator";
+pub(crate) const PREFIX: &str = "sq_orchestrator";
 
 /// Upper bounds of wake times in seconds: resuming from doze takes 15 ms, a start 0.3 s.
 const WAKE_BOUNDS_S: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];

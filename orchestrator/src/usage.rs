@@ -10,10 +10,10 @@
 //! [`sums`], [`tally`], [`revenue`] and [`reconcile`] are pure arithmetic; [`store`] alone names the
 //! database; [`ledger`] owns the thread that writes to it.
 
-pub mod exhausted;
-pub mod ledger;
-pub mod metrics;
-pub mod reconcile;
+pub(crate) mod exhausted;
+pub(crate) mod ledger;
+pub(crate) mod metrics;
+pub(crate) mod reconcile;
 pub mod revenue;
 pub mod store;
 pub mod sums;

@@ -43,7 +43,7 @@ const MEMORY_REQUESTS_MAX: usize = 16;
 
 /// State of the routes.
 #[derive(Clone)]
-pub struct AdminApi {
+pub(crate) struct AdminApi {
     /// Access to runtime and driver once they exist.
     pub startup: Startup,
     /// Source of the number of connected Envoys.
@@ -76,7 +76,7 @@ struct SleepQuery {
 }
 
 /// Builds the routes.
-pub fn router(api: AdminApi) -> Router {
+pub(crate) fn router(api: AdminApi) -> Router {
     Router::new()
         .route("/v1/tenants", get(tenants))
         .route("/v1/tenants/{id}/sleep", post(sleep))

@@ -32,7 +32,7 @@ const SLACK: Duration = Duration::from_secs(5);
 
 /// State of the route.
 #[derive(Clone)]
-pub struct LeaseApi {
+pub(crate) struct LeaseApi {
     /// The driver of the tenants.
     pub handle: Handle,
     /// Source of notices.
@@ -46,7 +46,7 @@ pub struct LeaseApi {
 }
 
 /// Builds the route.
-pub fn router(api: LeaseApi) -> Router {
+pub(crate) fn router(api: LeaseApi) -> Router {
     Router::new()
         .route(LEASE_PATH, post(lease))
         .layer(DefaultBodyLimit::max(BODY_MAX_BYTES))

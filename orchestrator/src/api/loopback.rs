@@ -13,7 +13,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 /// Refuses requests that carry an `Origin`: browsers add it for pages of another origin.
-pub async fn reject_cross_origin(request: Request, next: Next) -> Response {
+pub(crate) async fn reject_cross_origin(request: Request, next: Next) -> Response {
     if request.headers().contains_key(header::ORIGIN) {
         return forbidden();
     }
@@ -22,7 +22,7 @@ pub async fn reject_cross_origin(request: Request, next: Next) -> Response {
 
 /// Refuses requests that carry an `Origin` or name a host other than this one: a name of the page's
 /// own domain may resolve to a loopback address.
-pub async fn reject_dns_rebinding(request: Request, next: Next) -> Response {
+pub(crate) async fn reject_dns_rebinding(request: Request, next: Next) -> Response {
     if request.headers().contains_key(header::ORIGIN) || !names_this_host(request.headers()) {
         return forbidden();
     }

@@ -38,7 +38,7 @@ const POLL: Duration = Duration::from_millis(50);
 
 /// State of the routes.
 #[derive(Clone)]
-pub struct SnapshotsApi {
+pub(crate) struct SnapshotsApi {
     startup: Startup,
     vault: Arc<Vault>,
     restores: Restores,
@@ -57,7 +57,7 @@ struct Restore {
 
 impl SnapshotsApi {
     /// Combines the vault with access to the driver.
-    pub fn new(startup: Startup, vault: Arc<Vault>) -> Self {
+    pub(crate) fn new(startup: Startup, vault: Arc<Vault>) -> Self {
         Self { startup, vault, restores: Restores::default() }
     }
 }
@@ -103,7 +103,7 @@ struct FolderQuery {
 }
 
 /// Builds the routes.
-pub fn router(api: SnapshotsApi) -> Router {
+pub(crate) fn router(api: SnapshotsApi) -> Router {
     Router::new()
         .route("/v1/tenants/{id}/snapshots", get(list))
         .route("/v1/tenants/{id}/snapshots/{taken_s}/restore", post(restore))

@@ -19,7 +19,7 @@ use crate::tenants::driver::Handle;
 
 /// The present phase with what exists in it. Clones share it.
 #[derive(Debug, Clone, Default)]
-pub struct Startup(Arc<RwLock<Phase>>);
+pub(crate) struct Startup(Arc<RwLock<Phase>>);
 
 #[derive(Default)]
 enum Phase {
@@ -34,12 +34,12 @@ enum Phase {
 
 impl Startup {
     /// Records that the runtime is chosen and adoption begins.
-    pub fn set_adopting(&self) {
+    pub(crate) fn set_adopting(&self) {
         *self.0.write() = Phase::Adopting;
     }
 
     /// Records that all running tenants are adopted.
-    pub fn set_serving(&self, runtime: Arc<dyn Runtime>, handle: Handle) {
+    pub(crate) fn set_serving(&self, runtime: Arc<dyn Runtime>, handle: Handle) {
         *self.0.write() = Phase::Serving { runtime, handle };
     }
 

@@ -33,7 +33,7 @@ mod queries;
 mod tests;
 mod types;
 
-pub use queries::UsageApi;
+pub(crate) use queries::UsageApi;
 pub use types::{LedgerFile, MonthUsage, Quota, Quotas, StorageUsage, TenantUsage};
 
 /// Bound on a report: at most 500 rows of about 1 kB.
@@ -53,7 +53,7 @@ struct SinceQuery {
 }
 
 /// Builds the routes of the gate API.
-pub fn gate_router(api: UsageApi) -> Router {
+pub(crate) fn gate_router(api: UsageApi) -> Router {
     Router::new()
         .route(USAGE_PATH, post(report))
         .layer(DefaultBodyLimit::max(REPORT_MAX_BYTES))
@@ -65,7 +65,7 @@ pub fn gate_router(api: UsageApi) -> Router {
 }
 
 /// Builds the routes of the admin API.
-pub fn admin_router(api: UsageApi) -> Router {
+pub(crate) fn admin_router(api: UsageApi) -> Router {
     Router::new()
         .route("/v1/usage", get(month_usage))
         .route("/v1/usage/gateways/{gateway}", get(gateway_usage))

@@ -16,7 +16,7 @@ const RESPONSE_MAX_BYTES: usize = 64 << 20;
 
 /// Reason why there is no usable response, with the way out.
 #[derive(Debug, thiserror::Error)]
-pub enum ClientError {
+pub(crate) enum ClientError {
     /// The address is not an HTTP URL.
     #[error("invalid URL {url:?}: give one such as http://127.0.0.1:7102 with {option}")]
     InvalidUrl {
@@ -57,7 +57,7 @@ pub enum ClientError {
 
 /// A client of one server.
 #[derive(Debug, Clone)]
-pub struct AdminClient {
+pub(crate) struct AdminClient {
     base: String,
     server: &'static str,
     advice: &'static str,
@@ -65,14 +65,14 @@ pub struct AdminClient {
 
 impl AdminClient {
     /// Prepares requests to an orchestrator.
-    pub fn orchestrator(url: &str) -> Result<Self, ClientError> {
+    pub(crate) fn orchestrator(url: &str) -> Result<Self, ClientError> {
         let advice = "start one with `orchestrator serve`, or give its address with --admin or \
                       SQ_ADMIN";
         Self::new(url, "orchestrator", "--admin or SQ_ADMIN", advice)
     }
 
     /// Prepares requests to an Envoy.
-    pub fn envoy(url: &str) -> Result<Self, ClientError> {
+    pub(crate) fn envoy(url: &str) -> Result<Self, ClientError> {
         let advice = "start it, or give its admin address with --envoy-admin";
         Self::new(url, "Envoy", "--envoy-admin", advice)
     }
@@ -92,17 +92,17 @@ impl AdminClient {
     }
 
     /// Returns the address without a slash at its end.
-    pub fn base(&self) -> &str {
+    pub(crate) fn base(&self) -> &str {
         &self.base
     }
 
     /// Sends `GET` and decodes the JSON response.
-    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+    pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
         self.send(Method::GET, path).await
     }
 
     /// Sends `POST` without a body and decodes the JSON response.
-    pub async fn post<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+    pub(crate) async fn post<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
         self.send(Method::POST, path).await
     }
 

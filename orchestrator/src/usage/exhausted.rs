@@ -18,11 +18,11 @@ const TENANTS_MAX: usize = 64;
 
 /// Tenants, each with the end of its announcement.
 #[derive(Debug, Default)]
-pub struct ExhaustedQuotas(Mutex<BTreeMap<TenantId, Instant>>);
+pub(crate) struct ExhaustedQuotas(Mutex<BTreeMap<TenantId, Instant>>);
 
 impl ExhaustedQuotas {
     /// Announces a tenant that has used up a quota, or extends its announcement.
-    pub fn announce(&self, tenant: TenantId) {
+    pub(crate) fn announce(&self, tenant: TenantId) {
         let mut tenants = self.0.lock();
         let now = Instant::now();
         if tenants.len() >= TENANTS_MAX {
@@ -34,7 +34,7 @@ impl ExhaustedQuotas {
     }
 
     /// Returns the tenants that are announced now.
-    pub fn announced(&self) -> Vec<TenantId> {
+    pub(crate) fn announced(&self) -> Vec<TenantId> {
         let now = Instant::now();
         let tenants = self.0.lock();
         let current = tenants.iter().filter(|(_, until)| now < **until);

@@ -45,14 +45,14 @@ const PRUNE_INTERVAL: Duration = Duration::from_hours(1);
 
 /// A handle to the ledger. Cheap to clone; the thread ends when the last clone is dropped.
 #[derive(Debug, Clone)]
-pub struct Ledger {
+pub(crate) struct Ledger {
     reports: mpsc::Sender<QueuedReport>,
     shared: Arc<Shared>,
 }
 
 /// The ledger's condition, as status, metrics and the log show it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Condition {
+pub(crate) enum Condition {
     /// The file is being checked.
     Checking,
     /// Reports and queries are served.
@@ -64,7 +64,7 @@ pub enum Condition {
 
 /// Reason why a report was refused. The gateway keeps its counters and tries again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum ReportError {
+pub(crate) enum ReportError {
     /// The database is being checked, or can't be used.
     #[error("the ledger is not open")]
     NotOpen,
@@ -78,7 +78,7 @@ pub enum ReportError {
 
 /// Reason why a query got no result.
 #[derive(Debug, thiserror::Error)]
-pub enum QueryError {
+pub(crate) enum QueryError {
     /// The ledger is not open; the text is [`Condition::problem`].
     #[error("{0}")]
     NotOpen(String),
@@ -92,7 +92,7 @@ pub enum QueryError {
 
 /// Counters since the start of the process.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Counted {
+pub(crate) struct Counted {
     /// Usage that was new in the ledger.
     pub sums: Sums,
     /// Reports accepted, with or without new usage.
@@ -128,10 +128,10 @@ struct State {
 
 impl Condition {
     /// All labels, one per variant.
-    pub const LABELS: [&str; 3] = ["checking", "open", "failed"];
+    pub(crate) const LABELS: [&str; 3] = ["checking", "open", "failed"];
 
     /// Returns one of [`LABELS`](Self::LABELS).
-    pub fn label(&self) -> &'static str {
+    pub(crate) fn label(&self) -> &'static str {
         match self {
             Self::Checking => "checking",
             Self::Open => "open",
@@ -140,7 +140,7 @@ impl Condition {
     }
 
     /// Describes for the operator why the ledger is not open, and what that means.
-    pub fn problem(&self) -> Option<String> {
+    pub(crate) fn problem(&self) -> Option<String> {
         let effect = "quotas hold per worker only and gateways keep their reports";
         match self {
             Self::Open => None,
@@ -153,7 +153,7 @@ impl Condition {
 impl Ledger {
     /// Starts the thread, which checks and opens the ledger at `path`. Fails only if the system
     /// has no thread to give.
-    pub fn open(path: &Path) -> std::io::Result<Self> {
+    pub(crate) fn open(path: &Path) -> std::io::Result<Self> {
         let shared = Arc::new(Shared {
             path: path.to_owned(),
             condition: watch::Sender::new(Condition::Checking),
@@ -167,12 +167,13 @@ impl Ledger {
     }
 
     /// Returns the present condition.
-    pub fn condition(&self) -> Condition {
+    pub(crate) fn condition(&self) -> Condition {
         self.shared.condition.borrow().clone()
     }
 
     /// Waits until the ledger is open or has failed.
-    pub async fn checked(&self) -> Condition {
+    #[cfg(test)]
+    pub(crate) async fn checked(&self) -> Condition {
         let mut condition = self.shared.condition.subscribe();
         // The sender is in `self.shared`, so the wait can't fail.
         let _ = condition.wait_for(|condition| *condition != Condition::Checking).await;
@@ -184,7 +185,7 @@ impl Ledger {
     }
 
     /// Puts a report into the ledger; returns once it is on disk.
-    pub async fn report(&self, report: UsageReport) -> Result<(), ReportError> {
+    pub(crate) async fn report(&self, report: UsageReport) -> Result<(), ReportError> {
         if !self.is_open() {
             return Err(ReportError::NotOpen);
         }
@@ -196,7 +197,7 @@ impl Ledger {
 
     /// Returns the usage half of a tenant's notice as of the last commit; unknown until the ledger
     /// is open. Takes a lock that is never held across I/O.
-    pub fn notice(&self, tenant: &TenantId) -> TenantNotice {
+    pub(crate) fn notice(&self, tenant: &TenantId) -> TenantNotice {
         if !self.is_open() {
             return TenantNotice::default();
         }
@@ -204,17 +205,17 @@ impl Ledger {
     }
 
     /// Returns the `count` tenants with the most requests of this day.
-    pub fn busiest(&self, count: usize) -> Vec<(TenantId, u64)> {
+    pub(crate) fn busiest(&self, count: usize) -> Vec<(TenantId, u64)> {
         self.shared.state.lock().tally.busiest(host::now_s(), count)
     }
 
     /// Returns the counters since the start.
-    pub fn counted(&self) -> Counted {
+    pub(crate) fn counted(&self) -> Counted {
         self.shared.state.lock().counted.clone()
     }
 
     /// Runs a query on a separate connection, on the blocking pool: it does not delay reports.
-    pub async fn query<T: Send + 'static>(
+    pub(crate) async fn query<T: Send + 'static>(
         &self,
         query: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, QueryError> {
@@ -228,12 +229,12 @@ impl Ledger {
     }
 
     /// Returns when the thread has ended, which is a fault before the process ends.
-    pub async fn closed(&self) {
+    pub(crate) async fn closed(&self) {
         self.reports.closed().await;
     }
 
     /// Returns the path of the database file.
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.shared.path
     }
 }

@@ -14,11 +14,11 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use crate::usage::ledger::{Condition, Counted, Ledger};
 
 /// Tenants that get a label: enough to see who makes the load, few enough for any Prometheus.
-pub const TOP_TENANTS: usize = 10;
+pub(crate) const TOP_TENANTS: usize = 10;
 
 /// Reads the ledger's counters at each scrape. They start at 0 with the process.
 #[derive(Debug)]
-pub struct UsageCollector(pub Ledger);
+pub(crate) struct UsageCollector(pub Ledger);
 
 impl Collector for UsageCollector {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {

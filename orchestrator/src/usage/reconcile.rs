@@ -19,7 +19,7 @@ use crate::usage::sums::Sums;
 
 /// Envoy's counters of one listener: `http.<stat_prefix>.downstream_rq_*`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct EnvoyCounters {
+pub(crate) struct EnvoyCounters {
     /// The counter `downstream_rq_total`.
     pub total: u64,
     /// The gauge `downstream_rq_active`.
@@ -30,7 +30,7 @@ pub struct EnvoyCounters {
 
 /// The comparison of one status class.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct ClassRow {
+pub(crate) struct ClassRow {
     /// The class, such as `2xx` or `none`.
     pub class: &'static str,
     /// Count in Envoy's stats.
@@ -45,7 +45,7 @@ pub struct ClassRow {
 
 /// The whole comparison.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Reconciliation {
+pub(crate) struct Reconciliation {
     /// One row per status class.
     pub rows: Vec<ClassRow>,
     /// Sum of all classes.
@@ -63,7 +63,7 @@ const CLASSES: [&str; 6] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"];
 ///
 /// `metered` must be read long enough before the ledger for a report to arrive, and `envoy` after
 /// the ledger: requests in between then count as Envoy's surplus and as no fault.
-pub fn reconcile(envoy: &EnvoyCounters, metered: u64, ledger: &Sums) -> Reconciliation {
+pub(crate) fn reconcile(envoy: &EnvoyCounters, metered: u64, ledger: &Sums) -> Reconciliation {
     let responses: u64 = envoy.status.iter().sum();
     let unanswered = envoy.total.saturating_sub(responses).saturating_sub(envoy.active);
     let [x1, x2, x3, x4, x5] = envoy.status;
@@ -92,7 +92,7 @@ impl Reconciliation {
     ///
     /// Judged by the total: when a client leaves in the middle of a response, one side may count a
     /// class and the other none.
-    pub fn is_sound(&self) -> bool {
+    pub(crate) fn is_sound(&self) -> bool {
         self.total.doubled == 0 && self.lost == 0
     }
 }

@@ -22,7 +22,7 @@ use crate::usage::sums::Sums;
 
 /// State of the usage routes. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct UsageApi {
+pub(crate) struct UsageApi {
     /// Requests, bytes and wakes of all tenants.
     pub ledger: Ledger,
     /// Sizes of the tenants' files.
@@ -44,7 +44,7 @@ struct LedgerUsage {
 
 impl UsageApi {
     /// Combines a ledger with the disk of the tenants' files.
-    pub fn new(
+    pub(crate) fn new(
         ledger: Ledger,
         disk: Disk,
         startup: Startup,
@@ -60,7 +60,7 @@ impl UsageApi {
     }
 
     /// Builds a tenant's notice: usage and storage. Blocks on the listing of a folder.
-    pub fn notice(&self, tenant: &TenantId) -> TenantNotice {
+    pub(crate) fn notice(&self, tenant: &TenantId) -> TenantNotice {
         let mut notice = self.ledger.notice(tenant);
         self.storage.fill(tenant, &mut notice);
         notice
