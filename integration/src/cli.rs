@@ -6,8 +6,14 @@ use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
 
 use crate::dev::{self, Options};
-use crate::stack::Runtime;
-use crate::{bench, drill, proof, reconcile, scale, signals, tools};
+use experiments::bench;
+use experiments::drill;
+use experiments::proof;
+use experiments::reconcile;
+use experiments::scale;
+use harness::host::signals;
+use harness::host::tools;
+use harness::stack::Runtime;
 
 /// What `integration` is asked to do.
 #[derive(Parser)]

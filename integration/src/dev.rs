@@ -18,11 +18,17 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use rustix::process::Signal;
 
-use crate::orchestrator::Ports;
-use crate::part::Part;
-use crate::registry::Registry;
-use crate::stack::{Listen, Runtime, end_tenants};
-use crate::{Stack, docker, ports, processes, signals, tools, until};
+use harness::Stack;
+use harness::host::docker;
+use harness::host::ports;
+use harness::host::processes;
+use harness::host::signals;
+use harness::host::tools;
+use harness::parts::orchestrator::Ports;
+use harness::parts::process::Part;
+use harness::registry::Registry;
+use harness::stack::{Listen, Runtime, end_tenants};
+use harness::until;
 
 /// The documented ports.
 const LISTEN: Listen = Listen {

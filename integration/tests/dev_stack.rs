@@ -10,8 +10,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use integration::stack::installation;
-use integration::{docker, processes, tools, until};
+use harness::host::docker;
+use harness::host::processes;
+use harness::host::tools;
+use harness::stack::installation;
+use harness::until;
 use rustix::process::Signal;
 use tempfile::TempDir;
 

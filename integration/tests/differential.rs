@@ -19,7 +19,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use client::{Client, Operation};
 use gate::http::request::{Head, parse};
-use integration::bare_sq::BareSq;
+use harness::bare_sq::BareSq;
 use model::Model;
 use protocol::{Limits, SqVersion};
 

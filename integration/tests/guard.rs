@@ -10,7 +10,7 @@
 
 use gate::Refusal;
 use gate::http::request::{Head, Request, parse};
-use integration::bare_sq::BareSq;
+use harness::bare_sq::BareSq;
 use protocol::{Limits, SqVersion};
 
 const BOTH: [&str; 2] = ["0.5.0", "0.6.0"];

@@ -7,15 +7,19 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use integration::bare_sq::{self, BareSq};
-use integration::certs::Certs;
-use integration::envoy::{Envoy, Host, Setup};
-use integration::orchestrator::Ports;
-use integration::raw::Raw;
-use integration::registry::Registry;
-use integration::relay::Relay;
-use integration::stack::Listen;
-use integration::{Client, Http, ports, tools, until};
+use harness::Client;
+use harness::Http;
+use harness::bare_sq::{self, BareSq};
+use harness::client::raw::Raw;
+use harness::host::certs::Certs;
+use harness::host::ports;
+use harness::host::tools;
+use harness::parts::envoy::{Envoy, Host, Setup};
+use harness::parts::orchestrator::Ports;
+use harness::parts::relay::Relay;
+use harness::registry::Registry;
+use harness::stack::Listen;
+use harness::until;
 use tempfile::TempDir;
 
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -5,8 +5,8 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use integration::raw::Raw;
-use integration::stack::{Builder, Stack};
+use harness::client::raw::Raw;
+use harness::stack::{Builder, Stack};
 use tokio::task::spawn_blocking;
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);

@@ -4,9 +4,11 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, LazyLock};
 
 use anyhow::{Result, ensure};
+use harness::Answer;
+use harness::Http;
+use harness::host::ports;
+use harness::stack::{Builder, Stack};
 use hyper::header::HeaderName;
-use integration::stack::{Builder, Stack};
-use integration::{Answer, Http, ports};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;

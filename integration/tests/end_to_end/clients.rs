@@ -6,14 +6,16 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
+use harness::Answer;
+use harness::Http;
+use harness::client::tls;
+use harness::host::tools;
+use harness::stack::Stack;
 use http_body_util::BodyExt as _;
 use hyper::body::{Body, Frame};
 use hyper::{Method, Request};
 use hyper_util::client::legacy::Client as Pool;
 use hyper_util::rt::TokioExecutor;
-use integration::client::tls;
-use integration::stack::Stack;
-use integration::{Answer, Http, tools};
 use tokio::process::Command;
 
 use crate::refusals::MAIN;

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use integration::bare_sq::{BareSq, exchange, request};
-use integration::proof;
-use integration::raw::Raw;
-use integration::stack::{Builder, Stack};
+use experiments::proof;
+use harness::bare_sq::{BareSq, exchange, request};
+use harness::client::raw::Raw;
+use harness::stack::{Builder, Stack};
 use tokio::io::AsyncWriteExt as _;
 
 use crate::alone::{

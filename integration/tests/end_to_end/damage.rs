@@ -8,11 +8,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use integration::bare_sq::BareSq;
-use integration::proof::disk::{LoopDisk, SmallDisk};
-use integration::proof::{self, target::TENANT};
-use integration::stack::{Builder, Lifecycle, Runtime, Stack};
-use integration::{Load, processes, tools, until};
+use experiments::proof::disk::{LoopDisk, SmallDisk};
+use experiments::proof::{self, target::TENANT};
+use harness::Load;
+use harness::bare_sq::BareSq;
+use harness::host::processes;
+use harness::host::tools;
+use harness::stack::{Builder, Lifecycle, Runtime, Stack};
+use harness::until;
 
 use crate::alone::{AT, BOTH, NEW, OLD, PATIENCE, alone, alone_0_5_0, row, sq, stored};
 use crate::refusals::MAIN;
@@ -138,8 +141,8 @@ async fn damaged(stack: &Stack) -> Result<String> {
     match stack.runtime {
         Runtime::Process => stack.sq_pids().into_iter().for_each(processes::kill),
         Runtime::Docker => {
-            for id in integration::docker::labelled(&stack.tenant_labels("alice"))? {
-                integration::docker::run(&["kill", &id])?;
+            for id in harness::host::docker::labelled(&stack.tenant_labels("alice"))? {
+                harness::host::docker::run(&["kill", &id])?;
             }
         }
     }

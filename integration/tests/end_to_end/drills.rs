@@ -4,9 +4,9 @@
 use std::sync::Arc;
 
 use anyhow::{Result, ensure};
-use integration::drill::{self, Allowance, Drill, Scale, Tally, clock, under_load};
-use integration::stack::{Builder, Stack};
-use integration::tools;
+use experiments::drill::{self, Allowance, Drill, Scale, Tally, clock, under_load};
+use harness::host::tools;
+use harness::stack::{Builder, Stack};
 
 use crate::refusals::MAIN;
 use crate::world::{Case, On, case};

@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use anyhow::{Result, ensure};
+use harness::Answer;
+use harness::Client;
+use harness::Http;
+use harness::client::encode;
+use harness::stack::{Builder, Stack};
 use hyper::{Method, Version};
-use integration::client::encode;
-use integration::stack::{Builder, Stack};
-use integration::{Answer, Client, Http};
 use serde_json::Value;
 
 use crate::world::{Case, On, case};

@@ -4,10 +4,10 @@ use std::net::TcpStream;
 use std::sync::Arc;
 
 use anyhow::{Result, ensure};
-use integration::bare_sq::{BareSq, KEY};
-use integration::raw::Raw;
-use integration::stack::Stack;
-use integration::until;
+use harness::bare_sq::{BareSq, KEY};
+use harness::client::raw::Raw;
+use harness::stack::Stack;
+use harness::until;
 
 use crate::alone::{AT, NEW, PATIENCE, row, sq, status, stored, through};
 use crate::refusals::MAIN;

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use integration::Http;
-use integration::stack::{Builder, Lifecycle, Stack};
+use harness::Http;
+use harness::stack::{Builder, Lifecycle, Stack};
 use tokio::task::JoinSet;
 
 use crate::refusals::MAIN;

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use anyhow::{Result, ensure};
+use harness::Client;
+use harness::Http;
+use harness::stack::Stack;
 use hyper::Method;
-use integration::stack::Stack;
-use integration::{Client, Http};
 
 use crate::world::{Case, case};
 

@@ -4,11 +4,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
+use experiments::drill::doze;
+use harness::Answer;
+use harness::Http;
+use harness::client::raw::Raw;
+use harness::holds;
+use harness::host::docker;
+use harness::host::processes;
+use harness::stack::{Builder, Lifecycle, Runtime, Stack};
+use harness::until;
 use hyper::Method;
-use integration::drill::doze;
-use integration::raw::Raw;
-use integration::stack::{Builder, Lifecycle, Runtime, Stack};
-use integration::{Answer, Http, docker, holds, processes, until};
 use tokio::task::JoinSet;
 
 use crate::world::{Case, On, case};
@@ -43,7 +48,7 @@ fn crowd() -> Builder {
     // All of them come from one address, with keys never seen.
     builder = builder.filter_config("verify_per_s", "1000");
     for number in 1..=CROWD[0] {
-        let tier = if number <= PAID { "paid" } else { integration::stack::UNLIMITED };
+        let tier = if number <= PAID { "paid" } else { harness::stack::UNLIMITED };
         builder = builder.tenant_of(&format!("c-{number}"), tier);
     }
     builder

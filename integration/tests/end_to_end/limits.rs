@@ -5,9 +5,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use harness::Answer;
+use harness::Client;
+use harness::Http;
+use harness::stack::{Builder, Stack};
+use harness::until;
 use hyper::Method;
-use integration::stack::{Builder, Stack};
-use integration::{Answer, Client, Http, until};
 use serde_json::Value;
 use tokio::task::JoinSet;
 

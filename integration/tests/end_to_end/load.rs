@@ -4,9 +4,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use integration::raw::Raw;
-use integration::stack::{Builder, Runtime, Stack};
-use integration::{Client, Load, docker, processes, proof, until};
+use experiments::proof;
+use harness::Client;
+use harness::Load;
+use harness::client::raw::Raw;
+use harness::host::docker;
+use harness::host::processes;
+use harness::stack::{Builder, Runtime, Stack};
+use harness::until;
 use rustix::process::Signal;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
@@ -131,7 +136,7 @@ async fn more_than_the_queue_holds_are_told_to_come_again(stack: Arc<Stack>) -> 
     hang(&stack, true)?;
     let mut asked = JoinSet::new();
     let clients: Vec<Client> = (0..12)
-        .map(|_| Ok(stack.client(integration::Http::Two)?.key(stack.key("alice")?)))
+        .map(|_| Ok(stack.client(harness::Http::Two)?.key(stack.key("alice")?)))
         .collect::<Result<_>>()?;
     // A hundred streams per connection, so that twelve hundred wait at once.
     for n in 0..1_200 {
@@ -166,7 +171,7 @@ async fn who_gets_no_place_in_time_is_told_to_come_again(stack: Arc<Stack>) -> R
     ensure!(alice.get(&format!("/api/v2/update?{AT}&s=text")).await?.ok(), "a write");
     hang(&stack, true)?;
     let mut asked = JoinSet::new();
-    let alice = stack.client(integration::Http::Two)?.key(stack.key("alice")?);
+    let alice = stack.client(harness::Http::Two)?.key(stack.key("alice")?);
     for n in 0..STREAMS {
         let client = alice.clone();
         // Writes: of those SQ has seen nobody knows what became.

@@ -6,9 +6,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Result, ensure};
+use experiments::reconcile;
+use harness::Http;
+use harness::Runtime;
+use harness::host::tools;
+use harness::stack::{Builder, Lifecycle, Stack};
+use harness::until;
 use hyper::Method;
-use integration::stack::{Builder, Lifecycle, Stack};
-use integration::{Http, Runtime, reconcile, tools, until};
 use serde_json::Value;
 
 use crate::world::{Case, On, case};

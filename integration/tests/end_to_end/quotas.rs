@@ -4,8 +4,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, ensure};
-use integration::stack::{Builder, Lifecycle, Stack};
-use integration::{Answer, Client, Http, until};
+use harness::Answer;
+use harness::Client;
+use harness::Http;
+use harness::stack::{Builder, Lifecycle, Stack};
+use harness::until;
 use serde_json::Value;
 
 use crate::world::{Case, On, case};

@@ -4,8 +4,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use integration::stack::{Builder, Stack};
-use integration::{Answer, Client, Http, holds, until};
+use harness::Answer;
+use harness::Client;
+use harness::Http;
+use harness::holds;
+use harness::stack::{Builder, Stack};
+use harness::until;
 
 use crate::world::{Case, On, case};
 

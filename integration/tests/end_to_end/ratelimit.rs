@@ -15,10 +15,13 @@ use envoy_types::pb::envoy::service::ratelimit::v3::rate_limit_service_server::{
     RateLimitService, RateLimitServiceServer,
 };
 use envoy_types::pb::envoy::service::ratelimit::v3::{RateLimitRequest, RateLimitResponse};
-use integration::bare_sq::{self, BareSq};
-use integration::part::Part;
-use integration::stack::{Builder, Stack};
-use integration::{Client, ports, tools, until};
+use harness::Client;
+use harness::bare_sq::{self, BareSq};
+use harness::host::ports;
+use harness::host::tools;
+use harness::parts::process::Part;
+use harness::stack::{Builder, Stack};
+use harness::until;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 

@@ -6,8 +6,9 @@ use std::process::Command;
 use std::sync::Arc;
 
 use anyhow::{Result, ensure};
-use integration::stack::Stack;
-use integration::{dev, tools};
+use harness::host::tools;
+use harness::stack::Stack;
+use integration::dev;
 
 use crate::world::{Case, On, case};
 

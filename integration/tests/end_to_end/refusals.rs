@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use anyhow::{Result, ensure};
+use harness::Answer;
+use harness::Client;
+use harness::Http;
+use harness::client::raw::Raw;
+use harness::stack::{Builder, Lifecycle, Stack};
 use hyper::Method;
-use integration::raw::Raw;
-use integration::stack::{Builder, Lifecycle, Stack};
-use integration::{Answer, Client, Http};
 
 use crate::world::{Case, On, case};
 

@@ -4,9 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use harness::Answer;
+use harness::Client;
+use harness::Load;
+use harness::stack::{Builder, Lifecycle, Stack};
+use harness::until;
 use hyper::Method;
-use integration::stack::{Builder, Lifecycle, Stack};
-use integration::{Answer, Client, Load, until};
 use serde_json::{Value, json};
 
 use crate::world::{Case, On, case};

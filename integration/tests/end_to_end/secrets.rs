@@ -6,8 +6,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use integration::stack::{Builder, Runtime, Stack};
-use integration::{Http, docker, until};
+use harness::Http;
+use harness::host::docker;
+use harness::stack::{Builder, Runtime, Stack};
+use harness::until;
 
 use crate::world::{Case, On, case};
 
@@ -79,7 +81,7 @@ async fn no_key_is_on_the_disk_in_a_log_or_in_an_inspection(stack: Arc<Stack>) -
         }
     }
     for part in ["relay", "orchestrator", "envoy", "sq"] {
-        for pid in integration::processes::below(&stack.dir, &[part]) {
+        for pid in harness::host::processes::below(&stack.dir, &[part]) {
             for file in ["cmdline", "environ"] {
                 let bytes = fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
                 ensure!(!has(&bytes), "a key is in the {file} of {part}");

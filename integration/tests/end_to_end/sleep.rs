@@ -4,8 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use integration::stack::{Builder, Lifecycle, Stack};
-use integration::{Answer, Client, Http, Load, until};
+use harness::Answer;
+use harness::Client;
+use harness::Http;
+use harness::Load;
+use harness::stack::{Builder, Lifecycle, Stack};
+use harness::until;
 
 use crate::world::{Case, On, case};
 

@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use experiments::proof::disk::SmallDisk;
+use harness::Answer;
+use harness::Client;
+use harness::client::raw::Raw;
+use harness::stack::{Builder, Stack};
+use harness::until;
 use hyper::Method;
-use integration::proof::disk::SmallDisk;
-use integration::raw::Raw;
-use integration::stack::{Builder, Stack};
-use integration::{Answer, Client, until};
 use serde_json::Value;
 
 use crate::world::{Case, On, case};

@@ -4,9 +4,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use integration::docker::{self, Engine};
-use integration::stack::{Builder, Runtime, Stack};
-use integration::{Load, processes, tools, until};
+use harness::Load;
+use harness::host::docker::{self, Engine};
+use harness::host::processes;
+use harness::host::tools;
+use harness::stack::{Builder, Runtime, Stack};
+use harness::until;
 use rustix::process::Signal;
 
 use crate::refusals::MAIN;
@@ -231,7 +234,7 @@ async fn after_a_panic_in_the_filter_the_next_request_works(stack: Arc<Stack>) -
         ensure!(answer.status == 500, "{} {}", answer.status, answer.text());
         ensure!(answer.text().contains("urn:sq:problem:internal"), "{}", answer.text());
         // The VM comes back after its back-off; nobody is let in without a key meanwhile.
-        let nobody = stack.client(integration::Http::One)?;
+        let nobody = stack.client(harness::Http::One)?;
         until("the next request to work", Duration::from_secs(5), || async {
             let unasked = nobody.get(&path).await.ok()?;
             assert!(unasked.status == 401 || unasked.status >= 500, "let in: {unasked:?}");

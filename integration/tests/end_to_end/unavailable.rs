@@ -5,8 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use integration::stack::{Builder, Lifecycle, Runtime, Stack};
-use integration::{docker, processes, until};
+use harness::host::docker;
+use harness::host::processes;
+use harness::stack::{Builder, Lifecycle, Runtime, Stack};
+use harness::until;
 
 use crate::refusals::check;
 use crate::world::{Case, On, case};

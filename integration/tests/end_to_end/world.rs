@@ -12,8 +12,10 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use integration::stack::{Builder, Runtime, Stack};
-use integration::{docker, signals, tools};
+use harness::host::docker;
+use harness::host::signals;
+use harness::host::tools;
+use harness::stack::{Builder, Runtime, Stack};
 use libtest_mimic::{Arguments, Failed, Trial};
 use tokio::sync::{OnceCell, watch};
 

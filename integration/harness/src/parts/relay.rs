@@ -1,0 +1,64 @@
+//! The ranch relay as a process.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Result;
+use tokio::net::TcpStream;
+
+use crate::Client;
+use crate::host::certs::Certs;
+use crate::host::tools;
+use crate::parts::service::Service;
+use crate::registry::Registry;
+
+/// Longest wait for its port.
+const START: Duration = Duration::from_secs(10);
+
+/// A relay that reads a registry file.
+pub struct Relay {
+    port: u16,
+    service: Service,
+    gateway: Client,
+}
+
+impl Relay {
+    /// Writes `relay.toml` into `dir`; nothing runs yet.
+    pub fn new(dir: &Path, port: u16, certs: &Certs, registry: &Registry) -> Result<Self> {
+        let config = dir.join("relay.toml");
+        let text = format!(
+            "listen = \"127.0.0.1:{port}\"\n\n[tls]\ncert = '{}'\nkey = '{}'\nclient_ca = '{}'\n\n\
+             [source]\nfile = '{}'\n",
+            certs.cert("relay").display(),
+            certs.key("relay").display(),
+            certs.ca().display(),
+            registry.file().display()
+        );
+        fs::write(&config, text)?;
+        let args = ["serve".into(), "--config".into(), config.display().to_string()];
+        let service = Service::new("relay", tools::own("relay")?, args.into(), &dir.join("logs"));
+        let gateway = Client::certified(&format!("https://127.0.0.1:{port}"), certs, "gateway")?;
+        Ok(Self { port, service, gateway })
+    }
+
+    /// Starts it and waits until it listens.
+    pub async fn start(&self) -> Result<()> {
+        let process = self.service.start()?;
+        let port = self.port;
+        // Without a client certificate nothing is answered, so listening must do.
+        process
+            .ready(START, || async move { TcpStream::connect(("127.0.0.1", port)).await.is_ok() })
+            .await
+    }
+
+    /// Who may ask it: a gateway.
+    pub fn gateway(&self) -> &Client {
+        &self.gateway
+    }
+
+    /// Its process.
+    pub fn service(&self) -> &Service {
+        &self.service
+    }
+}
