@@ -50,6 +50,11 @@
 //! [`app::serve`] for the whole; [`tenants::lifecycle`] for the state machine; [`api::lease`] for
 //! the path of a request that wakes a tenant; [`usage`] for the path of a usage report.
 
+#![allow(
+    rustdoc::private_intra_doc_links,
+    reason = "`make doc` documents private items, which most readers of this crate need"
+)]
+
 pub mod api;
 pub(crate) mod app;
 pub mod cli;
