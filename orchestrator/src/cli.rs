@@ -18,7 +18,7 @@ use tracing::warn;
 
 use crate::api::{SleepReport, Status};
 use crate::app;
-use crate::config::{Config, Faults};
+use crate::config::Config;
 use crate::host;
 use client::{AdminClient, ClientError};
 use snapshots::SnapshotsCommand;
@@ -173,7 +173,7 @@ impl Cli {
 }
 
 fn exit_code(error: &anyhow::Error) -> ExitCode {
-    if error.is::<Faults>() {
+    if error.is::<settings::Faults>() {
         return ExitCode::from(INVALID);
     }
     match error.downcast_ref::<ClientError>() {
@@ -190,7 +190,7 @@ async fn serve(
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> anyhow::Result<()> {
     let config = Config::load(config)?;
-    for warning in config.doubts() {
+    for warning in config.warnings() {
         warn!("{warning}");
     }
     host::raise_open_files();

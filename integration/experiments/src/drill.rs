@@ -147,9 +147,12 @@ impl Drill {
 /// than a request takes on a busy machine; elsewhere they are the product's, which outlast what is
 /// being started again.
 pub fn lifecycle(drill: Drill) -> Lifecycle {
-    let lifecycle = Lifecycle::default().set("stable_ms", 0).set("patience_ms", PATIENCE_MS);
+    let lifecycle =
+        Lifecycle::default().duration_ms("stable_after", 0).duration_ms("patience", PATIENCE_MS);
     match drill {
-        Drill::AllAsleep | Drill::AllAtOnce => lifecycle.set("lease_ms", 500).set("grace_ms", 5000),
+        Drill::AllAsleep | Drill::AllAtOnce => {
+            lifecycle.duration_ms("lease", 500).duration_ms("grace", 5000)
+        }
         _ => lifecycle,
     }
 }

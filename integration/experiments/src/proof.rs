@@ -104,7 +104,7 @@ pub fn tier(memory_mib: u64) -> String {
 pub fn gateway(runtime: Runtime, memory_mib: u64) -> Builder {
     Stack::builder()
         .runtime(runtime)
-        .lifecycle(Lifecycle::default().set("stable_ms", 0))
+        .lifecycle(Lifecycle::default().duration_ms("stable_after", 0))
         .tier("struck", &tier(memory_mib))
         .tenant_of(TENANT, "struck")
 }
@@ -139,7 +139,7 @@ pub async fn full_disks(runtime: Runtime, times: u64, seed: u64) -> Result<Tally
     let disk = Arc::new(LoopDisk::make(DISK_MB)?);
     let stack = gateway(runtime, 512)
         .data(&disk.data())
-        .orchestrator(&format!("\n[host]\ndisk_floor_bytes = {FLOOR_BYTES}\n"))
+        .orchestrator(&format!("\n[host]\ndisk_floor = {FLOOR_BYTES}\n"))
         .start()
         .await?;
     disk::series(Target::gateway(Arc::new(stack))?, disk, (times, 5_000_000, seed)).await

@@ -67,7 +67,7 @@ impl Balance {
 
 /// The stack that is needed.
 pub fn builder(runtime: Runtime) -> Builder {
-    let lifecycle = Lifecycle::default().set("lease_ms", 5000).set("grace_ms", 6000);
+    let lifecycle = Lifecycle::default().duration_ms("lease", 5000).duration_ms("grace", 6000);
     deck::tenants(Stack::builder().runtime(runtime).workers(2).lifecycle(lifecycle))
 }
 

@@ -74,21 +74,28 @@ impl Runtime {
 /// When tenants doze and sleep; the orchestrator's defaults where nothing is said.
 #[derive(Debug, Clone, Default)]
 pub struct Lifecycle {
-    settings: BTreeMap<&'static str, u64>,
+    settings: BTreeMap<&'static str, String>,
 }
 
 impl Lifecycle {
     /// Leases so short that a tenant sleeps within a second of being asked to; never by itself.
     pub fn hasty() -> Self {
-        let never_s = 3600;
-        let hasty = Self::default().set("lease_ms", 200).set("grace_ms", 500);
-        hasty.set("doze_after_s", never_s).set("sleep_after_s", never_s)
+        let never_ms = 3_600_000;
+        let hasty = Self::default().duration_ms("lease", 200).duration_ms("grace", 500);
+        hasty.duration_ms("doze_after", never_ms).duration_ms("sleep_after", never_ms)
     }
 
-    /// Sets a field of the orchestrator's `[lifecycle]`.
+    /// Sets a number of the orchestrator's `[lifecycle]`.
     #[must_use]
     pub fn set(mut self, name: &'static str, value: u64) -> Self {
-        self.settings.insert(name, value);
+        self.settings.insert(name, value.to_string());
+        self
+    }
+
+    /// Sets a duration of the orchestrator's `[lifecycle]`, in milliseconds.
+    #[must_use]
+    pub fn duration_ms(mut self, name: &'static str, ms: u64) -> Self {
+        self.settings.insert(name, format!("\"{ms}ms\""));
         self
     }
 

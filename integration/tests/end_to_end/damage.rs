@@ -302,7 +302,7 @@ async fn full_disk(test: &'static str, version: &'static str, says: &str) -> Res
     fs::remove_file(&filler)?;
     let small = disk.data().join("gateway");
     fs::create_dir(&small)?;
-    let floor = "\n[host]\ndisk_floor_bytes = 4000000\n";
+    let floor = "\n[host]\ndisk_floor = 4000000\n";
     let stack = alone().sq(version).data(&small).orchestrator(floor).start().await?;
     let alice = stack.tenant("alice")?;
     let write = format!("/api/v2/update?p=a&{AT}&s=precious");

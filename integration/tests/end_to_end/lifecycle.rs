@@ -64,10 +64,10 @@ fn crashes() -> Builder {
 }
 
 fn sleepy() -> Builder {
-    let lifecycle = Lifecycle::default().set("lease_ms", 500).set("grace_ms", 700);
+    let lifecycle = Lifecycle::default().duration_ms("lease", 500).duration_ms("grace", 700);
     let large = UNLIMITED.replace("64 MiB", "256 MiB") + "  wakes-per-hour: unlimited\n";
     Stack::builder()
-        .lifecycle(lifecycle.set("doze_after_s", 1).set("sleep_after_s", 3600))
+        .lifecycle(lifecycle.duration_ms("doze_after", 1_000).duration_ms("sleep_after", 3_600_000))
         .tier("large", &large)
         .tenant_of("alice", "large")
         .tenant("bob")

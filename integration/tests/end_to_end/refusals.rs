@@ -17,7 +17,7 @@ pub(crate) const MAIN: On = On::Shared("main", main_stack);
 
 fn main_stack() -> Builder {
     // Twenty starts take four seconds on a quiet machine and many more on one that compiles.
-    let patient = Lifecycle::default().set("patience_ms", 25_000);
+    let patient = Lifecycle::default().duration_ms("patience", 25_000);
     let mut builder = Stack::builder().lifecycle(patient).filter_config("lease_timeout", "\"27s\"");
     builder = builder.workers(4).tenant("alice").tenant("bob").tenant("suspended");
     for tenant in crate::herds::tenants() {

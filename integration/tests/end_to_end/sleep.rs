@@ -28,16 +28,16 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 fn hasty() -> Builder {
     // Longer than a request takes on a busy machine, which is the rule for a grace.
-    let lifecycle = Lifecycle::hasty().set("grace_ms", 1_200);
+    let lifecycle = Lifecycle::hasty().duration_ms("grace", 1_200);
     Stack::builder().workers(2).tenant("alice").lifecycle(lifecycle)
 }
 
 fn idle() -> Builder {
     let lifecycle = Lifecycle::default()
-        .set("lease_ms", 500)
-        .set("grace_ms", 700)
-        .set("doze_after_s", 1)
-        .set("sleep_after_s", 3);
+        .duration_ms("lease", 500)
+        .duration_ms("grace", 700)
+        .duration_ms("doze_after", 1_000)
+        .duration_ms("sleep_after", 3_000);
     Stack::builder().tenant("alice").tenant("bob").lifecycle(lifecycle)
 }
 

@@ -51,7 +51,7 @@ fn one_tenant() -> Builder {
 
 fn no_room() -> Builder {
     // More than any disk has.
-    Stack::builder().tenant("alice").orchestrator("\n[host]\ndisk_floor_bytes = 1000000000000000\n")
+    Stack::builder().tenant("alice").orchestrator("\n[host]\ndisk_floor = 1000000000000000\n")
 }
 
 pub(crate) fn cases() -> Vec<Case> {

@@ -18,7 +18,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 
 fn two_tenants() -> Builder {
     // Each failure backs off as long as the first; one worker knows of all leases.
-    let lifecycle = Lifecycle::default().set("backoff_ms", 1_000).set("backoff_max_ms", 1_000);
+    let lifecycle =
+        Lifecycle::default().duration_ms("backoff", 1_000).duration_ms("backoff_max", 1_000);
     Stack::builder().workers(1).lifecycle(lifecycle).tenant("alice").tenant("bob")
 }
 

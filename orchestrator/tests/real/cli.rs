@@ -13,12 +13,12 @@ fn serve(config: &Path) -> Output {
 fn bad_configuration_exits_64_with_every_fault() {
     let dir = tempfile::tempdir().unwrap();
     let config = dir.path().join("orchestrator.toml");
-    let text = "what = 1\n[lifecycle]\nlease_ms = 1\n[listen]\ngate = \"0.0.0.0:1\"\n";
+    let text = "what = 1\n[lifecycle]\nlease = \"1ms\"\n[listen]\ngate = \"0.0.0.0:1\"\n";
     fs::write(&config, text).unwrap();
     let output = serve(&config);
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(64), "{stderr}");
-    for fault in ["what: ", "lifecycle.lease_ms: ", "listen.gate: "] {
+    for fault in ["what: ", "lifecycle.lease: ", "listen.gate: "] {
         assert!(stderr.contains(fault), "{fault}is missing in:\n{stderr}");
     }
 }

@@ -36,7 +36,7 @@ impl Small {
 
     /// For the orchestrator.
     pub(super) fn config() -> String {
-        format!("\n[host]\ndisk_floor_bytes = {FLOOR_BYTES}\n")
+        format!("\n[host]\ndisk_floor = {FLOOR_BYTES}\n")
     }
 
     fn filler(&self) -> PathBuf {

@@ -19,8 +19,9 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Wakes a dozing tenant so many times; the middle of the times from the request to the whole
 /// answer, connection standing.
 pub async fn wakes(runtime: Runtime, rounds: usize) -> Result<Duration> {
-    let lifecycle = Lifecycle::default().set("lease_ms", 200).set("grace_ms", 300);
-    let lifecycle = lifecycle.set("doze_after_s", 1).set("sleep_after_s", 3600);
+    let lifecycle = Lifecycle::default().duration_ms("lease", 200).duration_ms("grace", 300);
+    let lifecycle =
+        lifecycle.duration_ms("doze_after", 1_000).duration_ms("sleep_after", 3_600_000);
     let stack = Stack::builder().runtime(runtime).lifecycle(lifecycle).tenant("alice").start();
     let stack = stack.await?;
     let alice = stack.tenant("alice")?;

@@ -122,9 +122,9 @@ impl Host {
             lay(&path, &name(number), number >= shape.awake + shape.dozing)?;
         }
         let lifecycle = Lifecycle::default()
-            .set("lease_ms", LEASE_MS)
-            .set("grace_ms", GRACE_MS)
-            .set("patience_ms", PATIENCE_MS);
+            .duration_ms("lease", LEASE_MS)
+            .duration_ms("grace", GRACE_MS)
+            .duration_ms("patience", PATIENCE_MS);
         let stack = Stack::builder()
             .runtime(Runtime::Process)
             .sq(SQ_VERSION)

@@ -1,0 +1,241 @@
+//! What may be written in `orchestrator.toml`: keys, bounds and defaults.
+//!
+//! `orchestrator/orchestrator.schema.json` is generated from these types, with their comments.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use protocol::SqVersion;
+use protocol::deadlines::LEASE_MAX_MS;
+use protocol::time::{DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS, YEAR_MS};
+use schemars::JsonSchema;
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize};
+use settings::{Duration, Integer, Size, Text};
+
+use super::RuntimeKind;
+
+/// Upper bound of the floors: a pebibyte, more than any host has.
+const FLOOR_MAX_BYTES: u64 = 1 << 50;
+
+/// Settings of the gateway's orchestrator. Every key may be left out.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawConfig {
+    /// Folder with one folder per tenant. One orchestrator per data root.
+    pub(super) data_root: Text,
+    /// Folder of the usage ledger, the good copies of phexts and the snapshots. Not inside
+    /// `data_root`.
+    pub(super) state_dir: Text,
+    /// Release of SQ for new starts.
+    #[schemars(with = "String")]
+    pub(super) sq_version: SqVersion,
+    /// Monthly revenue target in US dollars; `orchestrator usage` compares the tiers' prices with it.
+    pub(super) revenue_target_usd_month: Integer<0, { 1 << 40 }>,
+    pub(super) listen: RawListen,
+    pub(super) runtime: RawRuntime,
+    pub(super) docker: RawDocker,
+    pub(super) process: RawProcess,
+    pub(super) lifecycle: RawLifecycle,
+    pub(super) host: RawHost,
+}
+
+/// Addresses of the orchestrator's servers, on loopback only.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawListen {
+    /// Leases and usage reports, for the filter.
+    pub(super) gate: Loopback,
+    /// Clusters, for Envoy.
+    pub(super) xds: Loopback,
+    /// Status, metrics and commands, for the operator.
+    pub(super) admin: Loopback,
+}
+
+/// How SQ is run.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawRuntime {
+    pub(super) kind: RuntimeKind,
+    /// User and group that own the tenants' folders and run SQ.
+    pub(super) uid: Integer<1, { u32::MAX as u64 }>,
+}
+
+/// The Docker runtime.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawDocker {
+    /// Image of SQ; `{version}` stands for `sq_version`.
+    pub(super) image: Text,
+    /// Name of the internal bridge network, which is created if it does not exist. Tenants on it
+    /// cannot reach each other.
+    pub(super) network: Text,
+    /// Addresses of the network, such as `10.200.0.0/16`. If empty, the daemon chooses.
+    pub(super) subnet: String,
+    /// Network namespaces prepared ahead of container starts, which makes a start several times
+    /// faster. 0 disables the pool.
+    pub(super) network_pool: Integer<0, 64>,
+    /// Image of the process that keeps a prepared namespace. Without this image there is no pool.
+    pub(super) pause_image: Text,
+}
+
+/// The process runtime.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawProcess {
+    /// The `sq` binary; `{version}` stands for `sq_version`.
+    pub(super) sq: Text,
+}
+
+/// When tenants are started, paused and stopped.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawLifecycle {
+    /// Time for which the filter may route to a tenant without asking again.
+    pub(super) lease: Duration<50, LEASE_MAX_MS>,
+    /// Time after its last lease in which a tenant is still left running: longer than the longest
+    /// request with its retries.
+    pub(super) grace: Duration<50, HOUR_MS>,
+    /// Idle time until a tenant is paused, from which a wake takes about 15 ms. Unused if it is not
+    /// shorter than `sleep_after`. A tier may set another time.
+    pub(super) doze_after: Duration<0, YEAR_MS>,
+    /// Idle time until a tenant is stopped, from which a wake takes about 0.3 s. A tier may set
+    /// another time.
+    pub(super) sleep_after: Duration<0, YEAR_MS>,
+    /// Concurrent starts; by default the number of cores. At most half of them go to tenants whose
+    /// last start failed, so that starts that hang do not block the others.
+    pub(super) max_starts: Option<Integer<1, 1_024>>,
+    /// Longest wait of a lease request for a wake. A fifth below the filter's `lease_timeout`, so
+    /// that the reason of a refusal reaches the client.
+    pub(super) patience: Duration<50, { 2 * MINUTE_MS }>,
+    /// A waiting tenant is started before tenants whose priority is lower by one if they have asked
+    /// up to this much earlier.
+    pub(super) head_start: Duration<0, DAY_MS>,
+    /// Time within which an Envoy must acknowledge a change, or its connection is closed.
+    pub(super) ack_timeout: Duration<100, { 10 * MINUTE_MS }>,
+    /// Pause after a failed start or a repeated crash. It doubles with each further one up to
+    /// `backoff_max`, except after a panic of SQ (exit code 101), which a single request causes.
+    pub(super) backoff: Duration<10, DAY_MS>,
+    /// Longest pause between two starts of a failing tenant.
+    pub(super) backoff_max: Duration<10, DAY_MS>,
+    /// Time after which the crashes of a running tenant no longer count.
+    pub(super) stable_after: Duration<0, DAY_MS>,
+}
+
+/// Reserves of the host.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RawHost {
+    /// With less available memory (`MemAvailable`), the least recently used tenants are stopped.
+    /// `0B` disables it.
+    pub(super) memory_floor: Size<0, FLOOR_MAX_BYTES>,
+    /// With less free disk space, no tenant may write. `0B` disables it.
+    pub(super) disk_floor: Size<0, FLOOR_MAX_BYTES>,
+}
+
+impl Default for RawConfig {
+    fn default() -> Self {
+        Self {
+            data_root: "/var/lib/sq-gateway/tenants".into(),
+            state_dir: "/var/lib/sq-gateway/state".into(),
+            sq_version: SqVersion::default(),
+            revenue_target_usd_month: Integer::new(380),
+            listen: RawListen::default(),
+            runtime: RawRuntime::default(),
+            docker: RawDocker::default(),
+            process: RawProcess::default(),
+            lifecycle: RawLifecycle::default(),
+            host: RawHost::default(),
+        }
+    }
+}
+
+impl Default for RawListen {
+    fn default() -> Self {
+        Self {
+            gate: Loopback::on_port(7100),
+            xds: Loopback::on_port(7101),
+            admin: Loopback::on_port(7102),
+        }
+    }
+}
+
+impl Default for RawRuntime {
+    fn default() -> Self {
+        Self { kind: RuntimeKind::Auto, uid: Integer::new(10_001) }
+    }
+}
+
+impl Default for RawDocker {
+    fn default() -> Self {
+        Self {
+            image: "wbic16/sq:{version}".into(),
+            network: "sq-tenants".into(),
+            subnet: String::new(),
+            network_pool: Integer::new(4),
+            pause_image: "sq-gateway/pause:1".into(),
+        }
+    }
+}
+
+impl Default for RawProcess {
+    fn default() -> Self {
+        Self { sq: ".tools/sq-{version}/bin/sq".into() }
+    }
+}
+
+impl Default for RawLifecycle {
+    fn default() -> Self {
+        Self {
+            lease: Duration::from_ms(30 * SECOND_MS),
+            grace: Duration::from_ms(35 * SECOND_MS),
+            doze_after: Duration::from_ms(2 * MINUTE_MS),
+            sleep_after: Duration::from_ms(30 * MINUTE_MS),
+            max_starts: None,
+            patience: Duration::from_ms(8 * SECOND_MS),
+            head_start: Duration::from_ms(2 * SECOND_MS),
+            ack_timeout: Duration::from_ms(10 * SECOND_MS),
+            backoff: Duration::from_ms(SECOND_MS),
+            backoff_max: Duration::from_ms(5 * MINUTE_MS),
+            stable_after: Duration::from_ms(MINUTE_MS),
+        }
+    }
+}
+
+impl Default for RawHost {
+    fn default() -> Self {
+        Self { memory_floor: Size::from_bytes(256 << 20), disk_floor: Size::from_bytes(512 << 20) }
+    }
+}
+
+/// A loopback address with its port. The orchestrator's servers have no authentication.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[schemars(with = "String")]
+pub(super) struct Loopback(pub(super) SocketAddr);
+
+impl Loopback {
+    fn on_port(port: u16) -> Self {
+        Self(SocketAddr::from(([127, 0, 0, 1], port)))
+    }
+}
+
+impl fmt::Display for Loopback {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl<'de> Deserialize<'de> for Loopback {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let Ok(address) = text.parse::<SocketAddr>() else {
+            let message = "is not an address: write one with its port, such as `127.0.0.1:7100`";
+            return Err(D::Error::custom(message));
+        };
+        if !address.ip().is_loopback() {
+            let message = "is not a loopback address: this server is not for the network";
+            return Err(D::Error::custom(message));
+        }
+        Ok(Self(address))
+    }
+}

@@ -1,0 +1,110 @@
+use serde_json::Value;
+
+use super::*;
+
+const EXAMPLE: &str = include_str!("../../orchestrator.example.toml");
+const SCHEMA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/orchestrator.schema.json");
+
+/// The faults of a file, one per line.
+fn faults(text: &str) -> String {
+    Config::parse(text).unwrap_err().to_string()
+}
+
+/// The example with the keys that it shows in comments.
+fn complete_example() -> String {
+    EXAMPLE.replace("#= ", "")
+}
+
+#[test]
+fn empty_file_is_the_default() {
+    assert_eq!(Config::parse(""), Ok(Config::default()));
+}
+
+#[test]
+fn example_shows_every_key_with_its_default() {
+    // One default depends on the host: the number of its cores.
+    let mut expected = Config::default();
+    expected.lifecycle.max_starts = 2;
+    assert_eq!(Config::parse(&complete_example()), Ok(expected));
+    let shown: Value = toml::from_str(&complete_example()).unwrap();
+    let all = serde_json::to_value(RawConfig::default()).unwrap();
+    assert_eq!(names(&shown), names(&all));
+}
+
+/// Full names of all keys.
+fn names(value: &Value) -> Vec<String> {
+    let mut names = Vec::new();
+    for (name, value) in value.as_object().into_iter().flatten() {
+        names.push(name.clone());
+        names.extend(self::names(value).iter().map(|inner| format!("{name}.{inner}")));
+    }
+    names.sort();
+    names
+}
+
+#[test]
+fn committed_schema_is_up_to_date() {
+    settings::schema::check_committed::<RawConfig>(Path::new(SCHEMA)).unwrap();
+}
+
+#[test]
+fn example_fulfils_the_schema() {
+    let schema: Value = serde_json::from_str(&settings::schema::generate::<RawConfig>()).unwrap();
+    for text in [EXAMPLE, &complete_example()] {
+        let instance: Value = toml::from_str(text).unwrap();
+        assert_eq!(settings::schema::violations(&schema, &instance), [""; 0]);
+    }
+}
+
+#[test]
+fn all_faults_are_reported_at_once() {
+    let faults = faults(
+        "data_root = 3\nwhat = 1\nsq_version = \"six\"\n[listen]\ngate = \"0.0.0.0:1\"\n\
+         xds = \"here\"\n[runtime]\nkind = \"podman\"\n[lifecycle]\nlease = \"1ms\"\n\
+         sleep_after = -1.0\nleese = 2\n[host]\ndisk_floor = \"1 MiX\"\n",
+    );
+    for start in [
+        "data_root: `3` is not a text",
+        "what: unknown key",
+        "sq_version: `six` is not a supported version of SQ",
+        "listen.gate: `0.0.0.0:1` is not a loopback address",
+        "listen.xds: `here` is not an address",
+        "runtime.kind: `podman` is not one of `auto`, `docker`, `process`",
+        "lifecycle.lease: `1ms` is out of bounds: write `50ms` to `10min`",
+        "lifecycle.sleep_after: `-1` is not a duration",
+        "lifecycle.leese: unknown key: write one of `lease`, `grace`",
+        "host.disk_floor: `1 MiX` is not a size",
+    ] {
+        assert!(faults.lines().any(|line| line.starts_with(start)), "{start} in:\n{faults}");
+    }
+    assert_eq!(faults.lines().count(), 10, "{faults}");
+}
+
+#[test]
+fn contradicting_keys_are_faults() {
+    let faults = faults(
+        "data_root = \"/d\"\nstate_dir = \"/d/state\"\n[lifecycle]\nbackoff = \"2s\"\n\
+         backoff_max = \"1s\"\n",
+    );
+    assert_eq!(
+        faults,
+        "state_dir: `/d/state` is inside `data_root`, where each folder belongs to a tenant\n\
+         lifecycle.backoff_max: `1s` is shorter than `backoff`, `2s`"
+    );
+}
+
+#[test]
+fn risky_settings_are_warned_about() {
+    assert_eq!(Config::default().warnings(), [""; 0]);
+    let text = "[lifecycle]\ngrace = \"29999ms\"\nlease = \"500ms\"\npatience = \"10s\"\n";
+    assert_eq!(Config::parse(text).unwrap().warnings().len(), 3);
+}
+
+#[test]
+fn durations_have_units() {
+    let text = "[lifecycle]\nsleep_after = \"250ms\"\ndoze_after = \"0s\"\nstable_after = \"2h\"\n";
+    let lifecycle = Config::parse(text).unwrap().lifecycle;
+    assert_eq!(lifecycle.sleep_after_ms, 250);
+    assert_eq!(lifecycle.doze_after_ms, 0);
+    assert_eq!(lifecycle.stable_ms, 7_200_000);
+}
