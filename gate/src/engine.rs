@@ -191,7 +191,7 @@ impl Gate {
         let now_ns = self.clock.now_ns();
         if stepped_back {
             // For an unknown time leases were longer here than at the orchestrator: give them up.
-            self.leases.distrust(now_ns);
+            self.leases.give_up_all(now_ns);
         }
         Ctx { now_ns, wall_ns, caller, shared }
     }
@@ -207,7 +207,7 @@ impl Gate {
     }
 
     fn end_lease_use(&mut self, exchange: &Exchange) {
-        self.leases.end(exchange.request.tenant(), exchange.request.writes());
+        self.leases.end_request(exchange.request.tenant(), exchange.request.writes());
     }
 
     /// Handles each of these streams that still waits. Waiters are remembered by id and may have

@@ -250,7 +250,7 @@ impl Gate {
         if stream.wake.is_none() {
             self.counts.add(Metric::LeaseHits);
         }
-        self.leases.begin(request.tenant(), request.writes());
+        self.leases.begin_request(request.tenant(), request.writes());
         stream.state = State::Forwarded(Exchange {
             request,
             forwarded_ns: ctx.now_ns,
@@ -276,7 +276,7 @@ impl Gate {
                 Err(Refusal::new(RefusalKind::WakeQueued))
             }
             admission => {
-                self.leases.wait(&verdict.tenant, id);
+                self.leases.add_waiter(&verdict.tenant, id);
                 if admission == Admission::Ask {
                     self.request_lease(&verdict.tenant, ctx);
                 }

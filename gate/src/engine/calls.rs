@@ -107,7 +107,7 @@ impl Gate {
 
     /// Asks the orchestrator for a lease, unless a request for it is in flight.
     pub(super) fn request_lease(&mut self, tenant: &TenantId, ctx: &Ctx<'_>) {
-        if let Some(query) = self.leases.ask(tenant, ctx.now_ns) {
+        if let Some(query) = self.leases.query(tenant, ctx.now_ns) {
             self.counts.add(Metric::Leases);
             self.send_lease_request(query, ctx);
         }
@@ -135,7 +135,7 @@ impl Gate {
     /// Renews leases in use, and repeats failed requests for leases that streams wait for.
     pub(super) fn request_due_leases(&mut self, ctx: &Ctx<'_>) {
         let streams = &self.streams;
-        let queries = self.leases.due(ctx.now_ns, |id| streams.contains(id));
+        let queries = self.leases.due_queries(ctx.now_ns, |id| streams.contains(id));
         for query in queries {
             self.counts.add(Metric::Renewals);
             self.send_lease_request(query, ctx);
@@ -175,7 +175,7 @@ impl Gate {
         while let Some(id) = self.calls.first_of(stream) {
             match self.calls.remove(id).map(|call| call.topic) {
                 Some(Topic::Verify(key)) => self.verdicts.orphan(&key),
-                Some(Topic::Lease(tenant)) => self.leases.lost(&tenant, ctx.now_ns),
+                Some(Topic::Lease(tenant)) => self.leases.call_lost(&tenant, ctx.now_ns),
                 Some(Topic::Changes | Topic::Usage(_) | Topic::Report { .. }) | None => {}
             }
             self.effects.push_back(Effect::Abandon(id));

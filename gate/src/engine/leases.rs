@@ -1,38 +1,40 @@
-//! Leases on tenants, of one VM: which tenants' clusters may be routed to, and until when.
+//! Leases on tenants, of one VM: the tenants whose clusters may be routed to, and until when.
 //!
 //! ```text
-//!            admit                 answer                    half of it over, used
-//!  (nothing) ─────► asking ─────────────────► held ─────────────────────────► renewing ──► held
-//!                     │ ▲ again, while         │ not used: runs out
-//!             refusal │ └ somebody waits       ▼
-//!                     ▼                     (nothing)
-//!                 waiters refused
+//!            admit                    granted              used, half of it over
+//!  (none) ────────► requested ─────────────────► leased ────────────────────────► requested again
+//!                    │   ▲ repeated while         │
+//!            refused │   │ streams wait           │ unused: expires
+//!                    ▼   │                        ▼
+//!               waiters refused                 (none)
 //! ```
 //!
-//! A lease counts from before the question was sent, so it ends here before it ends at the
-//! orchestrator. It is renewed as long as requests come or are in flight.
+//! A lease counts from before its request was sent, so it ends here before it ends at the
+//! orchestrator. It is renewed while requests come or are in flight.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use protocol::deadlines::LEASE_MAX_MS;
-use protocol::time::MS_NS;
+use protocol::time::{MS_NS, SECOND_NS};
 use protocol::{LeaseResponse, Limits, SqVersion, TenantId, TenantNotice, TierName, Verdict};
 
 use crate::effect::StreamId;
 
-mod known;
+mod notices;
+mod tenant;
 
-pub(crate) use known::{InFlight, Known};
+pub(crate) use notices::Notices;
+use tenant::{NextStep, Tenant};
 
-/// Pause after a question that failed; doubles up to [`BACK_OFF_MAX_NS`].
-const BACK_OFF_NS: u64 = 100_000_000;
-/// A new orchestrator is found within this.
-const BACK_OFF_MAX_NS: u64 = 1_000_000_000;
-/// An answer may not bind for longer, whatever it says.
+/// Pause after a failed request; it doubles up to [`BACK_OFF_MAX_NS`].
+const BACK_OFF_NS: u64 = 100 * MS_NS;
+/// The longest pause. A restarted orchestrator is found within it.
+const BACK_OFF_MAX_NS: u64 = SECOND_NS;
+/// The longest lease that is accepted from an orchestrator.
 const LEASE_MAX_NS: u64 = LEASE_MAX_MS * MS_NS;
-/// Questions per tick: the rest waits for the next, so that ten thousand leases that fall due at
-/// once don't become one burst.
+/// Requests per tick. The rest waits for the next tick, so that ten thousand leases that fall due at
+/// the same time do not become one burst.
 const DUE_MAX: usize = 200;
 
 /// The right to route to a tenant.
@@ -40,67 +42,34 @@ const DUE_MAX: usize = 200;
 pub(crate) struct Lease {
     /// Value for `x-sq-cluster`.
     pub(crate) cluster: String,
-    /// The SQ that answers.
+    /// The SQ that the tenant runs.
     pub(crate) sq_version: SqVersion,
-    /// When it ends.
+    /// End of the lease.
     pub(crate) until_ns: u64,
-    /// From when on it is renewed if it is used.
+    /// If the lease is in use by then, it is renewed.
     renew_at_ns: u64,
 }
 
-/// A question on its way.
-#[derive(Debug)]
-struct Asking {
-    asked_ns: u64,
-    limits: Limits,
-    /// The call was lost, or failed: to be asked again from `retry_at_ns` on.
-    lost: bool,
-}
-
-#[derive(Debug)]
-struct Tenant {
-    /// The verdict last seen, so that the same one is not compared again.
-    verdict: Rc<Verdict>,
-    tier: TierName,
-    limits: Limits,
-    /// The limits that the orchestrator was told last.
-    told: Option<Limits>,
-    lease: Option<Rc<Lease>>,
-    asking: Option<Asking>,
-    waiters: Vec<StreamId>,
-    used: bool,
-    known: Known,
-    failures: u32,
-    /// When the first of these `failures` was.
-    failing_since_ns: u64,
-    retry_at_ns: u64,
-    /// Under which time it stands in [`Leases::due`].
-    due_ns: Option<u64>,
-}
-
-/// Whether a request may go on.
+/// The decision about a request of a tenant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Admission {
-    /// It may.
+    /// The tenant has a lease: the request may go on.
     Go(Rc<Lease>),
-    /// Somebody must ask: say so with [`Leases::ask`].
+    /// The caller must request a lease, see [`Leases::query`].
     Ask,
-    /// Somebody has asked.
+    /// A request for the lease is in flight.
     Wait,
-    /// No room for another tenant.
+    /// There is no room for another tenant.
     Full,
 }
 
-/// What to ask.
+/// The content of a request for a lease.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct LeaseQuery {
-    /// Whom to wake.
     pub(crate) tenant: TenantId,
-    /// Its tier.
     pub(crate) tier: TierName,
-    /// Its limits.
     pub(crate) limits: Limits,
-    /// Don't wake it.
+    /// The tenant must not be woken for this: only requests in flight need the lease.
     pub(crate) renew_only: bool,
 }
 
@@ -108,111 +77,111 @@ pub(crate) struct LeaseQuery {
 #[derive(Debug)]
 pub(crate) struct Leases {
     tenants: BTreeMap<TenantId, Tenant>,
-    /// Who is looked at when: to renew, to ask again, to forget.
+    /// Times at which tenants need a look: to renew, to repeat a request, to be dropped.
     due: BTreeSet<(u64, TenantId)>,
-    bound: usize,
-    /// Requests that have failed for so long are an outage.
+    capacity: usize,
+    /// Requests that have failed for this time are an outage.
     outage_ns: u64,
 }
 
 impl Leases {
-    /// No leases; room for `bound` tenants. Clients are kept waiting while questions fail for less
-    /// than `outage_ns`.
-    pub(crate) fn new(bound: usize, outage_ns: u64) -> Self {
-        Self { tenants: BTreeMap::new(), due: BTreeSet::new(), bound, outage_ns }
+    /// No leases yet, and room for `capacity` tenants. While requests have failed for less than
+    /// `outage_ns`, streams keep waiting.
+    pub(crate) fn new(capacity: usize, outage_ns: u64) -> Self {
+        Self { tenants: BTreeMap::new(), due: BTreeSet::new(), capacity, outage_ns }
     }
 
-    /// Whether a request of this tenant may go on now. The verdict's limits are the newest: the
-    /// orchestrator is told if they differ from what it knows.
+    /// Decides about a request of the verdict's tenant. The verdict has the newest limits; if they
+    /// differ from those that the orchestrator knows, a renewal falls due at once.
     pub(crate) fn admit(&mut self, verdict: &Rc<Verdict>, now_ns: u64) -> Admission {
+        // 1. Make room for a new tenant.
         if !self.tenants.contains_key(&verdict.tenant) {
-            if self.tenants.len() >= self.bound && !self.make_room() {
+            if self.tenants.len() >= self.capacity && !self.make_room() {
                 return Admission::Full;
             }
             self.tenants.insert(verdict.tenant.clone(), Tenant::new(verdict));
         }
         let Some(tenant) = self.tenants.get_mut(&verdict.tenant) else { return Admission::Full };
-        if !Rc::ptr_eq(&tenant.verdict, verdict) && tenant.learn(verdict) {
+        // 2. Take over new limits. The comparison of pointers keeps this off the warm path.
+        if !Rc::ptr_eq(&tenant.verdict, verdict) && tenant.update(verdict) {
             schedule(&mut self.due, &verdict.tenant, tenant, now_ns);
         }
-        if let Some(lease) = tenant.lease.clone().filter(|lease| now_ns < lease.until_ns) {
+        // 3. With a live lease: mark it as used, so that it is renewed.
+        if let Some(lease) = tenant.live_lease(now_ns).cloned() {
             tenant.used = true;
             if tenant.due_ns.is_none_or(|due| due > lease.until_ns.min(lease.renew_at_ns)) {
                 schedule(&mut self.due, &verdict.tenant, tenant, lease.renew_at_ns);
             }
             return Admission::Go(lease);
         }
-        match &tenant.asking {
-            Some(asking) if !asking.lost || now_ns < tenant.retry_at_ns => Admission::Wait,
+        // 4. Without one: at most one request is in flight, and a lost one has to be repeated.
+        match &tenant.pending {
+            Some(pending) if !pending.lost || now_ns < tenant.retry_at_ns => Admission::Wait,
             _ => Admission::Ask,
         }
     }
 
-    /// Drops one tenant that nobody uses.
+    /// Drops one tenant without requests or waiters.
     fn make_room(&mut self) -> bool {
-        let idle = |t: &Tenant| !t.is_in_flight() && t.asking.is_none() && t.waiters.is_empty();
-        let found = self.tenants.iter().find(|(_, t)| idle(t)).map(|(id, _)| id.clone());
-        found.is_some_and(|id| self.forget(&id))
-    }
-
-    fn forget(&mut self, id: &TenantId) -> bool {
-        let Some(tenant) = self.tenants.remove(id) else { return false };
-        if let Some(due) = tenant.due_ns {
-            self.due.remove(&(due, id.clone()));
-        }
+        let idle = self.tenants.iter().find(|(_, tenant)| tenant.is_idle());
+        let Some(id) = idle.map(|(id, _)| id.clone()) else { return false };
+        self.remove(&id);
         true
     }
 
-    /// A question goes out now.
-    pub(crate) fn ask(&mut self, id: &TenantId, now_ns: u64) -> Option<LeaseQuery> {
-        let tenant = self.tenants.get_mut(id)?;
-        let limits = tenant.limits.clone();
-        tenant.asking = Some(Asking { asked_ns: now_ns, limits: limits.clone(), lost: false });
-        // A tenant put to sleep meanwhile is woken for those who wait, not for those who were here.
-        let renew_only = tenant.waiters.is_empty();
-        Some(LeaseQuery { tenant: id.clone(), tier: tenant.tier.clone(), limits, renew_only })
+    fn remove(&mut self, id: &TenantId) {
+        let due_ns = self.tenants.remove(id).and_then(|tenant| tenant.due_ns);
+        if let Some(due_ns) = due_ns {
+            self.due.remove(&(due_ns, id.clone()));
+        }
     }
 
-    /// `stream` waits for the lease.
-    pub(crate) fn wait(&mut self, id: &TenantId, stream: StreamId) {
+    /// A request for the tenant's lease goes out now.
+    pub(crate) fn query(&mut self, id: &TenantId, now_ns: u64) -> Option<LeaseQuery> {
+        self.tenants.get_mut(id).map(|tenant| tenant.query(now_ns))
+    }
+
+    /// Adds a stream that waits for the tenant's lease.
+    pub(crate) fn add_waiter(&mut self, id: &TenantId, stream: StreamId) {
         if let Some(tenant) = self.tenants.get_mut(id) {
             tenant.used = true;
             tenant.waiters.push(stream);
         }
     }
 
-    /// The orchestrator's yes. Returns who waited.
-    /// `in_doubt`: whether a usage report was on its way meanwhile, which its notice may contain.
+    /// The orchestrator has granted the lease. Returns the streams that waited for it. `in_doubt`: a
+    /// usage report was in flight, which the response's notice may or may not contain.
     pub(crate) fn granted(
         &mut self,
         id: &TenantId,
-        answer: &LeaseResponse,
+        response: &LeaseResponse,
         in_doubt: bool,
         now_ns: u64,
     ) -> Vec<StreamId> {
         let Some(tenant) = self.tenants.get_mut(id) else { return Vec::new() };
-        let Some(asking) = tenant.asking.take() else { return Vec::new() };
-        tenant.known.hear(answer.notice.clone(), asking.asked_ns, in_doubt);
-        let length_ns = answer.lease_ms.saturating_mul(MS_NS).min(LEASE_MAX_NS);
-        let lease = Rc::new(Lease {
-            cluster: answer.cluster.clone(),
-            sq_version: answer.sq_version,
-            until_ns: asking.asked_ns.saturating_add(length_ns),
-            renew_at_ns: asking.asked_ns.saturating_add(length_ns / 2),
-        });
-        tenant.told = Some(asking.limits);
+        let Some(pending) = tenant.pending.take() else { return Vec::new() };
+        // 1. The notice is as old as the request.
+        tenant.notices.update(response.notice.clone(), pending.asked_ns, in_doubt);
+        // 2. The lease counts from the request, too.
+        let length_ns = response.lease_ms.saturating_mul(MS_NS).min(LEASE_MAX_NS);
+        let renew_at_ns = pending.asked_ns.saturating_add(length_ns / 2);
+        tenant.lease = Some(Rc::new(Lease {
+            cluster: response.cluster.clone(),
+            sq_version: response.sq_version,
+            until_ns: pending.asked_ns.saturating_add(length_ns),
+            renew_at_ns,
+        }));
         tenant.failures = 0;
         tenant.used = false;
-        tenant.lease = Some(lease.clone());
-        let waiters = std::mem::take(&mut tenant.waiters);
-        let told = tenant.told.as_ref() == Some(&tenant.limits);
-        let due_ns = if told { lease.renew_at_ns } else { now_ns };
+        // 3. Renew it at half its time, or at once if the limits have changed since the request.
+        tenant.sent_limits = Some(pending.limits);
+        let due_ns = if tenant.has_unsent_limits() { now_ns } else { renew_at_ns };
         schedule(&mut self.due, id, tenant, due_ns);
-        waiters
+        std::mem::take(&mut tenant.waiters)
     }
 
-    /// The orchestrator's no, and what it told of the tenant, which is kept for the pause. Returns
-    /// who waited; a lease that is still held runs on.
+    /// The orchestrator has refused the lease, possibly with a notice that explains it. Returns the
+    /// streams that waited. A lease that is still live goes on.
     pub(crate) fn refused(
         &mut self,
         id: &TenantId,
@@ -221,17 +190,19 @@ impl Leases {
         now_ns: u64,
     ) -> Vec<StreamId> {
         let Some(tenant) = self.tenants.get_mut(id) else { return Vec::new() };
-        if let (Some(asking), Some(notice)) = (tenant.asking.take(), notice) {
-            tenant.known.hear(notice.clone(), asking.asked_ns, true);
+        if let (Some(pending), Some(notice)) = (tenant.pending.take(), notice) {
+            tenant.notices.update(notice.clone(), pending.asked_ns, true);
         }
         tenant.failures = 0;
-        let pause = retry_after_ns.clamp(BACK_OFF_NS, BACK_OFF_MAX_NS);
-        schedule(&mut self.due, id, tenant, now_ns + pause);
+        // The tenant, and with it the notice, is kept for the pause.
+        let pause_ns = retry_after_ns.clamp(BACK_OFF_NS, BACK_OFF_MAX_NS);
+        schedule(&mut self.due, id, tenant, now_ns + pause_ns);
         std::mem::take(&mut tenant.waiters)
     }
 
-    /// No answer at all. A short restart of the orchestrator is hidden: who waits, waits on while it
-    /// is asked again. Once that has failed for `outage_ns`, those who wait are returned, to be told.
+    /// The request has failed without a response. A short restart of the orchestrator is hidden from
+    /// clients: streams keep waiting while the request is repeated. Returns them once it has failed
+    /// for `outage_ns`.
     pub(crate) fn failed(&mut self, id: &TenantId, now_ns: u64) -> Vec<StreamId> {
         let Some(tenant) = self.tenants.get_mut(id) else { return Vec::new() };
         if tenant.failures == 0 {
@@ -239,175 +210,110 @@ impl Leases {
         }
         tenant.failures = tenant.failures.saturating_add(1);
         let is_outage = now_ns.saturating_sub(tenant.failing_since_ns) >= self.outage_ns;
-        let told = if is_outage { std::mem::take(&mut tenant.waiters) } else { Vec::new() };
-        let pause = BACK_OFF_NS.saturating_mul(1 << (tenant.failures - 1).min(10));
-        self.lost(id, now_ns + pause.min(BACK_OFF_MAX_NS));
-        told
+        let waiters = if is_outage { std::mem::take(&mut tenant.waiters) } else { Vec::new() };
+        let pause_ns = BACK_OFF_NS.saturating_mul(1 << (tenant.failures - 1).min(10));
+        self.call_lost(id, now_ns + pause_ns.min(BACK_OFF_MAX_NS));
+        waiters
     }
 
-    /// The call was lost with its stream: it is asked again from `retry_at_ns` on.
-    pub(crate) fn lost(&mut self, id: &TenantId, retry_at_ns: u64) {
+    /// The request was lost, with its stream or because it failed. It is repeated from `retry_at_ns`
+    /// on.
+    pub(crate) fn call_lost(&mut self, id: &TenantId, retry_at_ns: u64) {
         let Some(tenant) = self.tenants.get_mut(id) else { return };
         tenant.retry_at_ns = retry_at_ns;
-        if let Some(asking) = &mut tenant.asking {
-            asking.lost = true;
+        if let Some(pending) = &mut tenant.pending {
+            pending.lost = true;
         }
         schedule(&mut self.due, id, tenant, retry_at_ns);
     }
 
-    /// News on the tenant, asked for with the report of `asked_ns`, which they contain.
-    pub(crate) fn hear(&mut self, id: &TenantId, notice: TenantNotice, asked_ns: u64) {
+    /// Takes over a notice that came with the response to a usage report, which it contains.
+    /// `asked_ns` is the time of the report.
+    pub(crate) fn update_notice(&mut self, id: &TenantId, notice: TenantNotice, asked_ns: u64) {
         if let Some(tenant) = self.tenants.get_mut(id) {
-            tenant.known.hear(notice, asked_ns, false);
+            tenant.notices.update(notice, asked_ns, false);
         }
     }
 
-    /// Whether the tenant may be routed to.
     #[cfg(test)]
     pub(crate) fn is_live(&self, id: &TenantId, now_ns: u64) -> bool {
-        let lease = self.tenants.get(id).and_then(|tenant| tenant.lease.as_ref());
-        lease.is_some_and(|lease| now_ns < lease.until_ns)
+        self.tenants.get(id).is_some_and(|tenant| tenant.live_lease(now_ns).is_some())
     }
 
-    /// What is known of the tenant; nothing without a lease and some time after it.
-    pub(crate) fn known(&self, id: &TenantId) -> Option<&Known> {
-        self.tenants.get(id).map(|tenant| &tenant.known)
+    /// Notices about the tenant; `None` without a lease and some time after it.
+    pub(crate) fn notices(&self, id: &TenantId) -> Option<&Notices> {
+        self.tenants.get(id).map(|tenant| &tenant.notices)
     }
 
-    /// The verdict on a tenant that was seen last.
+    /// The tenant's most recent verdict.
     pub(crate) fn verdict(&self, id: &TenantId) -> Option<&Rc<Verdict>> {
         self.tenants.get(id).map(|tenant| &tenant.verdict)
     }
 
-    /// The SQ that answered last.
+    /// The SQ that the tenant runs, as of its last lease.
     pub(crate) fn sq_version(&self, id: &TenantId) -> Option<SqVersion> {
         self.tenants.get(id)?.lease.as_ref().map(|lease| lease.sq_version)
     }
 
-    /// A request of the tenant has gone out.
-    pub(crate) fn begin(&mut self, id: &TenantId, writes: bool) {
+    /// A request of the tenant was forwarded.
+    pub(crate) fn begin_request(&mut self, id: &TenantId, writes: bool) {
         if let Some(tenant) = self.tenants.get_mut(id) {
-            tenant.known.begin(writes);
+            tenant.notices.in_flight.begin(writes);
         }
     }
 
-    /// A request of the tenant is over.
-    pub(crate) fn end(&mut self, id: &TenantId, writes: bool) {
+    /// A forwarded request of the tenant has ended.
+    pub(crate) fn end_request(&mut self, id: &TenantId, writes: bool) {
         if let Some(tenant) = self.tenants.get_mut(id) {
-            tenant.known.end(writes);
+            tenant.notices.in_flight.end(writes);
         }
     }
 
-    /// The clock went back: no lease can be trusted.
-    pub(crate) fn distrust(&mut self, now_ns: u64) {
-        let ids: Vec<TenantId> = self.tenants.keys().cloned().collect();
-        for id in &ids {
-            if let Some(tenant) = self.tenants.get_mut(id) {
-                tenant.lease = None;
-                schedule(&mut self.due, id, tenant, now_ns);
-            }
+    /// Gives up all leases, and lets them be requested again.
+    pub(crate) fn give_up_all(&mut self, now_ns: u64) {
+        for (id, tenant) in &mut self.tenants {
+            tenant.lease = None;
+            schedule(&mut self.due, id, tenant, now_ns);
         }
     }
 
-    /// What must be asked now, at most [`DUE_MAX`] at once. `alive` tells which waiters are left.
-    pub(crate) fn due(&mut self, now_ns: u64, alive: impl Fn(StreamId) -> bool) -> Vec<LeaseQuery> {
-        let mut questions = Vec::new();
-        while questions.len() < DUE_MAX {
-            let Some((due, id)) = self.due.first().cloned() else { break };
-            if due > now_ns {
-                break;
+    /// Requests that are due, at most [`DUE_MAX`] at once. `is_alive` tells which waiters still
+    /// exist.
+    pub(crate) fn due_queries(
+        &mut self,
+        now_ns: u64,
+        is_alive: impl Fn(StreamId) -> bool,
+    ) -> Vec<LeaseQuery> {
+        let mut queries = Vec::new();
+        while queries.len() < DUE_MAX {
+            match self.due.first() {
+                Some((due_ns, _)) if *due_ns <= now_ns => {}
+                _ => break,
             }
-            self.due.pop_first();
+            let Some((_, id)) = self.due.pop_first() else { break };
             let Some(tenant) = self.tenants.get_mut(&id) else { continue };
             tenant.due_ns = None;
-            tenant.waiters.retain(|stream| alive(*stream));
+            tenant.waiters.retain(|stream| is_alive(*stream));
             match tenant.next_step(now_ns) {
-                NextStep::Ask => questions.extend(self.ask(&id, now_ns)),
-                NextStep::LookAgain(at) => schedule(&mut self.due, &id, tenant, at),
+                NextStep::Request => queries.push(tenant.query(now_ns)),
+                NextStep::LookAgain { at_ns } => schedule(&mut self.due, &id, tenant, at_ns),
                 NextStep::Wait => {}
-                NextStep::Forget => {
-                    self.forget(&id);
-                }
+                NextStep::Drop => self.remove(&id),
             }
         }
-        questions
+        queries
     }
 
-    /// Whether there is none.
+    /// Whether no tenant has a lease or waits for one.
     pub(crate) fn is_empty(&self) -> bool {
         self.tenants.is_empty()
     }
 }
 
-/// What a tenant that fell due needs.
-enum NextStep {
-    Ask,
-    LookAgain(u64),
-    Wait,
-    Forget,
-}
-
-impl Tenant {
-    fn new(verdict: &Rc<Verdict>) -> Self {
-        Self {
-            verdict: verdict.clone(),
-            known: Known::default(),
-            tier: verdict.tier.clone(),
-            limits: verdict.limits.clone(),
-            told: None,
-            lease: None,
-            asking: None,
-            waiters: Vec::new(),
-            used: false,
-            failures: 0,
-            failing_since_ns: 0,
-            retry_at_ns: 0,
-            due_ns: None,
-        }
+/// Moves a tenant's next look to `at_ns`.
+fn schedule(due: &mut BTreeSet<(u64, TenantId)>, id: &TenantId, tenant: &mut Tenant, at_ns: u64) {
+    if let Some(before_ns) = tenant.due_ns.replace(at_ns) {
+        due.remove(&(before_ns, id.clone()));
     }
-
-    /// Whether the orchestrator must be told.
-    fn learn(&mut self, verdict: &Rc<Verdict>) -> bool {
-        self.verdict = verdict.clone();
-        if self.limits == verdict.limits && self.tier == verdict.tier {
-            return false;
-        }
-        self.limits = verdict.limits.clone();
-        self.tier = verdict.tier.clone();
-        self.lease.is_some()
-    }
-
-    fn is_in_flight(&self) -> bool {
-        self.known.in_flight.requests > 0
-    }
-
-    fn next_step(&mut self, now_ns: u64) -> NextStep {
-        if self.asking.as_ref().is_some_and(|asking| !asking.lost) {
-            return NextStep::Wait;
-        }
-        let held = self.lease.as_ref().filter(|lease| now_ns < lease.until_ns);
-        let in_use = self.used || self.is_in_flight();
-        let news = self.told.as_ref().is_some_and(|told| *told != self.limits);
-        if !self.waiters.is_empty() || (held.is_some() && news) {
-            return NextStep::Ask;
-        }
-        match held {
-            Some(lease) if in_use && now_ns >= lease.renew_at_ns => NextStep::Ask,
-            Some(lease) if in_use => NextStep::LookAgain(lease.renew_at_ns),
-            Some(lease) => {
-                self.asking = None;
-                NextStep::LookAgain(lease.until_ns)
-            }
-            // Requests longer than the lease: it was not renewed in time, perhaps it can be had back.
-            None if self.is_in_flight() => NextStep::Ask,
-            None => NextStep::Forget,
-        }
-    }
-}
-
-fn schedule(due: &mut BTreeSet<(u64, TenantId)>, id: &TenantId, tenant: &mut Tenant, at: u64) {
-    if let Some(before) = tenant.due_ns.replace(at) {
-        due.remove(&(before, id.clone()));
-    }
-    due.insert((at, id.clone()));
+    due.insert((at_ns, id.clone()));
 }

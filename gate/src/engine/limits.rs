@@ -82,20 +82,20 @@ impl Gate {
         ctx: &Ctx<'_>,
     ) -> Result<Option<quota::Warning>, Refusal> {
         let tenant = request.tenant();
-        let Some(known) = self.leases.known(tenant) else {
+        let Some(notices) = self.leases.notices(tenant) else {
             return self.judge_quota_by(&TenantNotice::default(), Since::Acked, request, ctx);
         };
         // 1. Without doubt about the last notice: it contains every report that was answered, and
         //    this VM adds what it has counted since.
-        let Some(before) = &known.before else {
-            return self.judge_quota_by(&known.notice.notice, Since::Acked, request, ctx);
+        let Some(before) = &notices.before else {
+            return self.judge_quota_by(&notices.last.notice, Since::Acked, request, ctx);
         };
         // 2. The last notice came while a report was in flight, and may or may not contain it. Two
         //    sums are certainly used, because neither counts a request twice: the notice before
         //    with all that was not answered, and the last notice with all that was not sent. The
         //    request must be within the quotas by both.
         let warning = self.judge_quota_by(&before.notice, Since::Acked, request, ctx)?;
-        let by_last = self.judge_quota_by(&known.notice.notice, Since::Sent, request, ctx)?;
+        let by_last = self.judge_quota_by(&notices.last.notice, Since::Sent, request, ctx)?;
         Ok(by_last.or(warning))
     }
 
@@ -110,7 +110,8 @@ impl Gate {
         let tenant = request.tenant();
         let now_s = ctx.wall_s();
         // Requests in flight are counted at their end only, but they will have been of this day.
-        let in_flight = self.leases.known(tenant).map(|known| known.in_flight).unwrap_or_default();
+        let in_flight =
+            self.leases.notices(tenant).map(|notices| notices.in_flight).unwrap_or_default();
         let counted = self.usage.delta(tenant, since, now_s).plus(in_flight);
         quota::check(notice, &request.verdict.limits, &counted, request.class(), now_s)
     }
@@ -167,7 +168,8 @@ impl Gate {
             return Ok(None);
         }
         let Verdict { tenant, limits, .. } = &*request.verdict;
-        let last = self.leases.known(tenant).map(|known| known.notice.clone()).unwrap_or_default();
+        let notices = self.leases.notices(tenant);
+        let last = notices.map(|notices| notices.last.clone()).unwrap_or_default();
         let known = Measurement::new(&last.notice, ctx.wall_ms_of(last.asked_ns));
         let phext = request.phext();
         let asked = StorageRequest { tenant, limits, phext, change: request.change(body_bytes) };

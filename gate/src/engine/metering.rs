@@ -78,7 +78,7 @@ impl Gate {
         };
         let has_more = self.usage.acked(response.sequence);
         for (tenant, notice) in response.notices {
-            self.leases.hear(&tenant, notice, asked_ns);
+            self.leases.update_notice(&tenant, notice, asked_ns);
         }
         if has_more {
             self.next_report_ns = ctx.now_ns;

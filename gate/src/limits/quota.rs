@@ -11,7 +11,6 @@ use std::fmt;
 use protocol::{Limits, TenantNotice};
 
 use crate::Refusal;
-use crate::engine::leases::InFlight;
 use crate::limits::usage::Class;
 
 /// Percentage of a quota from which responses carry a warning.
@@ -28,6 +27,27 @@ pub struct Delta {
     pub(crate) requests_month: u64,
     /// Forwarded writes of this UTC day.
     pub(crate) writes_day: u64,
+}
+
+/// Requests that this VM has forwarded and that have not ended: used, but not counted yet.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct InFlight {
+    /// Reads and writes.
+    pub(crate) requests: u32,
+    /// Writes among them.
+    writes: u32,
+}
+
+impl InFlight {
+    pub(crate) fn begin(&mut self, writes: bool) {
+        self.requests += 1;
+        self.writes += u32::from(writes);
+    }
+
+    pub(crate) fn end(&mut self, writes: bool) {
+        self.requests = self.requests.saturating_sub(1);
+        self.writes = self.writes.saturating_sub(u32::from(writes));
+    }
 }
 
 impl Delta {
