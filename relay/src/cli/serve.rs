@@ -20,7 +20,7 @@ pub fn run(config: &Path) -> ExitCode {
     match Config::load(config) {
         Ok(config) => serve(config),
         Err(faults) => {
-            eprintln!("{}:\n{faults}", config.display());
+            eprintln!("{faults}");
             ExitCode::from(EXIT_CONFIG)
         }
     }

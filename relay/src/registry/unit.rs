@@ -2,8 +2,9 @@
 //!
 //! A value is a number inside; [`Unit`] says how that number is written.
 
-use protocol::time::{DAY_S, HOUR_S, MINUTE_S};
+use protocol::time::SECOND_MS;
 use protocol::{KeepAwake, WarmHours};
+use settings::units::{self, DURATIONS_MS, SIZES, parse_whole};
 
 /// The written form of a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,7 +15,7 @@ pub(crate) enum Unit {
     PerSecond,
     /// `25 MB` or `64 MiB`; the number counts bytes.
     Bytes,
-    /// `90 s`, `5 min`, `2 h` or `1 d`; the number counts seconds.
+    /// `90 s`, `90s`, `5min`, `2h` or `1d`; the number counts seconds.
     Seconds,
     /// `5` or `4.99`; the number counts cents.
     Usd,
@@ -26,20 +27,6 @@ pub(crate) enum Unit {
 
 const KEEP_WORDS: [(&str, KeepAwake); 3] =
     [("sleep", KeepAwake::Sleep), ("doze", KeepAwake::Doze), ("awake", KeepAwake::Awake)];
-
-/// Suffixes of sizes; a suffix that is the end of another one comes after it.
-const BYTE_SUFFIXES: [(&str, u64); 8] = [
-    ("KiB", 1 << 10),
-    ("MiB", 1 << 20),
-    ("GiB", 1 << 30),
-    ("kB", 1_000),
-    ("MB", 1_000_000),
-    ("GB", 1_000_000_000),
-    ("TB", 1_000_000_000_000),
-    ("B", 1),
-];
-const SECOND_SUFFIXES: [(&str, u64); 4] =
-    [("min", MINUTE_S), ("d", DAY_S), ("h", HOUR_S), ("s", 1)];
 
 /// Number of the latest warm hours, `23-24`. 0 stands for no warm hours.
 pub(super) const HOURS_MAX: u64 = 24 * 24;
@@ -54,8 +41,8 @@ impl Unit {
         match self {
             Self::Count => parse_whole(text),
             Self::PerSecond => parse_whole(text.strip_suffix("/s").unwrap_or(text).trim_end()),
-            Self::Bytes => parse_scaled(text, &BYTE_SUFFIXES),
-            Self::Seconds => parse_scaled(text, &SECOND_SUFFIXES),
+            Self::Bytes => units::parse(text, SIZES),
+            Self::Seconds => parse_whole_seconds(text),
             Self::Usd => parse_cents(text),
             Self::Keep => {
                 let index = KEEP_WORDS.iter().position(|(word, _)| *word == text)?;
@@ -68,8 +55,8 @@ impl Unit {
     pub(super) fn format(self, number: u64) -> String {
         match self {
             Self::Count | Self::PerSecond => number.to_string(),
-            Self::Bytes => format_scaled(number, &BYTE_SUFFIXES),
-            Self::Seconds => format_scaled(number, &SECOND_SUFFIXES),
+            Self::Bytes => units::format(number, SIZES, " "),
+            Self::Seconds => units::format(number.saturating_mul(SECOND_MS), DURATIONS_MS, " "),
             Self::Usd if number.is_multiple_of(100) => (number / 100).to_string(),
             Self::Usd => format!("{}.{:02}", number / 100, number % 100),
             Self::Keep => keep_row(number).map_or("", |(word, _)| *word).to_owned(),
@@ -117,36 +104,11 @@ pub(super) fn hours_from_number(number: u64) -> Option<WarmHours> {
     Some(WarmHours { from_h, to_h })
 }
 
-/// Parses digits with `_` allowed between them.
-fn parse_whole(text: &str) -> Option<u64> {
-    if text.starts_with('_') || text.ends_with('_') {
-        return None;
-    }
-    if !text.bytes().all(|b| b.is_ascii_digit() || b == b'_') {
-        return None;
-    }
-    text.replace('_', "").parse().ok()
-}
-
-/// Parses a number with its suffix. A bare `25` is refused, since it is most likely a forgotten unit
-/// or one half of a truncated `25 MB`; only 0 needs none.
-fn parse_scaled(text: &str, suffixes: &[(&str, u64)]) -> Option<u64> {
-    if text == "0" {
-        return Some(0);
-    }
-    let (number, factor) =
-        suffixes.iter().find_map(|(suffix, factor)| Some((text.strip_suffix(suffix)?, *factor)))?;
-    parse_whole(number.trim_end())?.checked_mul(factor)
-}
-
-/// Formats a number with the largest suffix that needs no fraction.
-fn format_scaled(number: u64, suffixes: &[(&str, u64)]) -> String {
-    let divides = |factor: u64| number >= factor && number.is_multiple_of(factor);
-    let largest = suffixes.iter().filter(|row| divides(row.1)).max_by_key(|row| row.1);
-    match largest {
-        Some((suffix, factor)) => format!("{} {suffix}", number / factor),
-        None => number.to_string(),
-    }
+/// Parses a duration in the syntax of the settings files; it must be a number of whole seconds.
+fn parse_whole_seconds(text: &str) -> Option<u64> {
+    let ms = units::parse(text, DURATIONS_MS)?;
+    let is_whole = ms.is_multiple_of(SECOND_MS);
+    is_whole.then_some(ms / SECOND_MS)
 }
 
 /// Parses two full hours, `08-18`.
