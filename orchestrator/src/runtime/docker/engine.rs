@@ -44,8 +44,9 @@ pub(super) struct Engine {
     pub(super) version: String,
 }
 
-/// Properties of a container to create. All others are the same for every container: hardened.
-#[derive(Debug, Clone)]
+/// Properties of a container to create. All others are the same for every container: hardened. Not
+/// `Debug`, because the command contains the instance key.
+#[derive(Clone)]
 pub(super) struct ContainerSpec {
     pub(super) name: String,
     pub(super) image: String,
@@ -62,8 +63,8 @@ pub(super) struct ContainerSpec {
     pub(super) folder: Option<(PathBuf, String)>,
 }
 
-/// A container as the daemon reports it.
-#[derive(Debug, Clone)]
+/// A container as the daemon reports it. Not `Debug`, because the command contains the instance key.
+#[derive(Clone)]
 pub(super) struct Container {
     pub(super) id: String,
     pub(super) labels: HashMap<String, String>,

@@ -187,8 +187,8 @@ impl PoolTask {
             Ok(Some(Container { id, address: Some(address), .. })) => {
                 Some(PreparedNetwork { holder: id, address })
             }
-            Ok(container) => {
-                tracing::warn!(?container, "prepared network has no address");
+            Ok(_) => {
+                tracing::warn!("prepared network has no address");
                 None
             }
             Err(error) => {
