@@ -3,7 +3,7 @@
 //! The shell reports events with the time of its wall clock, and performs the effects that
 //! [`Gate::next_effect`] returns. Nothing here touches a host.
 //!
-//! Each event takes the [`Stream`](stream::Stream) that it is about out of [`streams::Streams`] by
+//! Each event takes the [`Stream`] that it is about out of [`streams::Streams`] by
 //! value, lets it go on as far as it can, and puts it back. A stream that is taken out cannot be
 //! reached by its id, so no step can meet it in a state that an earlier step has already left.
 //!

@@ -285,7 +285,7 @@ impl Gate {
         }
     }
 
-    /// Whether tenants are woken and counted, or all of them always run.
+    /// With an orchestrator, tenants are woken and metered. Without one all of them always run.
     pub(super) fn has_orchestrator(&self) -> bool {
         self.config.orchestrator_cluster.is_some()
     }

@@ -8,7 +8,7 @@ use protocol::time::{MS_NS, SECOND_NS};
 use crate::effect::StreamId;
 use crate::shared::Shared;
 
-/// What an event brings along: its time, its caller and the data that all VMs share.
+/// Time, caller and shared data of one event.
 pub(super) struct Ctx<'a> {
     /// Monotonic time, for deadlines.
     pub(super) now_ns: u64,

@@ -130,8 +130,8 @@ impl Gate {
     }
 
     /// The orchestrator refused the lease for a quota. Each waiter is judged by the limits of its
-    /// own verdict, which may be newer than those of the refusal. One that is within them is refused
-    /// for a second all the same, to avoid a retry loop.
+    /// own verdict, which may be newer than those of the refusal. A waiter that is within them is
+    /// nevertheless refused, for a second, to avoid a retry loop.
     fn lease_over_quota(&mut self, tenant: &TenantId, refusal: &LeaseRefusal, ctx: &mut Ctx<'_>) {
         let notice = refusal.notice.as_ref();
         let waiters = self.leases.refused(tenant, notice, QUOTA_PAUSE_NS, ctx.now_ns);

@@ -11,7 +11,7 @@ use crate::identity::credentials::{CredentialFault, Credentials};
 pub struct Head {
     /// The `:method` pseudo-header.
     pub method: String,
-    /// The `:path` pseudo-header with its query, undecoded: the parser refuses what is not ASCII.
+    /// The `:path` pseudo-header with its query, undecoded: the parser refuses bytes outside ASCII.
     pub path: Vec<u8>,
     /// The `content-length`, already validated by the host's codec.
     pub content_length: Option<u64>,

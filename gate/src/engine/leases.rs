@@ -304,7 +304,7 @@ impl Leases {
         queries
     }
 
-    /// Whether no tenant has a lease or waits for one.
+    /// Returns whether no tenant has a lease or waits for one.
     pub(crate) fn is_empty(&self) -> bool {
         self.tenants.is_empty()
     }

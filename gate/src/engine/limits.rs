@@ -17,7 +17,7 @@ use crate::limits::usage::Since;
 /// Deadline of the next usage report after a request near the end of a quota. Together with the
 /// second after which other VMs ask for news, a used-up quota holds everywhere within two seconds.
 const URGENT_REPORT_NS: u64 = 250 * MS_NS;
-/// Nothing is limited or counted: the benchmark's baseline.
+/// The benchmark's baseline: no limits, no metering.
 pub(super) const UNLIMITED: bool = cfg!(feature = "unlimited");
 
 impl Gate {

@@ -49,7 +49,7 @@ impl Gate {
         }
     }
 
-    /// Sends what was counted, every `usage_interval_ms` and one report at a time. With nothing to
+    /// Reports the counters, every `usage_interval_ms` and one report at a time. With nothing to
     /// report it asks for news, because a quota may be used up at another VM or Envoy.
     pub(super) fn report_usage(&mut self, ctx: &Ctx<'_>) {
         if !self.has_orchestrator() || self.is_reporting || ctx.now_ns < self.next_report_ns {

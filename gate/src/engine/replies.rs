@@ -23,7 +23,7 @@ const CORS_EXPOSED: &str =
     "X-Request-Id, Server-Timing, RateLimit, RateLimit-Policy, Retry-After, X-SQ-Quota-Warning";
 /// Makes stored HTML inert in a browser. Responses that pass Envoy's filters get it from Envoy.
 const CONTENT_SECURITY: &str = "default-src 'none'; sandbox";
-/// How long a browser may cache a preflight. Most cap it lower than this day.
+/// Cache time of a preflight in browsers: a day, which most of them cap lower.
 const CORS_MAX_AGE_S: &str = "86400";
 
 impl Gate {

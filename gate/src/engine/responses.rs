@@ -15,7 +15,7 @@ pub trait ResponseHead {
     fn status(&self) -> u16;
     /// The `content-length`, if there is one.
     fn content_length(&self) -> Option<u64>;
-    /// Whether SQ responded, as opposed to Envoy in its place.
+    /// `true` if SQ has responded, `false` if Envoy did in its place.
     fn is_from_sq(&self) -> bool;
 }
 

@@ -40,7 +40,7 @@ pub(super) struct Stream {
     pub(super) auth_hit: bool,
     /// The wake that this request has waited for.
     pub(super) wake: Option<Wake>,
-    /// Whether the request counts as usage: the tenant's own pages do not.
+    /// The request counts as usage. Only the tenant's own pages do not.
     pub(super) is_metered: bool,
     pub(super) marks: Marks,
     /// Status of the response; 0 while there is none.
@@ -79,8 +79,8 @@ pub(super) enum State {
     /// Answered by the gateway.
     Answered {
         refused: Option<RefusalKind>,
-        /// Headers of a refusal made after the request was forwarded. Envoy has been told which
-        /// headers to add to the response by then; these replace them.
+        /// Headers of a refusal made after the request was forwarded. They replace those that Envoy
+        /// adds to the response by order of the forwarded head.
         late_headers: Option<Headers>,
     },
 }
@@ -120,7 +120,7 @@ pub(super) struct Exchange {
     pub(super) written: Option<AdmittedWrite>,
     /// Rewrites the body of the response.
     pub(super) rewriter: Option<Rewriter>,
-    /// The error that Envoy or SQ has answered with.
+    /// The error that Envoy or SQ has responded with.
     pub(super) failed: Option<RefusalKind>,
 }
 
@@ -154,7 +154,6 @@ impl Stream {
         }
     }
 
-    /// Whether the stream is paused.
     pub(super) fn is_waiting(&self) -> bool {
         matches!(self.state, State::Waiting { .. } | State::Parked { .. })
     }
@@ -232,7 +231,7 @@ impl TenantRequest {
         &self.verdict.tenant
     }
 
-    /// Whether the request changes data. Deletes do.
+    /// Returns whether the request changes data. Deletes do.
     pub(super) fn writes(&self) -> bool {
         self.request.access != Access::Read
     }

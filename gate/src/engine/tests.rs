@@ -1,4 +1,4 @@
-//! The rules of a request's way, one by one.
+//! Rules of the engine, one test each; helpers of all its tests.
 
 use self::test_host::{
     FromSq, Host, MS, SECOND, Seen, changes, config, epoch, granted, hash, key, verdict, verified,
@@ -53,7 +53,7 @@ impl ResponseHead for FromEnvoy {
 }
 
 #[test]
-fn a_request_without_a_key_is_refused_at_once_and_nobody_is_asked() {
+fn request_without_key_is_refused_without_a_call() {
     let mut host = Host::new(config());
     let none = host.request("GET", "/api/v2/toc?p=index", &[], true);
     assert_eq!(host.status(none), Some(401));
@@ -71,7 +71,7 @@ fn a_request_without_a_key_is_refused_at_once_and_nobody_is_asked() {
 }
 
 #[test]
-fn the_first_request_asks_relay_and_orchestrator_once_and_the_next_nobody() {
+fn warm_request_makes_no_call() {
     let mut host = Host::warm(config());
     let id = host.get(&key(1));
     let headers = forwarded(&host, id);
@@ -81,7 +81,7 @@ fn the_first_request_asks_relay_and_orchestrator_once_and_the_next_nobody() {
 }
 
 #[test]
-fn nothing_that_a_client_wrote_is_passed_on_but_what_was_understood() {
+fn client_headers_are_never_forwarded() {
     let mut host = Host::warm(config());
     let spoofed = [
         ("authorization", &*key(1)),
@@ -106,13 +106,13 @@ fn nothing_that_a_client_wrote_is_passed_on_but_what_was_understood() {
 }
 
 #[test]
-fn many_first_requests_wait_for_one_answer_and_all_get_it() {
+fn first_requests_share_one_verification_and_one_lease() {
     let mut host = Host::new(config());
     host.tick(0);
-    host.answer("/v1/changes", &changes(1, &[]));
+    host.respond("/v1/changes", &changes(1, &[]));
     let ids: Vec<StreamId> = (0..200).map(|_| host.get(&key(1))).collect();
-    host.answer("/v1/verify", &verified(1, Some(verdict("alice"))));
-    host.answer("/v1/lease", &granted("alice", 30_000));
+    host.respond("/v1/verify", &verified(1, Some(verdict("alice"))));
+    host.respond("/v1/lease", &granted("alice", 30_000));
     // The bucket of the free tier lets 50 through; the rest is refused, none is left waiting.
     let passed = ids.iter().filter(|id| host.is_forwarded(**id)).count();
     let limited = ids.iter().filter(|id| host.status(**id) == Some(429)).count();
@@ -121,7 +121,7 @@ fn many_first_requests_wait_for_one_answer_and_all_get_it() {
 }
 
 #[test]
-fn an_encoded_body_is_refused_and_sq_does_not_see_it() {
+fn encoded_body_is_refused() {
     let mut host = Host::warm(config());
     let path = "/api/v2/update?p=index&c=1.1.1/1.1.1/1.1.2";
     let auth = key(1);
@@ -137,7 +137,7 @@ fn an_encoded_body_is_refused_and_sq_does_not_see_it() {
 }
 
 #[test]
-fn refusals_are_counted_by_their_kind() {
+fn refusals_are_counted_by_kind() {
     let mut host = Host::warm(config());
     let _ = host.gate.take_metrics();
     host.request("GET", "/api/v2/nothing", &[("authorization", &*key(1))], true);
@@ -155,7 +155,7 @@ fn refusals_are_counted_by_their_kind() {
 }
 
 #[test]
-fn patience_ends_with_503() {
+fn overdue_request_gets_503() {
     let mut host = Host::new(config());
     host.tick(0);
     let id = host.get(&key(1));
@@ -164,12 +164,12 @@ fn patience_ends_with_503() {
 }
 
 #[test]
-fn usage_is_answered_without_waking_and_without_counting() {
+fn own_usage_neither_wakes_nor_counts() {
     let mut host = Host::warm(config());
     host.tick(2 * SECOND);
-    host.answer("/v1/usage", br#"{"sequence":1}"#);
+    host.respond("/v1/usage", br#"{"sequence":1}"#);
     let id = host.request("GET", "/api/v2/usage", &[("authorization", &key(1))], true);
-    host.answer("/v1/usage/alice", br#"{"day":1}"#);
+    host.respond("/v1/usage/alice", br#"{"day":1}"#);
     assert_eq!(reply(&host, id).body, r#"{"day":1}"#);
     host.end(id);
     host.tick(2 * SECOND);
@@ -178,7 +178,7 @@ fn usage_is_answered_without_waking_and_without_counting() {
 }
 
 #[test]
-fn a_body_is_refused_in_the_middle_and_then_nothing_more_is_said() {
+fn refused_body_gets_exactly_one_reply() {
     let mut host = Host::warm(config());
     let headers = [("authorization", &*key(1)), ("content-length", "9")];
     let id = host.request("POST", "/api/v2/update?p=index&c=1.1.1/1.1.1/1.1.2", &headers, false);
@@ -193,7 +193,7 @@ fn a_body_is_refused_in_the_middle_and_then_nothing_more_is_said() {
 }
 
 #[test]
-fn a_preflight_needs_no_key() {
+fn preflight_needs_no_key() {
     let mut host = Host::new(config());
     let headers = [("origin", "https://a"), ("access-control-request-method", "POST")];
     let id = host.request("OPTIONS", "/api/v2/update", &headers, true);
@@ -203,7 +203,7 @@ fn a_preflight_needs_no_key() {
 }
 
 #[test]
-fn shadow_mode_marks_what_it_would_have_refused() {
+fn shadow_mode_marks_suppressed_refusals() {
     let mut host = Host::warm(FilterConfig { shadow: true, ..config() });
     let ids: Vec<StreamId> = (0..100).map(|_| host.get(&key(1))).collect();
     assert!(ids.iter().all(|id| host.is_forwarded(*id)));
@@ -212,16 +212,16 @@ fn shadow_mode_marks_what_it_would_have_refused() {
 }
 
 #[test]
-fn a_call_that_fails_while_it_is_made_settles_its_request_within_the_same_callback() {
+fn failing_call_settles_its_request_within_the_callback() {
     let mut host = Host::warm(config());
-    host.sends_nothing = true;
+    host.calls_fail = true;
     let unknown = host.get(&key(2));
     assert_eq!(host.status(unknown), Some(503));
-    // A known key that is in doubt: asked about in vain, and believed.
-    host.sends_nothing = false;
+    // A cached verdict in doubt is used after its verification has failed.
+    host.calls_fail = false;
     let reset = ChangesResponse { epoch: epoch(), revision: 5, reset: true, changed: vec![] };
-    host.answer("/v1/changes", &serde_json::to_vec(&reset).unwrap());
-    host.sends_nothing = true;
+    host.respond("/v1/changes", &serde_json::to_vec(&reset).unwrap());
+    host.calls_fail = true;
     let path = "/api/v2/update?p=index&c=1.1.1/1.1.1/1.1.2";
     let headers = [("authorization", &*key(1)), ("content-length", "4")];
     let known = host.request("POST", path, &headers, false);
@@ -229,7 +229,7 @@ fn a_call_that_fails_while_it_is_made_settles_its_request_within_the_same_callba
 }
 
 #[test]
-fn a_request_that_could_not_be_written_is_answered_with_500() {
+fn unwritable_head_gets_500() {
     let mut host = Host::warm(config());
     let id = host.get(&key(1));
     host.gate.on_forward_failed(id);
@@ -239,7 +239,7 @@ fn a_request_that_could_not_be_written_is_answered_with_500() {
     assert_eq!(reply.status, 500);
     assert!(value(&reply.headers, "content-type").is_some());
     host.tick(16 * SECOND);
-    host.answer("/v1/lease", &granted("alice", 30_000));
+    host.respond("/v1/lease", &granted("alice", 30_000));
     host.tick(16 * SECOND);
     host.tick(16 * SECOND);
     assert_eq!(host.made["/v1/lease"], 2, "it still counts as in flight");

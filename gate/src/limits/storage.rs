@@ -246,7 +246,7 @@ fn phext_too_large(size: u64, limits: &Limits, by_counting: bool) -> Refusal {
     retry_if_counted(Refusal::phext_too_large(size, limits.phext_max_bytes()), by_counting)
 }
 
-/// What was counted and not yet measured may fit a moment later.
+/// A write refused by counters, not by a measurement, may fit a moment later.
 fn retry_if_counted(refusal: Refusal, by_counting: bool) -> Refusal {
     if by_counting { refusal.retry_after_s(1) } else { refusal }
 }

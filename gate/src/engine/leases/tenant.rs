@@ -97,7 +97,7 @@ impl Tenant {
         self.notices.in_flight.requests > 0
     }
 
-    /// Whether the orchestrator knows older limits.
+    /// Returns whether the orchestrator knows older limits.
     pub(super) fn has_unsent_limits(&self) -> bool {
         self.sent_limits.as_ref().is_some_and(|sent| *sent != self.verdict.limits)
     }

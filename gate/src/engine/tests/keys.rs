@@ -1,4 +1,4 @@
-//! Whose key it is, and for how long that may be believed.
+//! Verdicts: caching, sharing, revocation, and the budget for unknown keys.
 
 #[cfg(target_family = "wasm")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
@@ -9,11 +9,11 @@ use super::*;
 use crate::effect::CallFailed;
 
 #[test]
-fn a_revoked_key_is_refused_with_the_answer_of_the_feed() {
+fn revoked_key_is_refused_after_feed_names_it() {
     let mut host = Host::warm(config());
-    host.answer("/v1/changes", &changes(2, &[hash(1)]));
+    host.respond("/v1/changes", &changes(2, &[hash(1)]));
     let id = host.get(&key(1));
-    host.answer("/v1/verify", &verified(2, None));
+    host.respond("/v1/verify", &verified(2, None));
     assert_eq!(host.status(id), Some(401));
     let again = host.get(&key(1));
     assert_eq!(host.status(again), Some(401), "remembered for a while");
@@ -21,58 +21,58 @@ fn a_revoked_key_is_refused_with_the_answer_of_the_feed() {
 }
 
 #[test]
-fn an_answer_older_than_a_change_of_its_key_is_asked_for_again() {
+fn verdict_older_than_a_change_is_verified_again() {
     let mut host = Host::warm(config());
     let id = host.get(&key(2));
-    host.answer("/v1/changes", &changes(2, &[hash(2)]));
-    host.answer("/v1/verify", &verified(1, Some(verdict("bob"))));
-    assert_eq!(host.seen(id), &Seen::Paused, "the old verdict was used");
-    host.answer("/v1/verify", &verified(2, None));
+    host.respond("/v1/changes", &changes(2, &[hash(2)]));
+    host.respond("/v1/verify", &verified(1, Some(verdict("bob"))));
+    assert_eq!(host.seen(id), &Seen::Waiting, "the old verdict was used");
+    host.respond("/v1/verify", &verified(2, None));
     assert_eq!(host.status(id), Some(401));
 }
 
 #[test]
-fn another_vm_finds_the_verdict_in_shared_data_unless_it_is_gone() {
+fn verdicts_are_shared_between_vms_until_changed() {
     let mut host = Host::warm(config());
     let mut other = Host::after(config(), host.shared.clone(), host.now);
     other.tick(0);
-    other.answer("/v1/changes", &changes(1, &[]));
+    other.respond("/v1/changes", &changes(1, &[]));
     other.get(&key(1));
     assert!(!other.made.contains_key("/v1/verify"));
-    host.answer("/v1/changes", &changes(2, &[hash(1)]));
+    host.respond("/v1/changes", &changes(2, &[hash(1)]));
     let mut third = Host::after(config(), host.shared.clone(), host.now);
     third.tick(0);
-    third.answer("/v1/changes", &changes(2, &[]));
+    third.respond("/v1/changes", &changes(2, &[]));
     third.get(&key(1));
     assert_eq!(third.made["/v1/verify"], 1);
 }
 
 #[test]
-fn a_slow_vm_does_not_bring_a_revoked_key_back() {
+fn slow_vm_cannot_restore_a_revoked_key() {
     let mut host = Host::warm(config());
     let mut slow = Host::after(config(), host.shared.clone(), host.now);
     slow.tick(0);
     slow.get(&key(2));
-    host.answer("/v1/changes", &changes(2, &[hash(2)]));
+    host.respond("/v1/changes", &changes(2, &[hash(2)]));
     slow.shared = host.shared.clone();
-    slow.answer("/v1/verify", &verified(1, Some(verdict("bob"))));
+    slow.respond("/v1/verify", &verified(1, Some(verdict("bob"))));
     let mut third = Host::after(config(), slow.shared.clone(), host.now);
     third.tick(0);
-    third.answer("/v1/changes", &changes(2, &[]));
+    third.respond("/v1/changes", &changes(2, &[]));
     third.get(&key(2));
     assert_eq!(third.made["/v1/verify"], 1, "the tombstone was overwritten");
 }
 
 #[test]
-fn a_suspended_tenant_and_an_expired_key_are_refused() {
+fn suspended_tenant_and_expired_key_are_refused() {
     let mut host = Host::warm(config());
     let id = host.get(&key(2));
     let suspended = Verdict { status: TenantStatus::Suspended, ..verdict("bob") };
-    host.answer("/v1/verify", &verified(1, Some(suspended)));
+    host.respond("/v1/verify", &verified(1, Some(suspended)));
     assert_eq!(host.status(id), Some(403));
     let id = host.get(&key(3));
     let ends = Verdict { expires_s: Some(host.now / SECOND + 5), ..verdict("alice") };
-    host.answer("/v1/verify", &verified(1, Some(ends)));
+    host.respond("/v1/verify", &verified(1, Some(ends)));
     assert!(host.is_forwarded(id));
     host.now += 5 * SECOND;
     let id = host.get(&key(3));
@@ -80,7 +80,7 @@ fn a_suspended_tenant_and_an_expired_key_are_refused() {
 }
 
 #[test]
-fn without_the_relay_known_keys_go_on_for_the_grace_and_unknown_ones_get_503() {
+fn cached_keys_outlive_the_relay_by_the_grace() {
     let grace = FilterConfig { grace_ms: 60_000, ..config() };
     let mut host = Host::warm(grace);
     host.fail("/v1/changes");
@@ -96,7 +96,7 @@ fn without_the_relay_known_keys_go_on_for_the_grace_and_unknown_ones_get_503() {
         let id = host.get(&key(2));
         assert_eq!(host.status(id), Some(503));
     }
-    assert_eq!(host.made["/v1/verify"], asked, "asked although it is down");
+    assert_eq!(host.made["/v1/verify"], asked, "verified while the relay is down");
     while let Some(id) = host.call_to("/v1/changes") {
         host.done(id, Err(CallFailed));
         host.tick(31 * SECOND);
@@ -109,7 +109,7 @@ fn without_the_relay_known_keys_go_on_for_the_grace_and_unknown_ones_get_503() {
 }
 
 #[test]
-fn a_flood_of_unknown_keys_asks_no_more_than_the_budget() {
+fn flood_of_unknown_keys_stays_within_the_budget() {
     let mut host = Host::warm(config());
     for n in 0..1_000_u32 {
         let text = format!("pmb-v1-{n:032x}");
@@ -118,7 +118,7 @@ fn a_flood_of_unknown_keys_asks_no_more_than_the_budget() {
     assert!(host.made["/v1/verify"] <= 1 + 100, "{}", host.made["/v1/verify"]);
 }
 
-/// A VM that takes up what `host` has left, before it has heard from the relay.
+/// A VM that replaces `host`, before the relay has responded to it.
 fn reloaded(host: &Host) -> Host {
     let mut vm = Host::after(config(), host.shared.clone(), host.now);
     vm.tick(0);
@@ -126,21 +126,21 @@ fn reloaded(host: &Host) -> Host {
 }
 
 #[test]
-fn a_reloaded_vm_believes_no_old_verdict_before_its_feed_has_answered() {
+fn reloaded_vm_verifies_until_its_feed_responds() {
     let host = Host::warm(config());
     let mut vm = reloaded(&host);
     let id = vm.get(&key(1));
-    assert_eq!(vm.seen(id), &Seen::Paused, "served by what another life has heard");
-    vm.answer("/v1/verify", &verified(2, None));
+    assert_eq!(vm.seen(id), &Seen::Waiting, "served by what another VM has heard");
+    vm.respond("/v1/verify", &verified(2, None));
     assert_eq!(vm.status(id), Some(401));
     let mut vm = reloaded(&host);
-    vm.answer("/v1/changes", &changes(1, &[]));
+    vm.respond("/v1/changes", &changes(1, &[]));
     vm.get(&key(1));
-    assert!(!vm.made.contains_key("/v1/verify"), "the feed has answered");
+    assert!(!vm.made.contains_key("/v1/verify"), "the feed has responded");
 }
 
 #[test]
-fn a_reloaded_vm_believes_old_verdicts_for_the_grace_when_its_feed_fails() {
+fn reloaded_vm_uses_grace_when_its_feed_fails() {
     let mut host = Host::warm(FilterConfig { grace_ms: 60_000, ..config() });
     host.now += 30 * SECOND;
     let grace = FilterConfig { grace_ms: 60_000, ..config() };
@@ -155,12 +155,12 @@ fn a_reloaded_vm_believes_old_verdicts_for_the_grace_when_its_feed_fails() {
 }
 
 #[test]
-fn a_poll_that_is_not_to_wait_ends_as_soon_as_any_other_question() {
+fn poll_without_waiting_has_the_ordinary_timeout() {
     let mut host = Host::new(config());
     host.tick(0);
     let timeout = |host: &Host| host.calls[&host.call_to("/v1/changes").unwrap()].0.timeout_ms;
     assert_eq!(timeout(&host), 2_000);
-    host.answer("/v1/changes", &changes(1, &[]));
+    host.respond("/v1/changes", &changes(1, &[]));
     assert_eq!(timeout(&host), 22_000);
     host.fail("/v1/changes");
     host.tick(SECOND);
@@ -168,7 +168,7 @@ fn a_poll_that_is_not_to_wait_ends_as_soon_as_any_other_question() {
 }
 
 #[test]
-fn past_the_grace_each_request_is_verified_while_only_the_feed_fails() {
+fn failing_feed_has_each_request_verified_past_grace() {
     let mut host = Host::warm(FilterConfig { grace_ms: 60_000, ..config() });
     host.fail("/v1/changes");
     for _ in 0..61 {
@@ -180,8 +180,12 @@ fn past_the_grace_each_request_is_verified_while_only_the_feed_fails() {
     let before = host.made["/v1/verify"];
     for n in 1..=3 {
         host.get(&key(1));
-        assert_eq!(host.made["/v1/verify"], before + n, "the answers to others were its grace");
-        host.answer("/v1/verify", &verified(1, Some(verdict("alice"))));
+        assert_eq!(
+            host.made["/v1/verify"],
+            before + n,
+            "responses to other calls extended the grace"
+        );
+        host.respond("/v1/verify", &verified(1, Some(verdict("alice"))));
     }
 }
 
@@ -191,15 +195,15 @@ fn reset(revision: u64) -> Vec<u8> {
 }
 
 #[test]
-fn a_verdict_in_doubt_is_served_for_the_grace_while_only_questions_fail() {
+fn doubtful_verdict_is_used_for_the_grace() {
     let mut host = Host::warm(FilterConfig { grace_ms: 60_000, ..config() });
-    host.answer("/v1/changes", &reset(5));
+    host.respond("/v1/changes", &reset(5));
     let id = host.get(&key(1));
     host.fail("/v1/verify");
     assert!(host.is_forwarded(id), "the relay can't say that it is wrong");
     for _ in 0..6 {
         host.tick(10 * SECOND);
-        host.answer("/v1/changes", &changes(5, &[]));
+        host.respond("/v1/changes", &changes(5, &[]));
     }
     let id = host.get(&key(1));
     host.fail("/v1/verify");
@@ -207,7 +211,7 @@ fn a_verdict_in_doubt_is_served_for_the_grace_while_only_questions_fail() {
 }
 
 #[test]
-fn a_verdict_of_a_relay_that_the_feed_does_not_follow_is_asked_for_each_time() {
+fn verdict_of_foreign_epoch_is_verified_each_time() {
     let mut host = Host::warm(config());
     let other = VerifyResponse {
         epoch: Epoch("other".to_owned()),
@@ -218,21 +222,21 @@ fn a_verdict_of_a_relay_that_the_feed_does_not_follow_is_asked_for_each_time() {
     for n in 2..5 {
         host.get(&key(2));
         assert_eq!(host.made["/v1/verify"], n);
-        host.answer("/v1/verify", &other);
+        host.respond("/v1/verify", &other);
     }
-    // The relay was restarted, and now the feed follows its new life.
+    // The relay was restarted, and now the feed follows its new epoch.
     let answer = ChangesResponse {
         epoch: Epoch("other".to_owned()),
         revision: 9,
         reset: false,
         changed: vec![],
     };
-    host.answer("/v1/changes", &serde_json::to_vec(&answer).unwrap());
+    host.respond("/v1/changes", &serde_json::to_vec(&answer).unwrap());
     host.get(&key(2));
     assert_eq!(host.made["/v1/verify"], 4);
 }
 
-/// Asks with keys that nobody has heard of until no more of them are asked about.
+/// Sends requests with unknown keys until the budget for them is used up.
 fn exhaust(host: &mut Host) {
     for n in 0..100_u32 {
         host.get(&format!("pmb-v1-{n:032x}"));
@@ -242,32 +246,32 @@ fn exhaust(host: &mut Host) {
 }
 
 #[test]
-fn what_the_feed_has_named_is_asked_about_however_many_keys_are_made_up() {
+fn changed_keys_need_no_budget() {
     let mut host = Host::warm(FilterConfig { verify_per_s: 4, ..config() });
     exhaust(&mut host);
     let before = host.made["/v1/verify"];
-    host.answer("/v1/changes", &changes(2, &[hash(1), hash(2)]));
+    host.respond("/v1/changes", &changes(2, &[hash(1), hash(2)]));
     for n in 1..=2 {
         let id = host.get(&key(n));
-        assert_eq!(host.seen(id), &Seen::Paused, "a key that exists is kept out");
+        assert_eq!(host.seen(id), &Seen::Waiting, "a key that exists is kept out");
     }
     assert_eq!(host.made["/v1/verify"], before + 2);
 }
 
 #[test]
-fn keys_made_up_at_one_address_keep_no_other_s_new_keys_out() {
+fn one_address_cannot_exhaust_the_budget() {
     let mut host = Host::warm(FilterConfig { verify_per_s: 40, ..config() });
     exhaust(&mut host);
     let asked = host.made["/v1/verify"];
     assert_eq!(asked, 10, "one address gets a quarter, the first request here included");
     host.client = "192.0.2.9:80".to_owned();
     let id = host.get(&key(2));
-    assert_eq!(host.seen(id), &Seen::Paused);
+    assert_eq!(host.seen(id), &Seen::Waiting);
     assert_eq!(host.made["/v1/verify"], asked + 1);
 }
 
 #[test]
-fn workers_and_their_new_lives_share_one_budget_for_keys_that_are_made_up() {
+fn vm_instances_share_one_budget() {
     let mut host = Host::warm(FilterConfig { verify_per_s: 4, ..config() });
     exhaust(&mut host);
     let few = FilterConfig { verify_per_s: 4, ..config() };

@@ -1,4 +1,4 @@
-//! Who may be routed to, and how long.
+//! Leases: renewal, expiry, waiting, refusal, and uploads that outlive them.
 
 #[cfg(target_family = "wasm")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
@@ -6,54 +6,55 @@ use wasm_bindgen_test::wasm_bindgen_test as test;
 use super::*;
 
 #[test]
-fn a_lease_is_renewed_while_it_is_used_and_runs_out_when_it_is_not() {
+fn used_lease_is_renewed_and_unused_one_expires() {
     let mut host = Host::warm(config());
     let id = host.get(&key(1));
     host.end(id);
     host.tick(16 * SECOND);
     assert_eq!(host.made["/v1/lease"], 2, "renewed past half");
-    host.answer("/v1/lease", &granted("alice", 30_000));
+    host.respond("/v1/lease", &granted("alice", 30_000));
     host.tick(16 * SECOND);
     host.tick(16 * SECOND);
-    assert_eq!(host.made["/v1/lease"], 2, "nobody has used it");
+    assert_eq!(host.made["/v1/lease"], 2, "no request has used it");
     host.get(&key(1));
     assert_eq!(host.made["/v1/lease"], 3);
 }
 
 #[test]
-fn a_request_in_flight_holds_its_tenant_without_waking_it() {
+fn request_in_flight_renews_without_waking() {
     let mut host = Host::warm(config());
     let id = host.get(&key(1));
     host.tick(16 * SECOND);
-    host.answer("/v1/lease", &granted("alice", 30_000));
+    host.respond("/v1/lease", &granted("alice", 30_000));
     host.tick(16 * SECOND);
-    let call = host.call_to("/v1/lease").expect("held by the one in flight");
+    let call = host.call_to("/v1/lease").expect("the request in flight renews the lease");
     assert!(host.calls[&call].0.body.as_deref().unwrap().contains("\"renew_only\":true"));
     host.end(id);
 }
 
 #[test]
-fn when_the_asking_request_goes_away_the_others_are_still_served() {
+fn waiters_survive_the_stream_that_made_the_call() {
     let mut host = Host::new(config());
     host.tick(0);
-    host.answer("/v1/changes", &changes(1, &[]));
-    let (first, second) = (host.get(&key(1)), host.get(&key(1)));
+    host.respond("/v1/changes", &changes(1, &[]));
+    let first = host.get(&key(1));
+    let second = host.get(&key(1));
     host.end(first);
     assert_eq!(host.call_to("/v1/verify"), None);
     host.tick(20 * MS);
-    host.answer("/v1/verify", &verified(1, Some(verdict("alice"))));
+    host.respond("/v1/verify", &verified(1, Some(verdict("alice"))));
     let third = host.get(&key(1));
-    host.answer("/v1/lease", &granted("alice", 30_000));
+    host.respond("/v1/lease", &granted("alice", 30_000));
     assert!(host.is_forwarded(second) && host.is_forwarded(third));
 }
 
 #[test]
-fn a_restart_of_the_orchestrator_costs_a_waiting_request_only_time() {
+fn orchestrator_restart_only_delays_waiters() {
     let mut host = Host::new(config());
     host.tick(0);
-    host.answer("/v1/changes", &changes(1, &[]));
+    host.respond("/v1/changes", &changes(1, &[]));
     let id = host.get(&key(1));
-    host.answer("/v1/verify", &verified(1, Some(verdict("alice"))));
+    host.respond("/v1/verify", &verified(1, Some(verdict("alice"))));
     // Its port is closed for four seconds, as in an upgrade.
     let since = host.now;
     while host.now < since + 4 * SECOND {
@@ -62,21 +63,21 @@ fn a_restart_of_the_orchestrator_costs_a_waiting_request_only_time() {
         }
         host.tick(20 * MS);
     }
-    assert_eq!(host.seen(id), &Seen::Paused);
+    assert_eq!(host.seen(id), &Seen::Waiting);
     if host.call_to("/v1/lease").is_none() {
         host.tick(SECOND);
     }
-    host.answer("/v1/lease", &granted("alice", 30_000));
+    host.respond("/v1/lease", &granted("alice", 30_000));
     assert!(host.is_forwarded(id));
 }
 
 #[test]
-fn an_outage_of_the_orchestrator_is_told_when_it_lasts_longer_than_configured() {
+fn outage_is_reported_after_the_configured_time() {
     let mut host = Host::new(FilterConfig { outage_after_ms: 2_500, ..config() });
     host.tick(0);
-    host.answer("/v1/changes", &changes(1, &[]));
+    host.respond("/v1/changes", &changes(1, &[]));
     let id = host.get(&key(1));
-    host.answer("/v1/verify", &verified(1, Some(verdict("alice"))));
+    host.respond("/v1/verify", &verified(1, Some(verdict("alice"))));
     let since = host.now;
     while host.status(id).is_none() {
         if host.call_to("/v1/lease").is_some() {
@@ -86,8 +87,8 @@ fn an_outage_of_the_orchestrator_is_told_when_it_lasts_longer_than_configured() 
     }
     assert_eq!(host.status(id), Some(503));
     assert_eq!(value(&reply(&host, id).headers, "retry-after"), Some("2"));
-    let told_ms = (host.now - since) / MS;
-    assert!((2_500..3_600).contains(&told_ms), "told after {told_ms} ms");
+    let outage_ms = (host.now - since) / MS;
+    assert!((2_500..3_600).contains(&outage_ms), "refused after {outage_ms} ms");
 }
 
 fn upload(host: &mut Host) -> StreamId {
@@ -100,59 +101,60 @@ fn upload(host: &mut Host) -> StreamId {
 }
 
 #[test]
-fn a_body_on_its_way_keeps_its_tenants_lease_renewed() {
+fn upload_keeps_its_lease_renewed() {
     let mut host = Host::warm(config());
     let id = upload(&mut host);
     for _ in 0..4 {
         host.tick(15 * SECOND);
-        host.answer("/v1/lease", &granted("alice", 30_000));
+        host.respond("/v1/lease", &granted("alice", 30_000));
     }
     host.body(id, b"", true);
-    assert!(host.is_forwarded(id), "held although the lease was renewed");
+    assert!(host.is_forwarded(id), "parked although the lease was renewed");
 }
 
 #[test]
-fn a_body_that_outlived_its_lease_is_held_at_its_end_until_there_is_another() {
+fn upload_that_outlives_its_lease_is_parked() {
     let mut host = Host::warm(config());
     let id = upload(&mut host);
     host.tick(16 * SECOND);
     host.fail("/v1/lease");
     host.now += 15 * SECOND;
     host.body(id, b"", true);
-    assert_eq!(host.seen(id), &Seen::Held);
-    let call = host.call_to("/v1/lease").expect("asked again");
+    assert_eq!(host.seen(id), &Seen::Parked);
+    let call = host.call_to("/v1/lease").expect("a new request");
     assert!(host.calls[&call].0.body.as_deref().unwrap().contains("\"renew_only\":false"));
-    host.answer("/v1/lease", &granted("alice", 30_000));
+    host.respond("/v1/lease", &granted("alice", 30_000));
     assert!(host.is_forwarded(id));
     host.end(id);
     assert_eq!((host.gate.streams.waiting(), host.gate.streams.len()), (0, 0));
 }
 
 #[test]
-fn a_wake_that_took_longer_than_its_lease_is_still_told_and_counted() {
+fn wake_longer_than_its_lease_is_reported() {
     let mut host = Host::warm(config());
     host.tick(40 * SECOND);
     let id = host.get(&key(1));
     host.tick(SECOND / 4);
-    host.answer("/v1/lease", &granted("alice", 200));
-    assert_eq!(host.seen(id), &Seen::Paused);
+    host.respond("/v1/lease", &granted("alice", 200));
+    assert_eq!(host.seen(id), &Seen::Waiting);
     let awake = String::from_utf8(granted("alice", 30_000)).unwrap().replace("start", "none");
-    host.answer("/v1/lease", awake.as_bytes());
+    host.respond("/v1/lease", awake.as_bytes());
     let Seen::Forwarded(headers) = host.seen(id) else { panic!("{:?}", host.seen(id)) };
     let timing = value(headers, protocol::headers::answer::TIMING);
     assert!(timing.is_some_and(|t| t.contains("wake;desc=start;dur=300")), "{timing:?}");
 }
 
 #[test]
-fn a_held_body_is_refused_when_its_tenant_can_not_be_leased() {
+fn parked_upload_is_refused_without_a_lease() {
     let mut host = Host::warm(config());
-    let (told, patient) = (upload(&mut host), upload(&mut host));
+    let refused = upload(&mut host);
+    let patient = upload(&mut host);
     host.now += 31 * SECOND;
-    host.body(told, b"", true);
+    host.body(refused, b"", true);
     let call = host.call_to("/v1/lease").unwrap();
     host.done(call, Ok((503, br#"{"kind":"failing","retry_after_s":7}"#)));
-    assert_eq!(host.status(told), Some(503));
-    let late = host.response_head(told, false, &FromEnvoy(503));
+    assert_eq!(host.status(refused), Some(503));
+    let late = host.response_head(refused, false, &FromEnvoy(503));
     let Some(Effect::SetResponseHeaders(_, headers)) = late else {
         panic!("Envoy's headers of the forwarded request stay")
     };
@@ -164,7 +166,7 @@ fn a_held_body_is_refused_when_its_tenant_can_not_be_leased() {
 }
 
 #[test]
-fn a_body_of_untold_length_that_outlived_its_lease_is_refused() {
+fn upload_of_unannounced_length_is_never_parked() {
     let mut host = Host::warm(config());
     let path = "/api/v2/update?p=index&c=1.1.1/1.1.1/1.1.2";
     let id = host.request("POST", path, &[("authorization", &*key(1))], false);
@@ -176,12 +178,12 @@ fn a_body_of_untold_length_that_outlived_its_lease_is_refused() {
 }
 
 #[test]
-fn a_refused_lease_is_told_with_its_reason_and_time() {
+fn refused_lease_gives_reason_and_retry_time() {
     let mut host = Host::new(config());
     host.tick(0);
-    host.answer("/v1/changes", &changes(1, &[]));
+    host.respond("/v1/changes", &changes(1, &[]));
     let id = host.get(&key(1));
-    host.answer("/v1/verify", &verified(1, Some(verdict("alice"))));
+    host.respond("/v1/verify", &verified(1, Some(verdict("alice"))));
     let call = host.call_to("/v1/lease").unwrap();
     host.done(call, Ok((429, br#"{"kind":"wake_budget","retry_after_s":77}"#)));
     assert_eq!(host.status(id), Some(429));
@@ -189,39 +191,39 @@ fn a_refused_lease_is_told_with_its_reason_and_time() {
 }
 
 #[test]
-fn without_an_orchestrator_the_cluster_is_named_after_the_tenant() {
+fn without_orchestrator_the_tenant_names_the_cluster() {
     let mut host = Host::new(FilterConfig::default());
     host.tick(0);
-    host.answer("/v1/changes", &changes(1, &[]));
+    host.respond("/v1/changes", &changes(1, &[]));
     let id = host.get(&key(1));
-    host.answer("/v1/verify", &verified(1, Some(verdict("alice"))));
+    host.respond("/v1/verify", &verified(1, Some(verdict("alice"))));
     assert_eq!(value(forwarded(&host, id), "x-sq-cluster"), Some("sq/alice"));
     assert!(!host.made.contains_key("/v1/lease"));
 }
 
 #[test]
-fn a_clock_that_goes_back_ends_all_leases() {
+fn clock_step_backwards_ends_all_leases() {
     let mut host = Host::warm(config());
     host.now -= 60 * SECOND;
     let id = host.get(&key(1));
     assert!(!host.is_forwarded(id));
     host.tick(6 * SECOND);
     let id = host.get(&key(1));
-    assert_eq!((host.seen(id), host.made["/v1/lease"]), (&Seen::Paused, 2));
+    assert_eq!((host.seen(id), host.made["/v1/lease"]), (&Seen::Waiting, 2));
 }
 
 #[test]
-fn who_comes_while_a_renewal_finds_the_tenant_asleep_has_it_woken() {
+fn waiter_of_a_failed_renewal_wakes_the_tenant() {
     let mut host = Host::warm(config());
     let first = host.get(&key(1));
     host.end(first);
     host.tick(16 * SECOND);
     host.now += 15 * SECOND;
     let id = host.get(&key(1));
-    assert_eq!(host.seen(id), &Seen::Paused, "the lease is over, its renewal on its way");
+    assert_eq!(host.seen(id), &Seen::Waiting, "the lease has expired, its renewal is in flight");
     let asleep = br#"{"kind":"asleep","retry_after_s":1}"#;
     let renewal = host.call_to("/v1/lease").expect("a renewal");
     host.done(renewal, Ok((503, asleep)));
-    host.answer("/v1/lease", &granted("alice", 30_000));
+    host.respond("/v1/lease", &granted("alice", 30_000));
     assert!(host.is_forwarded(id));
 }

@@ -1,4 +1,4 @@
-//! What requests cost, and what is told of them.
+//! Rate, quotas, storage and metering.
 
 use protocol::{FilterConfig, LeaseResponse, Limits, TenantNotice, UsageReport, Verdict};
 #[cfg(target_family = "wasm")]
@@ -26,10 +26,10 @@ fn with(limits: Limits) -> Host {
 fn configured(config: FilterConfig, limits: Limits) -> Host {
     let mut host = Host::new(config);
     host.tick(0);
-    host.answer("/v1/changes", &changes(1, &[]));
+    host.respond("/v1/changes", &changes(1, &[]));
     let id = host.get(&key(1));
-    host.answer("/v1/verify", &verified(1, Some(Verdict { limits, ..verdict("alice") })));
-    host.answer("/v1/lease", &granted("alice", 30_000));
+    host.respond("/v1/verify", &verified(1, Some(Verdict { limits, ..verdict("alice") })));
+    host.respond("/v1/lease", &granted("alice", 30_000));
     host.end(id);
     host
 }
@@ -39,7 +39,7 @@ fn write(host: &mut Host) -> StreamId {
     host.request("GET", path, &[("authorization", &*key(1))], true)
 }
 
-/// The report on its way.
+/// The report in flight.
 fn report(host: &Host) -> UsageReport {
     let call = &host.calls[&host.call_to("/v1/usage").unwrap()].0;
     serde_json::from_str(call.body.as_deref().unwrap()).unwrap()
@@ -47,11 +47,11 @@ fn report(host: &Host) -> UsageReport {
 
 fn acknowledge(host: &mut Host) {
     let sequence = report(host).sequence;
-    host.answer("/v1/usage", format!("{{\"sequence\":{sequence}}}").as_bytes());
+    host.respond("/v1/usage", format!("{{\"sequence\":{sequence}}}").as_bytes());
 }
 
 #[test]
-fn a_write_takes_what_a_write_costs_and_a_read_one() {
+fn write_takes_its_cost_and_read_one_token() {
     let mut host =
         with(Limits { write_cost: 10, burst: 32, requests_per_s: 1, ..Limits::default() });
     let writes = (0..4).map(|_| write(&mut host)).collect::<Vec<_>>();
@@ -64,7 +64,7 @@ fn a_write_takes_what_a_write_costs_and_a_read_one() {
 }
 
 #[test]
-fn what_is_no_request_costs_a_token_and_is_refused_for_the_rate_first() {
+fn malformed_request_costs_a_token() {
     let mut host = with(Limits { burst: 2, requests_per_s: 1, ..Limits::default() });
     let garbage = |host: &mut Host| {
         let id = host.request("GET", "/api/v2/nonsense", &[("authorization", &*key(1))], true);
@@ -75,13 +75,13 @@ fn what_is_no_request_costs_a_token_and_is_refused_for_the_rate_first() {
 }
 
 #[test]
-fn a_client_that_leaves_while_it_waits_is_counted() {
+fn client_that_leaves_while_waiting_is_counted() {
     let mut host = with(Limits::default());
     host.tick(SECOND);
     acknowledge(&mut host);
     host.tick(31 * SECOND);
     let id = host.get(&key(1));
-    assert_eq!(host.seen(id), &Seen::Paused, "no lease any more");
+    assert_eq!(host.seen(id), &Seen::Waiting, "no lease any more");
     host.end(id);
     host.tick(SECOND);
     let counters = &report(&host).rows[0].counters;
@@ -90,11 +90,11 @@ fn a_client_that_leaves_while_it_waits_is_counted() {
 }
 
 #[test]
-fn as_many_requests_are_metered_as_reports_have() {
+fn metered_counter_equals_the_reports() {
     let mut host = with(Limits { burst: 3, requests_per_s: 1, ..Limits::default() });
     let own =
         |host: &mut Host, path| host.request("GET", path, &[("authorization", &*key(1))], true);
-    // Forwarded, refused, refused for the rate; nobody's: the tenant's own page, no key.
+    // Forwarded, refused, refused for the rate; then two that do not count: the own page, no key.
     let mut ids = vec![host.get(&key(1)), own(&mut host, "/api/v2/nonsense"), host.get(&key(1))];
     ids.extend([own(&mut host, "/api/v2/version"), host.get("nonsense")]);
     for id in ids {
@@ -107,15 +107,20 @@ fn as_many_requests_are_metered_as_reports_have() {
 }
 
 #[test]
-fn what_one_report_has_no_room_for_goes_with_the_next_at_once() {
+fn rows_beyond_one_report_follow_at_once() {
     let mut host = with(Limits::default());
     host.tick(SECOND);
     acknowledge(&mut host);
-    // Refused, each as a tenant of its own: no lease is needed.
+    // One row per tenant. Aborted requests need no lease.
     for n in 0..u32::try_from(REPORT_ROWS).unwrap() + 10 {
         let fate = crate::limits::usage::Fate::Gone;
-        let (status, bytes_in, bytes_out, service_us) = Default::default();
-        let served = crate::limits::usage::Served { fate, status, bytes_in, bytes_out, service_us };
+        let served = crate::limits::usage::Served {
+            fate,
+            status: 0,
+            bytes_in: 0,
+            bytes_out: 0,
+            service_us: 0,
+        };
         let verdict = std::rc::Rc::new(verdict(&format!("t{n}")));
         host.gate.usage.record(&verdict, &served, host.now / SECOND);
     }
@@ -129,8 +134,8 @@ fn what_one_report_has_no_room_for_goes_with_the_next_at_once() {
     assert_eq!(host.call_to("/v1/usage"), None);
 }
 
-/// Alice with so many requests a day, at a VM that has no lease on her any more, and all that it
-/// has counted is reported.
+/// A VM whose lease on alice has expired and whose counters are all reported. Alice has a quota of
+/// `requests_per_day`.
 fn without_a_lease(config: FilterConfig, requests_per_day: u64) -> Host {
     let mut host = configured(config, Limits { requests_per_day, ..Limits::default() });
     host.tick(SECOND);
@@ -140,13 +145,13 @@ fn without_a_lease(config: FilterConfig, requests_per_day: u64) -> Host {
 }
 
 #[test]
-fn a_wake_is_counted_once_and_only_where_it_is_put_down_to() {
+fn wake_is_counted_only_by_its_waker() {
     let wakes = |waker: bool| {
         let mut host = without_a_lease(config(), 0);
         let ids: Vec<StreamId> = (0..20).map(|_| host.get(&key(1))).collect();
         let mut answer: LeaseResponse = serde_json::from_slice(&granted("alice", 30_000)).unwrap();
         answer.waker = waker;
-        host.answer("/v1/lease", &serde_json::to_vec(&answer).unwrap());
+        host.respond("/v1/lease", &serde_json::to_vec(&answer).unwrap());
         for id in &ids {
             let Seen::Forwarded(headers) = host.seen(*id) else { panic!("{:?}", host.seen(*id)) };
             assert!(value(headers, "x-sq-answer-timing").contains("wake;desc=start;dur=300"));

@@ -1,8 +1,8 @@
-//! Whatever happens, in whatever order: no panic, nobody settled twice, nobody left waiting.
+//! Any events in any order: no panic, no stream settled twice, no stream left waiting.
 //!
-//! [`Host`] checks after each event that no stream is settled twice, none before its callback has
-//! returned, and that no key or tenant is asked about twice at the same time; and of each answer that
-//! it reaches its client once and whole.
+//! [`Host`] checks after each event that no stream is settled twice or before its callback has
+//! returned, that no call is made twice for one key or tenant at the same time, and that each
+//! response reaches its client once and whole.
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -15,7 +15,7 @@ use crate::effect::CallFailed;
 #[cfg(target_family = "wasm")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
 
-/// Fewer in node, where each takes longer.
+/// Fewer cases in node, where each takes longer.
 const CASES: u32 = if cfg!(target_family = "wasm") { 64 } else { 512 };
 
 #[derive(Debug, Clone)]
@@ -31,11 +31,11 @@ enum Event {
     Garbage(usize, u16, Vec<u8>),
     Tick(u64),
     Back(u64),
-    /// From now on calls fail while they are made, or they don't.
-    SendNothing(bool),
-    /// SQ answers.
+    /// From now on calls fail while they are made, or no longer do.
+    CallsFail(bool),
+    /// SQ responds to a forwarded request.
     Sq(usize, u16, Vec<Vec<u8>>),
-    /// The VM panics.
+    /// The VM panics and is replaced.
     Reload,
 }
 
@@ -60,7 +60,7 @@ fn header() -> impl Strategy<Value = (String, Vec<u8>)> {
 const READS: &[&str] =
     &["toc", "json-export", "status", "get", "load", "HEAD toc", "HEAD json-export"];
 
-/// A phext in pieces, or SQ's message that it can't be read.
+/// A phext in pieces, or SQ's message that it cannot be read.
 fn pieces() -> impl Strategy<Value = Vec<Vec<u8>>> {
     let message = "Unable to open requested phext /d/index.phext: x (os error 2)";
     let piece = prop_oneof!["[ab\"\\\\\u{17}\u{1}\n]{0,8}", Just("x".repeat(600))];
@@ -88,7 +88,7 @@ fn event() -> impl Strategy<Value = Event> {
             .prop_map(|(at, status, body)| Event::Garbage(at, status, body)),
         4 => (0_u64..20_000).prop_map(Event::Tick),
         1 => (0_u64..100_000).prop_map(Event::Back),
-        1 => any::<bool>().prop_map(Event::SendNothing),
+        1 => any::<bool>().prop_map(Event::CallsFail),
         4 => (any::<usize>(), select(&[200, 200, 200, 400, 401, 503][..]), pieces())
             .prop_map(|(at, status, pieces)| Event::Sq(at, status, pieces)),
         1 => Just(Event::Reload),
@@ -99,7 +99,7 @@ fn pick<K: Copy, V>(map: &std::collections::BTreeMap<K, V>, at: usize) -> Option
     if map.is_empty() { None } else { map.keys().nth(at % map.len()).copied() }
 }
 
-/// An answer that fits the question, in one of several ways.
+/// Responds to a call by one of several valid responses.
 fn answer(host: &mut Host, at: usize, how: u8, revision: &mut u64) {
     let Some(id) = pick(&host.calls, at) else { return };
     let call = &host.calls[&id].0;
@@ -141,8 +141,9 @@ fn apply(host: &mut Host, event: Event, revision: &mut u64) {
             let path = "/api/v2/update?p=index&c=1.1.1/1.1.1/1.1.2";
             let length = ("content-length", "5");
             let headers = [("authorization", key.as_str()), length];
-            let told = if n % 2 == 0 { 2 } else { 1 };
-            host.request("POST", path, &headers[..told], ends);
+            // Every other upload announces its length.
+            let count = if n % 2 == 0 { 2 } else { 1 };
+            host.request("POST", path, &headers[..count], ends);
         }
         Event::Usage(n) => {
             host.request("GET", "/api/v2/usage", &[("authorization", &key(n))], true);
@@ -157,8 +158,8 @@ fn apply(host: &mut Host, event: Event, revision: &mut u64) {
         }
         Event::Body(at, bytes, end) => {
             let Some(id) = pick(&host.streams, at) else { return };
-            // Envoy gives the body of what goes on; what it gives of a refused one changes nothing.
-            if !matches!(host.seen(id), Seen::Paused | Seen::Held) {
+            // Envoy reports bodies of streams that are not paused. Those of refused ones change nothing.
+            if !matches!(host.seen(id), Seen::Waiting | Seen::Parked) {
                 host.body(id, &bytes, end);
             }
         }
@@ -175,7 +176,7 @@ fn apply(host: &mut Host, event: Event, revision: &mut u64) {
         }
         Event::Tick(ms) => host.tick(ms * MS),
         Event::Back(ms) => host.now -= ms * MS,
-        Event::SendNothing(nothing) => host.sends_nothing = nothing,
+        Event::CallsFail(fail) => host.calls_fail = fail,
         Event::Sq(at, status, pieces) => {
             let waiting = host.awaits_sq();
             if !waiting.is_empty() {
@@ -199,12 +200,12 @@ proptest! {
         for event in events {
             apply(&mut host, event, &mut revision);
         }
-        // The relay and the orchestrator say nothing any more: patience ends all waiting.
+        // Relay and orchestrator stop responding: all waiting ends by its deadline.
         for _ in 0..40 {
             host.tick(SECOND);
         }
         for (id, seen) in &host.streams {
-            let waits = matches!(seen, Seen::Paused | Seen::Held);
+            let waits = matches!(seen, Seen::Waiting | Seen::Parked);
             prop_assert!(!waits, "stream {:?} waits for ever", id);
         }
         prop_assert_eq!(host.gate.streams.waiting(), 0);

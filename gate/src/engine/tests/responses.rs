@@ -1,11 +1,11 @@
-//! What clients get of what SQ answers.
+//! Responses of SQ and of Envoy on their way to the client.
 
 #[cfg(target_family = "wasm")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
 
 use super::*;
 
-/// A request that is on its way to SQ.
+/// A forwarded request.
 fn sent(host: &mut Host, method: &str, path: &str) -> StreamId {
     let id = host.request(method, path, &[("authorization", &*key(1))], true);
     assert!(host.is_forwarded(id), "{path}: {:?}", host.seen(id));
@@ -13,7 +13,7 @@ fn sent(host: &mut Host, method: &str, path: &str) -> StreamId {
 }
 
 #[test]
-fn a_head_request_is_answered_without_the_body_that_sq_gave() {
+fn head_request_gets_no_body() {
     let mut host = Host::warm(config());
     let id = sent(&mut host, "HEAD", "/api/v2/toc?p=index");
     host.response_head(id, false, &FromSq { status: 200, content_length: 3 });
@@ -22,7 +22,7 @@ fn a_head_request_is_answered_without_the_body_that_sq_gave() {
 }
 
 #[test]
-fn an_export_without_a_scroll_has_the_headers_of_any_other_answer() {
+fn empty_export_has_the_usual_headers() {
     let mut host = Host::warm(config());
     let id = sent(&mut host, "GET", "/api/v2/json-export?p=index");
     let empty = FromSq { status: 200, content_length: 0 };
@@ -46,7 +46,7 @@ fn an_export_without_a_scroll_has_the_headers_of_any_other_answer() {
 }
 
 #[test]
-fn an_answer_in_place_of_sqs_carries_what_shadow_mode_marked() {
+fn replaced_response_has_the_shadow_mark() {
     let mut host = Host::warm(FilterConfig { shadow: true, ..config() });
     for _ in 0..99 {
         sent(&mut host, "GET", "/api/v2/json-export?p=index");
@@ -60,7 +60,7 @@ fn an_answer_in_place_of_sqs_carries_what_shadow_mode_marked() {
 }
 
 #[test]
-fn what_sq_says_of_its_key_or_of_itself_becomes_a_problem_document() {
+fn errors_about_sq_itself_become_problems() {
     let mut host = Host::warm(config());
     for (status, told, kind, retry) in [
         (401, 503, "database-unavailable", Some("1")),
@@ -82,7 +82,7 @@ fn what_sq_says_of_its_key_or_of_itself_becomes_a_problem_document() {
 }
 
 #[test]
-fn what_else_sq_refuses_is_text_whatever_was_asked_for() {
+fn other_errors_of_sq_are_plain_text() {
     let mut host = Host::warm(config());
     for status in [400, 404] {
         let id = sent(&mut host, "GET", "/api/v2/query?p=index&set=1.1.1/1.1.1/1.1.1");
@@ -96,13 +96,13 @@ fn what_else_sq_refuses_is_text_whatever_was_asked_for() {
 }
 
 #[test]
-fn what_envoy_answers_in_sqs_place_passes_as_it_is() {
+fn response_of_envoy_passes_unchanged() {
     let mut host = Host::warm(config());
     let id = sent(&mut host, "GET", "/api/v2/toc?p=index");
     assert_eq!(host.response_head(id, false, &FromEnvoy(503)), None);
 }
 
-/// Counters of what this VM has served since its first request.
+/// Counters of this VM since its first request.
 fn counters(host: &mut Host) -> protocol::Counters {
     host.tick(SECOND);
     let call = host.call_to("/v1/usage").unwrap();
@@ -112,7 +112,7 @@ fn counters(host: &mut Host) -> protocol::Counters {
 }
 
 #[test]
-fn what_envoy_or_sq_failed_on_is_refused_and_uses_no_quota() {
+fn failed_requests_use_no_quota() {
     let mut host = Host::warm(config());
     for status in [503, 504, 429, 413, 408, 400] {
         let id = sent(&mut host, "GET", "/api/v2/toc?p=index");
@@ -122,12 +122,16 @@ fn what_envoy_or_sq_failed_on_is_refused_and_uses_no_quota() {
     let id = sent(&mut host, "GET", "/api/v2/toc?p=index");
     host.response_head(id, false, &FromSq { status: 500, content_length: 5 });
     host.end(id);
-    // What SQ has to say of a request is an answer.
+    // A refusal by SQ that is about the request counts as served.
     let id = sent(&mut host, "GET", "/api/v2/toc?p=index");
     host.response_head(id, false, &FromSq { status: 404, content_length: 5 });
     host.end(id);
     let counters = counters(&mut host);
-    assert_eq!((counters.reads, counters.writes), (2, 0), "the first of all, and the one answered");
+    assert_eq!(
+        (counters.reads, counters.writes),
+        (2, 0),
+        "the first request, and the one that SQ refused"
+    );
     let names: Vec<&str> = counters.refused.keys().map(String::as_str).collect();
     assert_eq!(
         names,
@@ -144,7 +148,7 @@ fn what_envoy_or_sq_failed_on_is_refused_and_uses_no_quota() {
 }
 
 #[test]
-fn an_upload_that_was_broken_off_never_came_to_sq() {
+fn aborted_upload_is_not_a_write() {
     let mut host = Host::warm(config());
     let headers = [("authorization", &*key(1)), ("content-length", "9")];
     let id = host.request("POST", "/api/v2/update?p=index&c=1.1.1/1.1.1/1.1.2", &headers, false);
@@ -155,7 +159,7 @@ fn an_upload_that_was_broken_off_never_came_to_sq() {
 }
 
 #[test]
-fn the_bytes_of_an_answer_are_those_that_the_client_gets() {
+fn bytes_out_are_those_the_client_gets() {
     let mut host = Host::warm(config());
     let id = sent(&mut host, "GET", "/api/v2/json-export?p=index");
     let sqs = br#"[{"coordinate":"1.1.1/1.1.1/1.1.1","text":"a"}]"#;

@@ -1,10 +1,11 @@
-//! Keys come and go at a relay that tells the truth, late: no VM serves a key that was revoked before
-//! all it has heard of, whatever is lost, reloaded or restarted meanwhile.
+//! Keys are revoked and restored at a relay whose responses are correct but late. No VM serves a key
+//! that was revoked before the VM's horizon, although calls are lost and VMs and relay restart.
 //!
-//! Two VMs share data. A VM's *horizon* is the moment up to which it must know: what its feed has
-//! dealt with; before that has answered, the beginning of its life, or what other lives have left if
-//! its feed has failed. A key may pass if it was good at some moment since. With a grace, what a reset
-//! has put in doubt may pass too while nobody answers: then a reset moves no horizon any more.
+//! Two VMs share data. The *horizon* of a VM is the moment up to which it must know all changes: the
+//! last response of its feed. Before the first one it is the start of the VM, or if the feed has
+//! failed, the position that earlier VMs have left in shared data. A key may pass if it was good at
+//! some moment since the horizon. With a grace, verdicts put in doubt by a reset may pass while the
+//! relay does not respond; from then on a reset moves no horizon.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem::swap;
@@ -26,9 +27,9 @@ const KEYS: u8 = 3;
 #[derive(Debug, Clone)]
 enum Event {
     Get(usize, u8),
-    /// A key is revoked, or is good again.
+    /// A key is revoked, or restored.
     Turn(u8),
-    /// A question is answered, as of when it was asked (`late`) or of now.
+    /// The relay responds, as of the time of the call (`late`) or as of now.
     Answer(usize, usize, bool),
     Fail(usize, usize),
     Tick(usize, u64),
@@ -54,8 +55,8 @@ fn event() -> impl Strategy<Value = Event> {
 /// The registry at each moment; a moment is a change of it.
 struct Relay {
     good: Vec<BTreeSet<u8>>,
-    /// At which moment each of its lives began.
-    lives: Vec<usize>,
+    /// The moment at which each epoch began.
+    epochs: Vec<usize>,
 }
 
 impl Relay {
@@ -64,22 +65,22 @@ impl Relay {
     }
 
     fn epoch(&self) -> Epoch {
-        Epoch(self.lives.len().to_string())
+        Epoch(self.epochs.len().to_string())
     }
 
     fn revision(&self, moment: usize) -> u64 {
-        (moment - self.lives.last().unwrap()) as u64 + 1
+        (moment - self.epochs.last().unwrap()) as u64 + 1
     }
 
-    /// The moment of a revision of one of its lives.
+    /// The moment of a revision in an epoch.
     fn moment(&self, epoch: &Epoch, revision: u64) -> usize {
-        let life: usize = epoch.0.parse().unwrap();
-        self.lives[life - 1] + usize::try_from(revision).unwrap() - 1
+        let epoch: usize = epoch.0.parse().unwrap();
+        self.epochs[epoch - 1] + usize::try_from(revision).unwrap() - 1
     }
 
     fn verdict(&self, about: u8, asked: usize) -> VerifyResponse {
-        // A question that the last life took is answered by none.
-        let moment = asked.max(*self.lives.last().unwrap());
+        // A call to the relay before its restart gets no response.
+        let moment = asked.max(*self.epochs.last().unwrap());
         let is_good = self.good[moment].contains(&about);
         let verdict = is_good.then(|| verdict(&format!("t{about}")));
         VerifyResponse { epoch: self.epoch(), revision: self.revision(moment), verdict }
@@ -90,7 +91,8 @@ impl Relay {
             let query = path.split_once('?').map_or("", |(_, query)| query);
             query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))
         };
-        let (epoch, revision) = (self.epoch(), self.revision(self.now()));
+        let epoch = self.epoch();
+        let revision = self.revision(self.now());
         let since: u64 = of("since").unwrap().parse().unwrap();
         if of("epoch") != Some(epoch.0.as_str()) {
             return ChangesResponse { epoch, revision, reset: true, changed: Vec::new() };
@@ -105,7 +107,7 @@ impl Relay {
 struct Vm {
     host: Host,
     began: usize,
-    /// What other lives had left when it began.
+    /// The moment of the position in shared data at its start.
     left: usize,
     heard: Option<usize>,
     grace_ms: u32,
@@ -140,7 +142,7 @@ impl Vm {
         self.heard.unwrap_or(unheard)
     }
 
-    /// After each event: who has passed, and when each new question was asked.
+    /// After each event: dates new calls, and checks the requests that have passed.
     fn look(&mut self, relay: &Relay) {
         for id in self.host.calls.keys() {
             self.asked.entry(*id).or_insert(relay.now());
@@ -154,7 +156,7 @@ impl Vm {
         }
     }
 
-    fn answer(&mut self, at: usize, late: bool, relay: &Relay) {
+    fn respond(&mut self, at: usize, late: bool, relay: &Relay) {
         let Some(id) = self.host.calls.keys().nth(at % self.host.calls.len().max(1)).copied()
         else {
             return;
@@ -188,11 +190,11 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: CASES, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn no_vm_serves_a_key_that_was_revoked_before_all_it_has_heard_of(
+    fn revoked_key_is_never_served_past_the_horizon(
         grace_ms in prop::sample::select(vec![0, 900_000]),
         events in vec(event(), 0..80),
     ) {
-        let mut relay = Relay { good: vec![(1..=KEYS).collect()], lives: vec![0] };
+        let mut relay = Relay { good: vec![(1..=KEYS).collect()], epochs: vec![0] };
         let mut now = 1_800_000_000 * SECOND;
         let mut shared = Local::default();
         let mut vms = [(); 2].map(|()| Vm::new(&relay, grace_ms, Local::default(), now));
@@ -205,7 +207,7 @@ proptest! {
                     }
                     relay.good.push(good);
                 }
-                Event::Restart => relay.lives.push(relay.now()),
+                Event::Restart => relay.epochs.push(relay.now()),
                 Event::Reload(vm) => vms[vm] = Vm::new(&relay, grace_ms, shared.clone(), now),
                 Event::Get(vm, _) | Event::Answer(vm, ..) | Event::Fail(vm, _)
                 | Event::Tick(vm, _) => {
@@ -217,7 +219,7 @@ proptest! {
                             let id = vm.host.get(&key(n));
                             vm.keys.insert(id, n);
                         }
-                        Event::Answer(_, at, late) => vm.answer(at, late, &relay),
+                        Event::Answer(_, at, late) => vm.respond(at, late, &relay),
                         Event::Fail(_, at) => vm.fail(at),
                         Event::Tick(_, ms) => {
                             now += ms * MS;

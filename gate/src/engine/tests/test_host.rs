@@ -1,4 +1,5 @@
-//! A host for tests: one VM's streams and calls, and what must hold whatever happens.
+//! A simulated host of one VM. It performs the gate's effects, and checks after each event that they
+//! are allowed: no stream is settled twice, none goes on without a lease, no call is made twice.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,13 +13,13 @@ use crate::shared::Local;
 
 pub(super) use protocol::time::{MS_NS as MS, SECOND_NS as SECOND};
 
-/// Where a request stands, as its client sees it.
+/// State of a request as seen by its client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Seen {
-    Paused,
+    Waiting,
     Forwarded(Headers),
-    /// All but the end of its body is on its way.
-    Held,
+    /// Forwarded except for the end of its body.
+    Parked,
     Answered(Reply),
 }
 
@@ -26,22 +27,22 @@ pub(super) struct Host {
     pub(super) gate: Gate,
     pub(super) shared: Local,
     pub(super) now: u64,
-    /// Where requests come from.
+    /// Address that requests come from.
     pub(super) client: String,
     pub(super) streams: BTreeMap<StreamId, Seen>,
-    /// Calls on their way, and the stream in whose context each was made.
+    /// Calls in flight, each with the stream in whose context it was made.
     pub(super) calls: BTreeMap<CallId, (Call, Option<StreamId>)>,
     next: u32,
     /// Calls made so far, by path without query.
     pub(super) made: BTreeMap<String, u32>,
-    /// Every call fails while it is being made: a breaker is open, or the cluster has no host.
-    pub(super) sends_nothing: bool,
+    /// Calls fail while they are made, as with an open circuit breaker or a cluster without hosts.
+    pub(super) calls_fail: bool,
     config: FilterConfig,
     /// The responses of SQ as clients have received them.
     responses: BTreeMap<StreamId, Got>,
 }
 
-/// An answer on its way to a client.
+/// A response as received by the client.
 #[derive(Debug, Default)]
 struct Got {
     is_rewritten: bool,
@@ -128,7 +129,7 @@ impl Host {
         Self::after(config, shared, 1_800_000_000 * SECOND)
     }
 
-    /// A VM that finds what another has left.
+    /// A VM that starts with the shared data of an earlier one.
     pub(super) fn after(config: FilterConfig, shared: Local, now: u64) -> Self {
         let gateway = GatewayId::parse("g").unwrap();
         let gate = Gate::new(config.clone(), gateway, "vm".to_owned(), &shared);
@@ -141,16 +142,16 @@ impl Host {
             calls: BTreeMap::new(),
             next: 0,
             made: BTreeMap::new(),
-            sends_nothing: false,
+            calls_fail: false,
             config,
             responses: BTreeMap::new(),
         }
     }
 
-    /// The VM panics and is loaded anew: its requests and calls are gone, what is shared stays.
+    /// The VM panics and is replaced: its requests and calls are gone, the shared data stays.
     pub(super) fn reload(&mut self) {
         let next = Self::after(self.config.clone(), std::mem::take(&mut self.shared), self.now);
-        *self = Self { next: self.next, sends_nothing: self.sends_nothing, ..next };
+        *self = Self { next: self.next, calls_fail: self.calls_fail, ..next };
     }
 
     pub(super) fn get(&mut self, key: &str) -> StreamId {
@@ -178,7 +179,7 @@ impl Host {
         let seen = match self.perform_within(id) {
             Some(Effect::Forward(_, headers)) => Seen::Forwarded(headers),
             Some(Effect::Reply(_, reply)) => Seen::Answered(reply),
-            None => Seen::Paused,
+            None => Seen::Waiting,
             Some(other) => panic!("no effect for a request head: {other:?}"),
         };
         self.streams.insert(id, seen);
@@ -208,19 +209,19 @@ impl Host {
         self.perform(leader);
     }
 
-    /// The call to `path` that is on its way.
+    /// The call to `path` in flight.
     pub(super) fn call_to(&self, path: &str) -> Option<CallId> {
         self.calls.iter().find(|(_, (call, _))| call.path.starts_with(path)).map(|(id, _)| *id)
     }
 
-    /// Answers the call to `path`.
-    pub(super) fn answer(&mut self, path: &str, body: &[u8]) {
-        let id = self.call_to(path).unwrap_or_else(|| panic!("nobody asks {path}"));
+    /// Responds to the call to `path`.
+    pub(super) fn respond(&mut self, path: &str, body: &[u8]) {
+        let id = self.call_to(path).unwrap_or_else(|| panic!("no call to {path}"));
         self.done(id, Ok((200, body)));
     }
 
     pub(super) fn fail(&mut self, path: &str) {
-        let id = self.call_to(path).unwrap_or_else(|| panic!("nobody asks {path}"));
+        let id = self.call_to(path).unwrap_or_else(|| panic!("no call to {path}"));
         self.done(id, Err(CallFailed));
     }
 
@@ -229,12 +230,12 @@ impl Host {
         self.check();
     }
 
-    /// In a callback of `own` that has not returned: it is not paused yet and can't be resumed.
+    /// Performs effects in a callback of `own`, and returns the one that is about `own`.
     fn perform_within(&mut self, own: StreamId) -> Option<Effect> {
         self.perform_but(Some(own), Some(own))
     }
 
-    /// Returns what settles `own`.
+    /// Performs effects, except the one about `own`, which it returns.
     fn perform_but(&mut self, own: Option<StreamId>, context: Option<StreamId>) -> Option<Effect> {
         let mut settled = None;
         while let Some(effect) = self.gate.next_effect() {
@@ -255,7 +256,7 @@ impl Host {
                 *self.made.entry(path).or_default() += 1;
                 let id = call.id;
                 assert!(self.calls.insert(id, (call, context)).is_none());
-                if self.sends_nothing {
+                if self.calls_fail {
                     self.calls.remove(&id);
                     self.gate.on_call_done(id, Err(CallFailed), self.now, &mut self.shared);
                 }
@@ -263,7 +264,7 @@ impl Host {
             Effect::Forward(id, headers) => self.settle(id, Seen::Forwarded(headers)),
             Effect::Resume(id) => {
                 let was = self.streams.insert(id, Seen::Forwarded(Headers::new()));
-                assert_eq!(was, Some(Seen::Held), "stream {id:?} was not held");
+                assert_eq!(was, Some(Seen::Parked), "stream {id:?} was not parked");
                 self.must_be_leased(id);
             }
             Effect::Reply(id, reply) => self.settle(id, Seen::Answered(reply)),
@@ -280,22 +281,22 @@ impl Host {
 
     fn settle(&mut self, id: StreamId, seen: Seen) {
         let was = self.streams.insert(id, seen);
-        let waited = was == Some(Seen::Paused) || was == Some(Seen::Held);
+        let waited = was == Some(Seen::Waiting) || was == Some(Seen::Parked);
         assert!(waited, "stream {id:?} was settled twice or is gone: {was:?}");
     }
 
-    /// A piece of a request's body, as Envoy gives it: to what is on its way and not held.
+    /// A piece of a request's body. Envoy reports it only for streams that are not paused.
     pub(super) fn body(&mut self, id: StreamId, chunk: &[u8], end: bool) {
         self.gate.on_request_body(id, end, || chunk.to_vec(), self.now, &mut self.shared);
         match self.perform_within(id) {
             Some(Effect::Resume(_)) if end => self.must_be_leased(id),
             Some(Effect::Resume(_)) => {}
             None => {
-                assert!(self.is_forwarded(id) && end, "stream {id:?} was held too early");
-                self.streams.insert(id, Seen::Held);
+                assert!(self.is_forwarded(id) && end, "stream {id:?} was parked too early");
+                self.streams.insert(id, Seen::Parked);
             }
             Some(Effect::Reply(_, reply)) => {
-                assert!(self.is_forwarded(id), "a body was refused that was not on its way");
+                assert!(self.is_forwarded(id), "a body was refused that was not forwarded");
                 self.streams.insert(id, Seen::Answered(reply));
             }
             Some(other) => panic!("no effect for a request body: {other:?}"),
@@ -303,7 +304,7 @@ impl Host {
         self.check();
     }
 
-    /// Requests that are with SQ.
+    /// Forwarded requests without a response.
     pub(super) fn awaits_sq(&self) -> Vec<StreamId> {
         let ids = self.streams.keys().copied();
         ids.filter(|id| self.is_forwarded(*id) && !self.responses.contains_key(id)).collect()
@@ -356,7 +357,7 @@ impl Host {
         self.responses.insert(id, got);
     }
 
-    /// From here on Envoy looks for the cluster: it must be there.
+    /// Envoy looks up the cluster of a stream that goes on, so there must be a lease.
     fn must_be_leased(&self, id: StreamId) {
         let Some(stream) = self.gate.streams.get(id) else { return };
         if let State::Forwarded(exchange) = &stream.state {
@@ -366,17 +367,17 @@ impl Host {
         }
     }
 
-    /// At most one question per key and per tenant.
+    /// At most one call per key and per tenant is in flight.
     fn check(&self) {
         let mut asked = BTreeSet::new();
         for (call, _) in self.calls.values() {
-            // A tenant may look at its usage as often as it likes.
-            let looks = call.path.starts_with(protocol::headers::TENANT_USAGE_PATH);
-            if let Some(body) = call.body.as_deref().filter(|_| !looks) {
+            // Requests for the own usage are not shared.
+            let is_own_usage = call.path.starts_with(protocol::headers::TENANT_USAGE_PATH);
+            if let Some(body) = call.body.as_deref().filter(|_| !is_own_usage) {
                 let about: serde_json::Value = serde_json::from_str(body).unwrap();
                 let about = about.get("key_sha256").or_else(|| about.get("tenant")).cloned();
                 let about = about.map(|about| about.to_string());
-                assert!(asked.insert((call.path.clone(), about)), "asked twice: {body}");
+                assert!(asked.insert((call.path.clone(), about)), "a call was made twice: {body}");
             }
         }
     }
@@ -396,14 +397,14 @@ impl Host {
         matches!(self.seen(id), Seen::Forwarded(_))
     }
 
-    /// A feed that is open, a key that is known, a tenant that is awake.
+    /// A VM with an open feed, a cached verdict and a lease for alice.
     pub(super) fn warm(config: FilterConfig) -> Self {
         let mut host = Self::new(config);
         host.tick(0);
-        host.answer("/v1/changes", &changes(1, &[]));
+        host.respond("/v1/changes", &changes(1, &[]));
         let id = host.get(&key(1));
-        host.answer("/v1/verify", &verified(1, Some(verdict("alice"))));
-        host.answer("/v1/lease", &granted("alice", 30_000));
+        host.respond("/v1/verify", &verified(1, Some(verdict("alice"))));
+        host.respond("/v1/lease", &granted("alice", 30_000));
         assert!(host.is_forwarded(id));
         host.end(id);
         host

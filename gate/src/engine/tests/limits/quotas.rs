@@ -1,4 +1,4 @@
-//! Days, months and writes.
+//! Quotas per day and month, and of writes.
 
 #[cfg(target_family = "wasm")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
@@ -6,7 +6,7 @@ use wasm_bindgen_test::wasm_bindgen_test as test;
 use super::*;
 
 #[test]
-fn a_look_at_the_own_usage_takes_a_token_and_nothing_of_a_quota() {
+fn own_usage_takes_a_token_but_no_quota() {
     let limits = Limits { requests_per_day: 1, burst: 3, requests_per_s: 1, ..Limits::default() };
     let mut host = with(limits);
     let read = host.get(&key(1));
@@ -15,7 +15,7 @@ fn a_look_at_the_own_usage_takes_a_token_and_nothing_of_a_quota() {
         host.request("GET", "/api/v2/usage", &[("authorization", &*key(1))], true)
     };
     let id = look(&mut host);
-    host.answer("/v1/usage/alice", b"{}");
+    host.respond("/v1/usage/alice", b"{}");
     assert_eq!(host.status(id), Some(200));
     host.end(id);
     let id = look(&mut host);
@@ -27,7 +27,7 @@ fn a_look_at_the_own_usage_takes_a_token_and_nothing_of_a_quota() {
 }
 
 #[test]
-fn near_the_end_of_a_quota_reports_hurry() {
+fn reports_are_urgent_near_the_end_of_quota() {
     let mut host = with(Limits { requests_per_day: 1, ..Limits::default() });
     host.tick(SECOND);
     acknowledge(&mut host);
@@ -41,7 +41,7 @@ fn near_the_end_of_a_quota_reports_hurry() {
 }
 
 #[test]
-fn a_vm_without_requests_hears_that_a_quota_was_used_up_elsewhere() {
+fn idle_vm_learns_of_quota_used_up_elsewhere() {
     let mut host = with(Limits { requests_per_day: 100, ..Limits::default() });
     host.tick(SECOND);
     acknowledge(&mut host);
@@ -52,33 +52,34 @@ fn a_vm_without_requests_hears_that_a_quota_was_used_up_elsewhere() {
     let news = format!(
         r#"{{"sequence":{sequence},"notices":{{"alice":{{"requests_day":100,"day_ends_s":{ends}}}}}}}"#
     );
-    host.answer("/v1/usage", news.as_bytes());
+    host.respond("/v1/usage", news.as_bytes());
     let id = host.get(&key(1));
     let Seen::Answered(reply) = host.seen(id) else { panic!("{:?}", host.seen(id)) };
     assert_eq!((reply.status, value(&reply.headers, "retry-after")), (429, "60"));
 }
 
 #[test]
-fn a_lease_whose_ledger_is_not_open_leaves_what_was_known_of_a_quota() {
+fn notice_without_ledger_keeps_the_known_use() {
     let mut host = with(Limits { requests_per_day: 100, ..Limits::default() });
     let in_flight = host.get(&key(1));
     assert!(host.is_forwarded(in_flight));
     host.tick(SECOND);
-    let (sequence, ends) = (report(&host).sequence, host.now / SECOND + 600);
+    let sequence = report(&host).sequence;
+    let ends = host.now / SECOND + 600;
     let used_up = format!(
         r#"{{"sequence":{sequence},"notices":{{"alice":{{"requests_day":100,"day_ends_s":{ends}}}}}}}"#
     );
-    host.answer("/v1/usage", used_up.as_bytes());
+    host.respond("/v1/usage", used_up.as_bytes());
     while host.call_to("/v1/lease").is_none() {
         host.tick(SECOND);
     }
     // No counts and no end of the day: the orchestrator has just been started.
-    host.answer("/v1/lease", &granted("alice", 30_000));
+    host.respond("/v1/lease", &granted("alice", 30_000));
     let id = host.get(&key(1));
     assert_eq!(host.status(id), Some(429));
 }
 
-/// So many requests of the day, which ends in ten minutes.
+/// A notice of `requests_day` used, ten minutes before the end of the day.
 fn used(host: &Host, requests_day: u64) -> TenantNotice {
     let day_ends_s = host.now / SECOND + 600;
     TenantNotice { requests_day, day_ends_s, ..TenantNotice::default() }
@@ -87,7 +88,7 @@ fn used(host: &Host, requests_day: u64) -> TenantNotice {
 fn grant(host: &mut Host, notice: TenantNotice) {
     let mut answer: LeaseResponse = serde_json::from_slice(&granted("alice", 30_000)).unwrap();
     answer.notice = notice;
-    host.answer("/v1/lease", &serde_json::to_vec(&answer).unwrap());
+    host.respond("/v1/lease", &serde_json::to_vec(&answer).unwrap());
 }
 
 /// The orchestrator refuses a lease for the quota.
@@ -99,7 +100,7 @@ fn refuse_lease(host: &mut Host, notice: &TenantNotice) {
 }
 
 #[test]
-fn without_a_lease_a_tenant_is_judged_by_what_its_lease_brings() {
+fn quota_is_judged_by_the_lease_notice() {
     let mut host = without_a_lease(config(), 100);
     let ids: Vec<StreamId> = (0..50).map(|_| host.get(&key(1))).collect();
     let used = used(&host, 100);
@@ -108,7 +109,7 @@ fn without_a_lease_a_tenant_is_judged_by_what_its_lease_brings() {
 }
 
 #[test]
-fn a_tenant_over_its_day_is_not_woken_and_asked_about_once_a_second() {
+fn tenant_over_quota_is_asked_about_each_second() {
     let mut host = without_a_lease(config(), 100);
     let asked = host.made["/v1/lease"];
     let id = host.get(&key(1));
@@ -127,11 +128,11 @@ fn a_tenant_over_its_day_is_not_woken_and_asked_about_once_a_second() {
     assert_eq!(host.made["/v1/lease"], asked + 1);
     host.tick(200 * MS);
     let id = host.get(&key(1));
-    assert_eq!(host.seen(id), &Seen::Paused, "it may have been lifted meanwhile");
+    assert_eq!(host.seen(id), &Seen::Waiting, "the quota may have been raised since");
 }
 
 #[test]
-fn a_tier_raised_while_the_question_was_out_is_not_refused_for_long() {
+fn raised_tier_is_refused_for_one_second_only() {
     let mut host = without_a_lease(config(), 100);
     let id = host.get(&key(1));
     let fewer = used(&host, 99);
@@ -139,11 +140,11 @@ fn a_tier_raised_while_the_question_was_out_is_not_refused_for_long() {
     let Seen::Answered(reply) = host.seen(id) else { panic!("{:?}", host.seen(id)) };
     assert_eq!((reply.status, value(&reply.headers, "retry-after")), (429, "1"));
     let id = host.get(&key(1));
-    assert_eq!(host.seen(id), &Seen::Paused, "asked again");
+    assert_eq!(host.seen(id), &Seen::Waiting, "asked again");
 }
 
 #[test]
-fn a_request_that_waited_for_its_lease_is_warned_and_marked_like_any_other() {
+fn waiting_request_gets_warning_and_shadow_mark() {
     let mut host = without_a_lease(config(), 100);
     let id = host.get(&key(1));
     let nearly = used(&host, 89);
@@ -163,7 +164,7 @@ fn a_request_that_waited_for_its_lease_is_warned_and_marked_like_any_other() {
 }
 
 #[test]
-fn a_ledger_that_is_still_read_refuses_nobody() {
+fn closed_ledger_refuses_no_request() {
     let mut host = without_a_lease(config(), 100);
     let id = host.get(&key(1));
     grant(&mut host, TenantNotice::default());
@@ -171,7 +172,7 @@ fn a_ledger_that_is_still_read_refuses_nobody() {
 }
 
 #[test]
-fn requests_on_their_way_use_the_quota_as_if_they_were_over() {
+fn requests_in_flight_use_the_quota() {
     let mut host = without_a_lease(config(), 100);
     let ids: Vec<StreamId> = (0..40).map(|_| host.get(&key(1))).collect();
     let nearly = used(&host, 99);
@@ -183,7 +184,7 @@ fn requests_on_their_way_use_the_quota_as_if_they_were_over() {
 }
 
 #[test]
-fn writes_on_their_way_use_the_writes_of_the_day_and_leave_the_reads() {
+fn writes_in_flight_use_only_the_write_quota() {
     let mut host = with(Limits { writes_per_day: 2, ..Limits::default() });
     let writes: Vec<StreamId> = (0..4).map(|_| write(&mut host)).collect();
     let passed = writes.iter().filter(|id| host.is_forwarded(**id)).count();
@@ -193,7 +194,7 @@ fn writes_on_their_way_use_the_writes_of_the_day_and_leave_the_reads() {
 }
 
 #[test]
-fn a_report_that_a_lease_may_know_of_already_is_not_counted_twice() {
+fn report_in_doubt_is_not_counted_twice() {
     let mut host = without_a_lease(config(), 100);
     let id = host.get(&key(1));
     let forty = used(&host, 40);
@@ -204,7 +205,7 @@ fn a_report_that_a_lease_may_know_of_already_is_not_counted_twice() {
     }
     host.tick(SECOND);
     assert_eq!(report(&host).rows[0].counters.reads, 41, "one of them is known");
-    // The ledger has it, and a lease says so before the report is answered.
+    // The ledger contains the report, and a lease shows that before the response to the report.
     let short = host.call_to("/v1/lease");
     assert_eq!(short, None);
     while host.call_to("/v1/lease").is_none() {

@@ -1,4 +1,4 @@
-//! Bodies: what they take of the storage and of Envoy's memory.
+//! Request bodies: their use of storage and of the body budget.
 
 #[cfg(target_family = "wasm")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
@@ -6,7 +6,7 @@ use wasm_bindgen_test::wasm_bindgen_test as test;
 use super::*;
 
 #[test]
-fn an_upload_is_counted_when_it_ends_however_long_ago_its_head_passed() {
+fn upload_counts_towards_storage_at_its_end() {
     let mut host = with(Limits { storage_bytes: 5_000_000, concurrency: 6, ..Limits::default() });
     let path = |n: usize| format!("/api/v2/insert?p=p{n}&c=1.1.1/1.1.1/1.1.1");
     let auth = key(1);
@@ -17,13 +17,13 @@ fn an_upload_is_counted_when_it_ends_however_long_ago_its_head_passed() {
     for id in &uploads {
         host.body(*id, &vec![b'x'; 1_999_999], false);
     }
-    // Measured again and again meanwhile: nothing is on the disk.
+    // Measurements show an empty disk while the uploads last.
     for _ in 0..40 {
         host.tick(SECOND);
         for path in ["/v1/usage", "/v1/lease"] {
             match host.call_to(path) {
                 Some(_) if path == "/v1/usage" => acknowledge(&mut host),
-                Some(_) => host.answer(path, &granted("alice", 30_000)),
+                Some(_) => host.respond(path, &granted("alice", 30_000)),
                 None => {}
             }
         }
@@ -33,7 +33,7 @@ fn an_upload_is_counted_when_it_ends_however_long_ago_its_head_passed() {
     }
     let passed = uploads.iter().filter(|id| host.is_forwarded(**id)).count();
     assert_eq!((passed, host.status(uploads[11])), (2, Some(507)));
-    // SQ has answered both; what it has stored is measured from now on.
+    // SQ has confirmed both, so the next measurement contains what it has stored.
     for id in &uploads[..2] {
         host.response_head(*id, false, &FromSq { status: 200, content_length: 5 });
         host.end(*id);
@@ -41,12 +41,12 @@ fn an_upload_is_counted_when_it_ends_however_long_ago_its_head_passed() {
     host.tick(SECOND);
     let sequence = report(&host).sequence;
     let measured = format!(r#"{{"sequence":{sequence},"notices":{{"alice":{{}}}}}}"#);
-    host.answer("/v1/usage", measured.as_bytes());
+    host.respond("/v1/usage", measured.as_bytes());
     let one_more = host.request("POST", &path(20), &headers, false);
     assert!(host.is_forwarded(one_more), "nothing was stored after all");
 }
 
-/// An upload that begins; `length`: as it tells.
+/// Starts an upload that announces `length`.
 fn upload(host: &mut Host, length: Option<&str>) -> StreamId {
     let auth = key(1);
     let mut headers = vec![("authorization", auth.as_str())];
@@ -59,7 +59,7 @@ fn is_busy(host: &Host, id: StreamId) -> bool {
 }
 
 #[test]
-fn uploads_of_one_tenant_hold_no_more_than_its_sq_takes_soon() {
+fn announced_uploads_stay_within_the_body_budget() {
     let mut host = with(Limits::default());
     let uploads: Vec<StreamId> = (0..12).map(|_| upload(&mut host, Some("2000000"))).collect();
     let (taken, refused) = uploads.split_at(8);
@@ -73,13 +73,14 @@ fn uploads_of_one_tenant_hold_no_more_than_its_sq_takes_soon() {
     assert!(host.is_forwarded(read), "what has no body needs no room");
     host.end(taken[0]);
     host.end(refused[0]);
-    let (next, one_more) = (upload(&mut host, Some("2000000")), upload(&mut host, Some("1")));
+    let next = upload(&mut host, Some("2000000"));
+    let one_more = upload(&mut host, Some("1"));
     assert!(host.is_forwarded(next), "what is over makes room, and what was refused took none");
     assert!(is_busy(&host, one_more));
 }
 
 #[test]
-fn an_upload_that_tells_no_length_takes_room_as_it_comes() {
+fn unannounced_upload_takes_budget_as_it_comes() {
     let mut host = with(Limits::default());
     let uploads: Vec<StreamId> = (0..20).map(|_| upload(&mut host, None)).collect();
     assert!(uploads.iter().all(|id| host.is_forwarded(*id)), "nothing has come yet");
