@@ -2,7 +2,7 @@
 
 #![no_main]
 
-use gate::engine::head::Head;
+use gate::engine::head::RequestHead;
 use gate::http::request::parse;
 use gate::identity::credentials::CredentialFault;
 use libfuzzer_sys::fuzz_target;
@@ -29,7 +29,7 @@ fuzz_target!(|input: (Vec<(u8, &str, Vec<u8>)>, bool)| {
             (known.copied().map_or_else(|| name.to_ascii_lowercase(), str::to_owned), value)
         })
         .collect();
-    let (head, key) = Head::read(&list, ends);
+    let (head, key) = RequestHead::read(&list, ends);
     assert_eq!(head.ends, ends);
     assert!(!head.is_preflight || head.method == "OPTIONS");
     if parse(&head.as_request(), &Limits::default(), SqVersion::V0_6_0).is_ok() {

@@ -10,7 +10,7 @@ use protocol::{KeyHash, SqVersion, TenantStatus, Verdict};
 
 use super::Gate;
 use super::clock::Ctx;
-use super::head::Head;
+use super::head::RequestHead;
 use super::leases::{Admission, Lease};
 use super::metrics::Metric;
 use super::stream::{Body, Exchange, Reason, State, Stream, TenantRequest};
@@ -51,7 +51,7 @@ impl Gate {
             // The host never reports a head twice; if it did, the first one would count.
             return;
         }
-        let (head, key) = Head::read(headers, ends);
+        let (head, key) = RequestHead::read(headers, ends);
         #[cfg(feature = "test-panic")]
         assert!(!head.test_panic, "a test asked for this panic");
         if head.is_preflight {
@@ -301,7 +301,7 @@ fn understand(stream: &mut Stream, verdict: &Rc<Verdict>) -> Result<TenantReques
     Ok(TenantRequest { verdict: verdict.clone(), request })
 }
 
-fn parse(head: &Head, verdict: &Verdict, sq_version: SqVersion) -> Result<Request, Refusal> {
+fn parse(head: &RequestHead, verdict: &Verdict, sq_version: SqVersion) -> Result<Request, Refusal> {
     request::parse(&head.as_request(), &verdict.limits, sq_version)
 }
 

@@ -8,7 +8,7 @@ use crate::identity::credentials::{CredentialFault, Credentials};
 
 /// A request head without its credentials.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Head {
+pub struct RequestHead {
     /// The `:method` pseudo-header.
     pub method: String,
     /// The `:path` pseudo-header with its query, undecoded: the parser refuses bytes outside ASCII.
@@ -28,7 +28,7 @@ pub struct Head {
     pub(crate) test_panic: bool,
 }
 
-impl Head {
+impl RequestHead {
     /// Reads a head and the digest of its key. Bytes that are not UTF-8 in method, type and encoding
     /// become U+FFFD, which no accepted value contains.
     pub fn read(

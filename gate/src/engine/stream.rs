@@ -18,7 +18,7 @@ use std::rc::Rc;
 use protocol::{KeyHash, TenantId, Verdict, WakeKind};
 
 use super::clock::Ctx;
-use super::head::Head;
+use super::head::RequestHead;
 use crate::effect::{Headers, StreamId};
 use crate::http::request::{Access, BodyCheck, Endpoint, Request};
 use crate::http::response::Rewriter;
@@ -31,7 +31,7 @@ use crate::{Refusal, RefusalKind};
 #[derive(Debug)]
 pub(super) struct Stream {
     pub(super) id: StreamId,
-    pub(super) head: Head,
+    pub(super) head: RequestHead,
     pub(super) key: KeyHash,
     pub(super) state: State,
     /// The verdict on the key, once it is known.
@@ -135,7 +135,7 @@ pub(super) enum Body {
 
 impl Stream {
     /// A new request, which waits for its verdict until `deadline_ns` at most.
-    pub(super) fn new(id: StreamId, head: Head, key: KeyHash, deadline_ns: u64) -> Self {
+    pub(super) fn new(id: StreamId, head: RequestHead, key: KeyHash, deadline_ns: u64) -> Self {
         let question_mark = head.path.iter().position(|byte| *byte == b'?');
         let query_bytes = question_mark.map_or(0, |at| head.path.len() - at - 1);
         Self {
