@@ -82,7 +82,7 @@ fn source() -> String {
         instances = before.unwrap_or(0) + 1;
         Some(instances.to_string().into_bytes())
     });
-    protocol::usage::source(host::now_ns(), instances)
+    protocol::usage::source_id(host::now_ns(), instances)
 }
 
 /// The context of a request. `shell` is `None` only if the configuration was refused, and then

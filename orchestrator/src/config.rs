@@ -39,7 +39,7 @@ pub struct Config {
     pub sq_version: SqVersion,
     /// Addresses of the servers.
     pub listen: Listen,
-    /// How SQ is run.
+    /// The program that runs SQ: Docker or the orchestrator itself.
     pub runtime: RuntimeKind,
     /// User and group that own the tenants' folders and run SQ.
     pub uid: u32,
@@ -90,7 +90,7 @@ pub struct ProcessConfig {
     pub sq: String,
 }
 
-/// How SQ is run.
+/// Choice of the runtime.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum RuntimeKind {

@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 
 /// The id of the installation, by [`installation_id`].
 pub const INSTALLATION: &str = "sq-gateway.installation";
-/// What the container is for: [`ROLE_SQ`] or [`ROLE_NAMESPACE`].
+/// Purpose of the container: [`ROLE_SQ`] or [`ROLE_NAMESPACE`].
 pub const ROLE: &str = "sq-gateway.role";
 /// Name of the tenant that an SQ container serves.
 pub const TENANT: &str = "sq-gateway.tenant";

@@ -1,49 +1,55 @@
-//! Names of headers, paths and clusters that more than one part knows.
+//! Names of headers, paths and clusters that several parts use.
 
-/// Every header that starts so belongs to the gateway: a client's own are dropped.
+/// Prefix of the gateway's own headers. A client's headers with this prefix are dropped, except
+/// [`API_KEY`].
 pub const RESERVED_PREFIX: &str = "x-sq-";
-/// Which cluster Envoy routes to (`cluster_header`).
+/// Request header that names the cluster to which Envoy routes (`cluster_header`).
 pub const CLUSTER: &str = "x-sq-cluster";
-/// What the answer's headers are to be. The filter writes these into the rebuilt *request*, and Envoy
-/// keeps them as filter state, takes them out of what SQ gets, and copies them into the answer
-/// (`%FILTER_STATE(sq.type:PLAIN)%`), which costs no hostcall: see `envoy/`. Left out where there is
-/// nothing to say but what its configuration does by itself: each header costs about 0.5 µs.
-pub mod answer {
-    /// What Envoy says without [`TYPE`].
+
+/// Request headers whose values Envoy copies into the response.
+///
+/// The filter adds them to the rebuilt *request*. Envoy stores them as filter state, removes them
+/// before it forwards the request to SQ, and writes them into the response
+/// (`%FILTER_STATE(sq.type:PLAIN)%`, see `envoy/`). So the filter needs no hostcall on the response
+/// path. A header whose value is the default of Envoy's configuration is left out: each costs about
+/// 0.5 µs.
+pub mod response {
+    /// Value of `content-type` in the absence of [`TYPE`].
     pub const DEFAULT_TYPE: &str = "text/plain; charset=utf-8";
-    /// What Envoy says without [`CORS`].
+    /// Value of `access-control-allow-origin` in the absence of [`CORS`].
     pub const DEFAULT_CORS: &str = "*";
-    /// For `content-type`.
-    pub const TYPE: &str = "x-sq-answer-type";
-    /// For `server-timing`.
-    pub const TIMING: &str = "x-sq-answer-timing";
-    /// For `access-control-allow-origin`.
-    pub const CORS: &str = "x-sq-answer-cors";
-    /// For `ratelimit`.
-    pub const RATE: &str = "x-sq-answer-ratelimit";
-    /// For `ratelimit-policy`.
-    pub const POLICY: &str = "x-sq-answer-ratelimit-policy";
-    /// For [`super::QUOTA_WARNING`].
-    pub const WARNING: &str = "x-sq-answer-quota-warning";
-    /// For [`super::WOULD_REFUSE`].
-    pub const SHADOW: &str = "x-sq-answer-would-refuse";
+    /// Becomes the header `content-type`.
+    pub const TYPE: &str = "x-sq-response-type";
+    /// Becomes the header `server-timing`.
+    pub const TIMING: &str = "x-sq-response-timing";
+    /// Becomes the header `access-control-allow-origin`.
+    pub const CORS: &str = "x-sq-response-cors";
+    /// Becomes the header `ratelimit`.
+    pub const RATE: &str = "x-sq-response-ratelimit";
+    /// Becomes the header `ratelimit-policy`.
+    pub const POLICY: &str = "x-sq-response-ratelimit-policy";
+    /// Becomes the header [`super::QUOTA_WARNING`].
+    pub const WARNING: &str = "x-sq-response-quota-warning";
+    /// Becomes the header [`super::WOULD_REFUSE`].
+    pub const SHADOW: &str = "x-sq-response-would-refuse";
 }
-/// On an answer: a quota that is nearly used up.
+
+/// Response header: names a quota that is nearly used up.
 pub const QUOTA_WARNING: &str = "x-sq-quota-warning";
-/// On an answer in shadow mode: the kind of the refusal that was not made.
+/// Response header in shadow mode: names the refusal that was not enforced.
 pub const WOULD_REFUSE: &str = "x-sq-would-refuse";
-/// One of the three places a client may put its key.
+/// One of the three places in which a client may send its key.
 pub const API_KEY: &str = "x-sq-api-key";
-/// Clusters of tenants are named `sq/<tenant>`.
+/// Prefix of the tenants' clusters, which are named `sq/<tenant>`.
 pub const CLUSTER_PREFIX: &str = "sq/";
 
-/// Path of the relay's question.
+/// Path of verify requests, on the relay.
 pub const VERIFY_PATH: &str = "/v1/verify";
-/// Path of the relay's long poll.
+/// Path of the changes feed, on the relay.
 pub const CHANGES_PATH: &str = "/v1/changes";
-/// Path of the orchestrator's lease.
+/// Path of lease requests, on the orchestrator.
 pub const LEASE_PATH: &str = "/v1/lease";
-/// Path of the orchestrator's ledger.
+/// Path of usage reports, on the orchestrator.
 pub const USAGE_PATH: &str = "/v1/usage";
-/// Path of a tenant's own numbers, on the orchestrator: `GET /v1/usage/<tenant>`.
+/// Path of one tenant's usage, on the orchestrator; the tenant's name follows it.
 pub const TENANT_USAGE_PATH: &str = "/v1/usage/";

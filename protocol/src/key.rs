@@ -1,7 +1,8 @@
 //! API keys and their digests.
 //!
-//! A key is `pmb-v1-` and 32 hexadecimal digits. The key itself exists in the client's request and
-//! once on the screen of whoever created it; everything else knows its SHA-256 ([`KeyHash`]).
+//! A key is `pmb-v1-` and 32 hexadecimal digits. The key itself is only in the client's requests and,
+//! once, on the screen of the operator who created it. Everything else works with its SHA-256,
+//! [`KeyHash`].
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,7 +10,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-/// What every key starts with.
+/// Prefix of every key.
 pub const KEY_PREFIX: &str = "pmb-v1-";
 /// Hexadecimal digits after the prefix: 128 bits.
 pub const KEY_HEX_DIGITS: usize = 32;
@@ -20,36 +21,36 @@ pub const KEY_BYTES: usize = KEY_PREFIX.len() + KEY_HEX_DIGITS;
 #[derive(Clone, PartialEq, Eq)]
 pub struct ApiKey(String);
 
-/// Why a text is not a key. Never carries the text.
+/// The error for a text that is not a key. It never contains the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MalformedKey;
 
 impl ApiKey {
-    /// Reads a key. Digits may be upper or lower case; the digest is of the exact bytes.
+    /// Reads a key. Digits may be upper or lower case; the digest is computed of the exact bytes.
     pub fn parse(text: &str) -> Result<Self, MalformedKey> {
         Self::check(text.as_bytes())?;
         Ok(Self(text.to_owned()))
     }
 
-    /// Whether `bytes` have the form of a key, without copying them.
+    /// Checks that `bytes` have the form of a key, without copying them.
     pub fn check(bytes: &[u8]) -> Result<(), MalformedKey> {
         let digits = bytes.strip_prefix(KEY_PREFIX.as_bytes()).ok_or(MalformedKey)?;
-        let good = digits.len() == KEY_HEX_DIGITS && digits.iter().all(u8::is_ascii_hexdigit);
-        if good { Ok(()) } else { Err(MalformedKey) }
+        let is_hex = digits.iter().all(u8::is_ascii_hexdigit);
+        if is_hex && digits.len() == KEY_HEX_DIGITS { Ok(()) } else { Err(MalformedKey) }
     }
 
-    /// A new key from 128 random bits; the caller has the randomness.
+    /// Forms a key from 128 random bits, which the caller provides.
     pub fn from_random(bits: [u8; KEY_HEX_DIGITS / 2]) -> Self {
         Self(format!("{KEY_PREFIX}{}", hex::encode(bits)))
     }
 
-    /// SHA-256 of the key's bytes.
+    /// The digest by which the key is cached, sent and stored.
     pub fn hash(&self) -> KeyHash {
         KeyHash::of(self.0.as_bytes())
     }
 
-    /// The plaintext, for the one screen that shows it. Name says what it is so that a reader of
-    /// the calling code sees it too.
+    /// The plaintext, for the one screen that shows it. The name makes the exposure visible in the
+    /// calling code.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -76,22 +77,22 @@ impl fmt::Display for MalformedKey {
 
 impl std::error::Error for MalformedKey {}
 
-/// SHA-256 of a key: all that is cached, sent or logged of it. As text: 64 lower-case digits.
+/// SHA-256 of a key, which is cached, sent and logged instead of it. As text: 64 lower-case digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct KeyHash([u8; 32]);
 
-/// Why a text is not a digest.
+/// The error for a text that is not a digest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MalformedHash;
 
 impl KeyHash {
-    /// SHA-256 of the key's bytes, which the caller has checked.
+    /// Computes the digest of a key that the caller has checked.
     pub fn of(key: &[u8]) -> Self {
         Self(Sha256::digest(key).into())
     }
 
-    /// The 32 bytes.
+    /// The 32 bytes of the digest.
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
@@ -149,7 +150,7 @@ mod tests {
     const KEY: &str = "pmb-v1-00112233445566778899aabbccddeeff";
 
     #[test]
-    fn a_key_is_the_prefix_and_32_hex_digits() {
+    fn key_is_prefix_and_32_hex_digits() {
         assert!(ApiKey::parse(KEY).is_ok());
         assert!(ApiKey::parse(&KEY.to_uppercase().replace("PMB-V1-", "pmb-v1-")).is_ok());
         for bad in ["", "pmb-v1-", &KEY[..38], &format!("{KEY}0"), &KEY.replace("00", "g0"), " "] {
@@ -158,13 +159,13 @@ mod tests {
     }
 
     #[test]
-    fn a_key_never_prints_itself() {
+    fn key_never_prints_itself() {
         let key = ApiKey::parse(KEY).unwrap();
         assert_eq!(format!("{key:?}"), "ApiKey(***)");
     }
 
     #[test]
-    fn the_digest_is_sha256_of_the_bytes_and_survives_json() {
+    fn digest_survives_json() {
         // printf %s pmb-v1-00112233445566778899aabbccddeeff | sha256sum
         let hash = ApiKey::parse(KEY).unwrap().hash();
         let json = serde_json::to_string(&hash).unwrap();

@@ -1,8 +1,11 @@
-//! Filter → orchestrator: may I route to this tenant (`POST /v1/lease`).
+//! Filter → orchestrator: permission to route to a tenant (`POST /v1/lease`).
 //!
-//! A lease is the promise that the tenant's cluster exists in the asking Envoy and its SQ answers,
-//! until `lease_ms` have passed. The filter counts from before its call, the orchestrator from
-//! after its answer, so the filter's lease always ends first. A lease renewed is a tenant in use.
+//! A lease is the promise that, for `lease_ms`, the tenant's cluster exists in the requesting Envoy
+//! and its SQ responds. The filter counts from before its call, the orchestrator from after its
+//! response, so the filter's lease always ends first. A tenant whose lease is renewed counts as in
+//! use.
+
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
@@ -11,61 +14,61 @@ use crate::{GatewayId, Limits, SqVersion, TenantId, TierName};
 /// Body of `POST /v1/lease`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeaseRequest {
-    /// The Envoy that asks, by its `node.id`: its ACK is waited for.
+    /// The requesting Envoy, by its `node.id`. The response waits for its ACK of the cluster.
     pub gateway: GatewayId,
-    /// Whom to wake.
+    /// The tenant to route to.
     pub tenant: TenantId,
     /// The tenant's tier, for status, priority and revenue.
     pub tier: TierName,
-    /// The tenant's limits as of the verdict.
+    /// The tenant's limits as the verdict states them.
     pub limits: Limits,
-    /// The tenant is held by requests in flight, nothing new was asked: never wakes it.
+    /// Renews the lease for requests in flight; a sleeping or dozing tenant is not woken.
     #[serde(default)]
     pub renew_only: bool,
-    /// Refuse it, and wake nobody, when the requests of its day or month are used up.
+    /// Refuses the lease, without a wake, if the tenant's requests of the day or month are used up.
     #[serde(default)]
     pub within_quotas: bool,
-    /// How long the asker waits for the answer; `None`: as long as the orchestrator thinks.
+    /// Longest wait of the client; `None` leaves it to the orchestrator's `lifecycle.patience`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub patience_ms: Option<u64>,
 }
 
-/// Answer 200 to `POST /v1/lease`.
+/// Response 200 to `POST /v1/lease`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeaseResponse {
-    /// Value for `x-sq-cluster`.
+    /// The cluster to route to, for the header `x-sq-cluster`.
     pub cluster: String,
-    /// How long the lease holds.
+    /// Duration of the lease.
     pub lease_ms: u64,
-    /// What it took.
+    /// Kind of the wake that preceded the lease.
     pub wake: WakeKind,
-    /// How long that took; 0 with [`WakeKind::None`].
+    /// Duration of the wake; 0 with [`WakeKind::None`].
     #[serde(default)]
     pub wake_ms: u64,
-    /// Of all who waited for this wake, the asker is the one that it is counted for.
+    /// True for one of the requests that waited for this wake: the one whose gateway counts it.
     #[serde(default)]
     pub waker: bool,
     /// The release of SQ behind the cluster.
     pub sq_version: SqVersion,
-    /// What the tenant has used so far.
+    /// The tenant's usage so far.
     #[serde(default)]
     pub notice: TenantNotice,
 }
 
-/// What it took to have the tenant awake.
+/// The work that a lease required.
 #[derive(
     Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
 )]
 #[serde(rename_all = "snake_case")]
 pub enum WakeKind {
-    /// It was awake.
+    /// The tenant was awake already.
     #[default]
     None,
-    /// It was paused.
+    /// The tenant was dozing and has been resumed.
     Doze,
-    /// It was stopped; its container stood.
+    /// SQ has been started in an existing container, or as a process.
     Start,
-    /// Its container had to be made.
+    /// A container has been created and started.
     Create,
 }
 
@@ -81,46 +84,46 @@ impl WakeKind {
     }
 }
 
-/// Answer 503 (or 429 for [`LeaseRefusalKind::WakeBudget`] and [`LeaseRefusalKind::Quota`]) to
-/// `POST /v1/lease`.
+/// Response 503 to `POST /v1/lease`, or 429 for [`LeaseRefusalKind::WakeBudget`] and
+/// [`LeaseRefusalKind::Quota`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeaseRefusal {
-    /// Why.
+    /// Reason of the refusal.
     pub kind: LeaseRefusalKind,
-    /// When asking again makes sense.
+    /// Time after which a retry can succeed.
     pub retry_after_s: u32,
-    /// For the operator's log; never shown to a client.
+    /// Details for the operator's log; a client never sees them.
     #[serde(default)]
     pub detail: String,
-    /// With [`LeaseRefusalKind::Quota`]: what was used.
+    /// The tenant's usage, with [`LeaseRefusalKind::Quota`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub notice: Option<TenantNotice>,
 }
 
-/// Why no lease was given.
+/// Reasons why a lease is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum LeaseRefusalKind {
-    /// More tenants want to start than can within the client's patience.
+    /// More tenants are waiting for a start than can be started within the client's patience.
     Queue,
-    /// The tenant's SQ fails to start and backs off.
+    /// The tenant's SQ fails to start; the next start waits for the back-off.
     Failing,
-    /// The tenant's data needs the operator.
+    /// The tenant's data is damaged and needs the operator.
     Damaged,
-    /// The tenant used up its starts of this hour.
+    /// The tenant has used up its starts of this hour.
     WakeBudget,
-    /// The requests of the tenant's day or month are used up.
+    /// The tenant has used up its requests of the day or month.
     Quota,
-    /// The asking Envoy is not connected over xDS, or refused the cluster.
+    /// The requesting Envoy is not connected over xDS, or has rejected the cluster.
     Gateway,
     /// The orchestrator is shutting down or starting up.
     Unavailable,
-    /// `renew_only` and the tenant is not awake.
+    /// The request was `renew_only`, and the tenant is not awake.
     Asleep,
 }
 
-/// Facts about a tenant that only the orchestrator knows; the filter decides with them. Comes with
-/// every lease and every usage answer.
+/// The orchestrator's figures on a tenant, by which the filter enforces quotas and storage limits.
+/// Part of every lease and of every response to a usage report.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct TenantNotice {
@@ -130,44 +133,51 @@ pub struct TenantNotice {
     pub requests_month: u64,
     /// Mutating requests of this UTC day, over all gateways.
     pub writes_day: u64,
-    /// When the day ends, seconds since 1970 UTC; 0: not known.
+    /// End of the UTC day, in seconds since 1970; 0 while the ledger is being opened.
     pub day_ends_s: u64,
-    /// When the month ends, seconds since 1970 UTC; 0: not known.
+    /// End of the UTC month, in seconds since 1970; 0 while the ledger is being opened.
     pub month_ends_s: u64,
-    /// Sum of the tenant's phext files.
+    /// Size of all of the tenant's phext files.
     pub storage_used_bytes: u64,
-    /// How long before this answer the files were measured.
+    /// Age of that measurement at the time of the response.
     pub storage_age_ms: u64,
-    /// What each phext of the tenant counts against the largest, by name: its size, or more where it
-    /// has many small scrolls.
-    pub phexts: std::collections::BTreeMap<String, u64>,
-    /// The host's disk is below its floor: no mutations.
+    /// Weight of each phext by name, to be compared with `Limits::phext_max_bytes`: its size, or more
+    /// if it has many small scrolls.
+    pub phexts: BTreeMap<String, u64>,
+    /// The host's free disk space is below its floor: mutations are refused.
     pub host_full: bool,
 }
 
 impl TenantNotice {
-    /// Whether its numbers of requests mean anything: not while the ledger is being read.
+    /// False while the ledger is being opened, when the numbers of requests are meaningless.
     pub fn knows_usage(&self) -> bool {
         self.day_ends_s != 0
     }
 
-    /// When requests are allowed again, seconds since 1970 UTC, if those of the day or of the month
-    /// are used up; with both, when the month ends.
-    pub fn requests_resume_s(&self, limits: &crate::Limits) -> Option<u64> {
-        let over = |used: u64, cap: u64| self.knows_usage() && cap > 0 && used >= cap;
-        if over(self.requests_month, limits.requests_per_month) {
+    /// End of the exhausted quota, in seconds since 1970: of the month if its requests are used up,
+    /// else of the day. `None` if requests are left.
+    pub fn requests_resume_s(&self, limits: &Limits) -> Option<u64> {
+        if !self.knows_usage() {
+            return None;
+        }
+        if is_exhausted(self.requests_month, limits.requests_per_month) {
             return Some(self.month_ends_s);
         }
-        over(self.requests_day, limits.requests_per_day).then_some(self.day_ends_s)
+        let is_day_exhausted = is_exhausted(self.requests_day, limits.requests_per_day);
+        is_day_exhausted.then_some(self.day_ends_s)
     }
 
-    /// Whether one of the quotas in `limits` is used up.
-    pub fn is_over(&self, limits: &crate::Limits) -> bool {
-        let over = |used: u64, cap: u64| cap > 0 && used >= cap;
-        over(self.requests_day, limits.requests_per_day)
-            || over(self.requests_month, limits.requests_per_month)
-            || over(self.writes_day, limits.writes_per_day)
+    /// True if one of the quotas in `limits` is used up.
+    pub fn is_over(&self, limits: &Limits) -> bool {
+        is_exhausted(self.requests_day, limits.requests_per_day)
+            || is_exhausted(self.requests_month, limits.requests_per_month)
+            || is_exhausted(self.writes_day, limits.writes_per_day)
     }
+}
+
+/// True if the quota `cap` is used up; a cap of 0 means unlimited.
+fn is_exhausted(used: u64, cap: u64) -> bool {
+    cap > 0 && used >= cap
 }
 
 #[cfg(test)]
@@ -179,7 +189,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn used_up_requests_come_back_when_the_day_ends_or_the_month() {
+    fn exhausted_requests_resume_with_day_or_month() {
         let limits = Limits { requests_per_day: 10, requests_per_month: 100, ..Limits::default() };
         let notice = |requests_day, requests_month| TenantNotice {
             requests_day,
@@ -196,6 +206,6 @@ mod tests {
         let unlimited = Limits { requests_per_day: 0, requests_per_month: 0, ..limits.clone() };
         assert_eq!(notice(10, 100).requests_resume_s(&unlimited), None);
         let unknown = TenantNotice { day_ends_s: 0, ..notice(10, 100) };
-        assert_eq!(unknown.requests_resume_s(&limits), None, "the ledger is still read");
+        assert_eq!(unknown.requests_resume_s(&limits), None, "the ledger is still being opened");
     }
 }

@@ -1,21 +1,21 @@
-//! The words that cross a process border: what the filter, the relay and the orchestrator say to
-//! each other, and the configuration an operator writes for the filter.
+//! Types that cross a process border: requests and responses between the filter, the relay and the
+//! orchestrator, the filter's configuration, and the vocabulary that all of them share.
 //!
-//! | module | who says it |
+//! | module | contents |
 //! |---|---|
-//! | [`key`], [`tenant`], [`limits`] | everyone: the nouns |
-//! | [`verify`] | filter → relay: is this key good, what has changed |
-//! | [`lease`] | filter → orchestrator: may I route to this tenant |
-//! | [`usage`] | filter → orchestrator: what was served |
-//! | [`headers`] | names and paths of all of the above |
-//! | [`calendar`], [`time`] | months and dates in UTC; units of time |
+//! | [`key`], [`tenant`], [`limits`] | API keys and their digests; names; what a tenant may use |
+//! | [`verify`] | filter → relay: verification of a key, changes of verdicts |
+//! | [`lease`] | filter → orchestrator: permission to route to a tenant |
+//! | [`usage`] | filter → orchestrator: counters of requests and traffic |
+//! | [`headers`] | names of headers, paths and clusters |
+//! | [`config`] | operator → filter: the JSON in Envoy's configuration |
 //! | [`sq_version`] | releases of SQ and what they can do |
 //! | [`containers`] | labels of the tenants' containers |
 //! | [`deadlines`] | times on which all parts must agree |
-//! | [`config`] | operator → filter: the plugin's JSON |
+//! | [`calendar`], [`time`] | months and dates in UTC; units of time |
 //!
-//! This crate reads no clock, file, socket, environment or randomness, and decides nothing.
-//! Answers tolerate fields they do not know, so that two releases can talk; configuration does not.
+//! This crate reads no clock, file, socket, environment or randomness, and makes no decisions.
+//! Responses tolerate unknown fields, so that releases of the parts can differ; settings do not.
 
 pub mod calendar;
 pub mod config;

@@ -1,7 +1,7 @@
-//! What a tenant may use: the numbers of a tier, with a tenant's own exceptions already applied.
+//! Limits of a tenant: the numbers of its tier, with the tenant's own exceptions applied.
 //!
-//! The registry is where they are written (`relay`), the verdict carries them to the filter, and
-//! the filter passes them on with each lease, so that the orchestrator needs no registry.
+//! They are written in the registry, reach the filter with a verdict, and reach the orchestrator with
+//! each lease request, so that it needs no registry.
 
 use serde::{Deserialize, Serialize};
 
@@ -13,7 +13,7 @@ use crate::time::{DAY_S, HOUR_S};
 pub struct Limits {
     /// Sustained requests per second (the refill rate of the bucket).
     pub requests_per_s: u32,
-    /// Requests that may come at once (the size of the bucket).
+    /// Requests that may arrive at once (the size of the bucket).
     pub burst: u32,
     /// Tokens that a mutating request takes from the bucket; a read takes one.
     pub write_cost: u32,
@@ -23,79 +23,84 @@ pub struct Limits {
     pub requests_per_month: u64,
     /// Mutating requests per UTC day; 0 is unlimited.
     pub writes_per_day: u64,
-    /// Sum of the tenant's phext files on disk.
+    /// Size of all of the tenant's phext files on disk.
     pub storage_bytes: u64,
-    /// The container's memory.
+    /// Memory of the tenant's container.
     pub memory_bytes: u64,
-    /// The largest single phext; SQ needs several times its size in memory (measured table in
-    /// docs/sq.md). 0: derived from `memory_bytes`.
+    /// Size of the largest phext, of which SQ needs a multiple in memory (measured in docs/sq.md). 0
+    /// derives it from `memory_bytes`.
     pub phext_bytes: u64,
-    /// Number of phexts.
+    /// Number of the tenant's phexts.
     pub phexts: u32,
-    /// The largest request body. 0: derived from `memory_bytes`.
+    /// Size of the largest request body. 0 derives it from `memory_bytes`.
     pub body_bytes: u64,
-    /// Requests inside SQ at the same time (1 on SQ 0.5.0, whatever is said here).
+    /// Concurrent requests to SQ. Releases with a single thread get one: see
+    /// [`SqVersion::safe_concurrency`](crate::SqVersion::safe_concurrency).
     pub concurrency: u32,
-    /// Starts from sleep per hour; 0 is unlimited. Dozing tenants wake for free.
+    /// Starts from sleep per hour; 0 is unlimited. Wakes from a doze do not count.
     pub wakes_per_hour: u32,
     /// Idle time until the tenant is paused; `None`: the orchestrator's default.
     pub doze_after_s: Option<u32>,
     /// Idle time until the tenant is stopped; `None`: the orchestrator's default.
     pub sleep_after_s: Option<u32>,
-    /// How deep the tenant may sleep.
+    /// The deepest state of rest that the tenant may enter.
     pub keep: KeepAwake,
     /// Hours of the day in which the tenant, once awake, is neither paused nor stopped.
     pub warm_hours: Option<WarmHours>,
-    /// Who is woken first when many wait: higher before lower.
+    /// Order of starts when several tenants wait: higher before lower.
     pub priority: u8,
-    /// Point-in-time copies kept: one per hour, this many.
+    /// Number of hourly snapshots to retain.
     pub snapshots_hourly: u32,
-    /// Point-in-time copies kept: one per day, this many.
+    /// Number of daily snapshots to retain.
     pub snapshots_daily: u32,
-    /// What the tenant pays, in US cents per month; 0 is free.
+    /// Price in US cents per month; 0 is free.
     pub price_cents_month: u32,
 }
 
-/// How deep a tenant may sleep.
+/// The deepest state of rest that a tenant may enter.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum KeepAwake {
-    /// Paused, later stopped.
+    /// Paused when idle, later stopped.
     #[default]
     Sleep,
-    /// Paused, never stopped (but under memory pressure).
+    /// Paused when idle, but stopped only under memory pressure.
     Doze,
-    /// Never paused or stopped once awake.
+    /// Neither paused nor stopped once awake.
     Awake,
 }
 
-/// Hours of the UTC day, from the full hour `from_h` to the full hour `to_h`; over midnight when
-/// `to_h` is not the later one, the whole day when they are the same.
+/// Hours of the UTC day, from the full hour `from_h` to the full hour `to_h`. They span midnight if
+/// `to_h` is the earlier one, and the whole day if both are equal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct WarmHours {
-    /// 0 to 23.
+    /// First hour, 0 to 23.
     pub from_h: u8,
-    /// 1 to 24.
+    /// End, 1 to 24.
     pub to_h: u8,
 }
 
 impl WarmHours {
-    /// Seconds until the hours end, when `utc_s` (seconds since 1970) is among them.
+    /// Seconds until the warm hours end; `None` if `utc_s` (seconds since 1970) is outside them.
     pub fn left_s(self, utc_s: u64) -> Option<u64> {
-        let (from, to) = (u64::from(self.from_h) * HOUR_S, u64::from(self.to_h) * HOUR_S);
-        let length = if to > from { to - from } else { (DAY_S + to).saturating_sub(from) };
-        let since = (utc_s % DAY_S + DAY_S).saturating_sub(from) % DAY_S;
-        (since < length).then(|| length - since)
+        let from_s = u64::from(self.from_h) * HOUR_S;
+        let to_s = u64::from(self.to_h) * HOUR_S;
+        let is_within_a_day = to_s > from_s;
+        let end_s = if is_within_a_day { to_s } else { to_s + DAY_S };
+        let length_s = end_s.saturating_sub(from_s);
+        // A day is added before the subtraction, so that early hours do not become negative.
+        let elapsed_s = (utc_s % DAY_S + DAY_S).saturating_sub(from_s) % DAY_S;
+        length_s.checked_sub(elapsed_s).filter(|left_s| *left_s > 0)
     }
 }
 
-/// What one scroll counts at least against [`Limits::phext_max_bytes`]. SQ's memory grows with the
+/// Least weight of one scroll against [`Limits::phext_max_bytes`]. SQ's memory grows with the
 /// number of scrolls too: 50,000 small ones weigh as much as the 4 MB that 64 MiB can bear.
 pub const SCROLL_BYTES: u64 = 80;
 
-/// 2^20 bytes.
+/// A mebibyte: 2^20 bytes.
 pub const MIB: u64 = 1 << 20;
-/// 10^6 bytes.
+/// A megabyte: 10^6 bytes.
 pub const MB: u64 = 1_000_000;
 
 impl Default for Limits {
@@ -127,13 +132,15 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// The largest phext that survives in `memory_bytes` with four requests at once: 4 MB in 64 MiB,
-    /// in proportion above (measured: docs/decisions, "What a tenant's memory bears").
+    /// Size of the largest phext: `phext_bytes` if set, else what `memory_bytes` can bear with four
+    /// concurrent requests. Measured: 4 MB in 64 MiB, and in proportion above
+    /// (docs/decisions/2026-11-23-what-a-tenants-memory-bears.md).
     pub fn phext_max_bytes(&self) -> u64 {
         if self.phext_bytes > 0 { self.phext_bytes } else { self.memory_bytes / (16 * MIB) * MB }
     }
 
-    /// The largest body that survives beside such a phext: half of it, for SQ holds a body five times.
+    /// Size of the largest body: `body_bytes` if set, else half of the derived phext, as SQ needs five
+    /// times a body's size in memory.
     pub fn body_max_bytes(&self) -> u64 {
         if self.body_bytes > 0 { self.body_bytes } else { self.memory_bytes / (32 * MIB) * MB }
     }
@@ -147,19 +154,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_free_tier_takes_phexts_of_4_mb_and_bodies_of_2() {
+    fn free_tier_takes_4_mb_phexts_and_2_mb_bodies() {
         let free = Limits::default();
         assert_eq!((free.phext_max_bytes(), free.body_max_bytes()), (4 * MB, 2 * MB));
     }
 
     #[test]
-    fn a_stated_cap_wins_over_the_derived_one() {
+    fn stated_cap_replaces_the_derived_one() {
         let limits = Limits { phext_bytes: 7, body_bytes: 9, ..Limits::default() };
         assert_eq!((limits.phext_max_bytes(), limits.body_max_bytes()), (7, 9));
     }
 
     #[test]
-    fn warm_hours_end_at_their_hour_also_over_midnight() {
+    fn warm_hours_may_span_midnight() {
         let day = WarmHours { from_h: 8, to_h: 18 };
         let at = |h: u64| 20_000 * 86_400 + h * 3_600;
         assert_eq!(
@@ -175,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_said_is_the_free_tier() {
+    fn absent_limits_are_the_free_tiers() {
         let limits: Limits = serde_json::from_str(r#"{"burst": 5}"#).unwrap();
         assert_eq!(limits, Limits { burst: 5, ..Limits::default() });
     }

@@ -23,7 +23,7 @@ pub struct UnsupportedSqVersion;
 impl SqVersion {
     /// The first release whose API is documented.
     pub const V0_5_0: Self = Self::new(0, 5, 0);
-    /// The first release that serves each connection in a thread of its own.
+    /// The first release that serves each connection in a separate thread.
     pub const V0_5_2: Self = Self::new(0, 5, 2);
     /// The first release with the endpoint `query`; the default everywhere.
     pub const V0_6_0: Self = Self::new(0, 6, 0);
@@ -133,7 +133,7 @@ mod tests {
 
     /// The crate 0.5.1 handles connections in its accept loop, 0.5.2 spawns a thread for each.
     #[test]
-    fn only_0_5_0_and_0_5_1_are_single_threaded() {
+    fn single_threaded_releases_get_one_request() {
         for (text, concurrency) in
             [("0.5.0", 1), ("0.5.1", 1), ("0.5.2", 4), ("0.5.4", 4), ("0.6.0", 4), ("1.0.0", 4)]
         {

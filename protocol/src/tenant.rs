@@ -1,14 +1,14 @@
-//! Names: of tenants, tiers and gateways. Each is checked where it enters.
+//! Names of tenants, tiers and gateways, which are checked wherever they enter a process.
 
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// The longest name in bytes: a container name and a folder name must hold it with a prefix.
+/// Longest name in bytes: with a prefix it must fit into the names of containers and folders.
 pub const NAME_MAX_BYTES: usize = 40;
 
-/// Why a text is not a name.
+/// The error for a text that is not a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MalformedName;
 
@@ -24,14 +24,14 @@ impl fmt::Display for MalformedName {
 impl std::error::Error for MalformedName {}
 
 fn check(text: &str) -> Result<(), MalformedName> {
-    let inner = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit() || *b == b'-';
-    let bytes = text.as_bytes();
-    let edges = |b: Option<&u8>| b.is_some_and(|b| *b != b'-');
-    let good = bytes.len() <= NAME_MAX_BYTES
-        && bytes.iter().all(inner)
-        && edges(bytes.first())
-        && edges(bytes.last());
-    if good { Ok(()) } else { Err(MalformedName) }
+    let is_allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    let has_length = (1..=NAME_MAX_BYTES).contains(&text.len());
+    let has_hyphen_at_edge = text.starts_with('-') || text.ends_with('-');
+    if has_length && !has_hyphen_at_edge && text.bytes().all(is_allowed) {
+        Ok(())
+    } else {
+        Err(MalformedName)
+    }
 }
 
 macro_rules! name {
@@ -89,29 +89,30 @@ macro_rules! name {
 }
 
 name! {
-    /// A customer: one private SQ database, one or more keys.
+    /// Name of a tenant: a customer with a private SQ database and one or more keys.
     TenantId
 }
 
 name! {
-    /// A price tier such as `free` or `pro`; the registry says what it is worth.
+    /// Name of a tier, such as `free` or `pro`; the registry has its limits.
     TierName
 }
 
 name! {
-    /// One Envoy: its `node.id`. Two Envoys that share an orchestrator have two ids.
+    /// Name of a gateway: the `node.id` of its Envoy. Envoys that share an orchestrator have different
+    /// ones.
     GatewayId
 }
 
 impl Default for TierName {
-    /// The one whose limits are [`crate::Limits::default`].
+    /// The tier whose limits are [`crate::Limits::default`].
     fn default() -> Self {
         Self("free".into())
     }
 }
 
 impl TenantId {
-    /// The Envoy cluster that routes to this tenant.
+    /// Name of the Envoy cluster that routes to this tenant.
     pub fn cluster(&self) -> String {
         format!("{}{}", crate::headers::CLUSTER_PREFIX, self.0)
     }
@@ -125,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_is_safe_as_folder_container_and_cluster() {
+    fn name_is_safe_as_folder_and_container() {
         for good in ["a", "alice", "team-7", "0", &"x".repeat(40)] {
             assert!(TenantId::parse(good).is_ok(), "{good}");
         }
@@ -135,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cluster_is_named_after_its_tenant() {
+    fn cluster_is_named_after_its_tenant() {
         assert_eq!(TenantId::parse("alice").unwrap().cluster(), "sq/alice");
     }
 }

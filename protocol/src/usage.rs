@@ -1,57 +1,60 @@
-//! Filter → orchestrator: what was served (`POST /v1/usage`).
+//! Filter → orchestrator: counters of requests and traffic (`POST /v1/usage`).
 //!
-//! Counters are cumulative per source, tenant and hour. A report sent twice or lost in between
-//! changes nothing: the ledger keeps the maximum of what it has seen.
+//! Counters are cumulative per source, tenant and hour, and the ledger keeps the maximum of each. So a
+//! report that is sent twice changes nothing, and one that is lost is made up for by the next.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use crate::time::SECOND_NS;
 use crate::{GatewayId, Limits, TenantId, TenantNotice, TierName, WakeKind};
 
 /// Body of `POST /v1/usage`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UsageReport {
-    /// The Envoy it comes from.
+    /// The reporting Envoy.
     pub gateway: GatewayId,
-    /// The VM it comes from: unique per life of a VM, so that its counters only grow. See
-    /// [`source`].
+    /// The reporting VM instance, as [`source_id`] names it.
     pub source: String,
-    /// Grows with every report of this source; the answer repeats it.
+    /// Grows with every report of this source; the response repeats it.
     pub sequence: u64,
-    /// What changed since the last report that was answered.
+    /// Counters that have changed since the last report with a response.
     pub rows: Vec<UsageRow>,
 }
 
-/// Names a life of a VM that began at `born_ns` (since 1970) and is the `life`th of its Envoy. One that
-/// can't go on under it (its clock had been ahead) adds a number.
-pub fn source(born_ns: u64, life: u64) -> String {
-    format!("{born_ns:x}-{life}")
+/// Names the VM instance that was created at `created_ns` (since 1970) as number `instance` of its
+/// Envoy. The name is unique, so that the source's counters only grow. After a backwards clock step
+/// the gate appends a number.
+pub fn source_id(created_ns: u64, instance: u64) -> String {
+    format!("{created_ns:x}-{instance}")
 }
 
-/// When a source began, seconds since 1970; `None`: its name does not tell.
-pub fn born_s(source: &str) -> Option<u64> {
-    let (born_ns, _) = source.split_once('-')?;
-    Some(u64::from_str_radix(born_ns, 16).ok()? / 1_000_000_000)
+/// Reads the time of creation, in seconds since 1970, from a source's name; `None` if it has another
+/// form.
+pub fn source_created_s(source: &str) -> Option<u64> {
+    let (created_ns, _) = source.split_once('-')?;
+    let created_ns = u64::from_str_radix(created_ns, 16).ok()?;
+    Some(created_ns / SECOND_NS)
 }
 
-/// One tenant's hour.
+/// The counters of one tenant for one hour.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UsageRow {
-    /// Who.
+    /// The tenant that was served.
     pub tenant: TenantId,
-    /// Tier at the time.
+    /// The tenant's tier at that time.
     pub tier: TierName,
-    /// Limits at the time: quotas are judged by the newest.
+    /// The tenant's limits at that time. Quotas are judged by the latest ones.
     pub limits: Limits,
-    /// Hours since 1970 UTC.
+    /// The hour, counted from 1970 in UTC.
     pub hour: u64,
-    /// Cumulative for this source and hour.
+    /// Totals of this source in this hour.
     pub counters: Counters,
 }
 
-/// Why requests are refused: the names that [`Counters::refused`] may have. Labels of metrics are made
-/// of them, so a ledger counts any other name as [`OTHER_REASON`].
+/// Names of refusals, the keys of [`Counters::refused`]. They become labels of metrics, so the ledger
+/// counts any other name as [`OTHER_REASON`].
 pub const REASONS: [&str; 32] = [
     "bad-body",
     "bad-parameter",
@@ -86,29 +89,31 @@ pub const REASONS: [&str; 32] = [
     "wake-failed",
     "wake-queued",
 ];
-/// What stands for a name that is not in [`REASONS`]: of a newer or a broken filter.
+/// Stands for a name that is not in [`REASONS`], which a filter of another release may send.
 pub const OTHER_REASON: &str = "other";
 
-/// Cumulative counters. All only grow.
+/// Cumulative counters, which never decrease.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Counters {
-    /// Requests forwarded that read.
+    /// Forwarded requests that read.
     pub reads: u64,
-    /// Requests forwarded that mutate.
+    /// Forwarded requests that mutate.
     pub writes: u64,
-    /// Requests refused by the gateway, by problem name.
+    /// Requests that the gateway refused, by the refusal's name.
     pub refused: BTreeMap<String, u64>,
-    /// Answers by class of status: index 0 is "no answer" (client gone), 1 is 1xx … 5 is 5xx.
+    /// Responses by class of status: index 1 is 1xx, … 5 is 5xx; index 0 counts requests without a
+    /// response, as the client had disconnected.
     pub status: [u64; 6],
     /// Bytes of request bodies and query strings.
     pub bytes_in: u64,
-    /// Bytes of answer bodies.
+    /// Bytes of response bodies.
     pub bytes_out: u64,
-    /// Time from the forwarded headers to the end of the answer, over all forwarded requests. Of one it
-    /// is off by a tick of the filter (20 ms) either way, of many it is right.
+    /// Total time of all forwarded requests, from the forwarded head to the end of the response. One
+    /// request's time is off by up to a tick of the filter (20 ms) in either direction; the errors
+    /// cancel out.
     pub service_ms: u64,
-    /// Wakes that were counted for this source: each for one, however many waited.
+    /// Wakes by kind. Each wake is counted by one source, even if several waited for it.
     pub wakes: BTreeMap<WakeKind, u64>,
 }
 
@@ -119,21 +124,21 @@ impl Counters {
     }
 }
 
-/// Body of `POST /v1/usage/{tenant}`: what the verdict says of it now.
+/// Body of `POST /v1/usage/{tenant}`: the tenant as its latest verdict describes it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TenantUsageRequest {
-    /// Its tier.
+    /// The tenant's tier.
     pub tier: TierName,
-    /// Its limits.
+    /// The tenant's limits.
     pub limits: Limits,
 }
 
-/// Answer to `POST /v1/usage`.
+/// Response to `POST /v1/usage`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UsageResponse {
-    /// The report's `sequence`: everything up to it is in the ledger.
+    /// The report's `sequence`: all rows up to this report are in the ledger.
     pub sequence: u64,
-    /// News on the tenants in the report.
+    /// Notices of the tenants in the report.
     #[serde(default)]
     pub notices: BTreeMap<TenantId, TenantNotice>,
 }
@@ -146,8 +151,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_source_tells_when_it_began() {
-        assert_eq!(born_s(&source(1_800_000_000_999_999_999, 7)), Some(1_800_000_000));
-        assert_eq!((born_s("vm"), born_s("vm-1")), (None, None));
+    fn source_id_contains_its_creation_time() {
+        let source = source_id(1_800_000_000_999_999_999, 7);
+        assert_eq!(source_created_s(&source), Some(1_800_000_000));
+        assert_eq!(source_created_s("vm"), None);
+        assert_eq!(source_created_s("vm-1"), None);
     }
 }

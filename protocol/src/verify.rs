@@ -1,16 +1,16 @@
-//! Filter → relay: is this key good (`POST /v1/verify`), and what has changed since
-//! (`GET /v1/changes`, a long poll).
+//! Filter → relay: verification of a key (`POST /v1/verify`), and the changes feed (`GET
+//! /v1/changes`, a long poll).
 //!
-//! The registry has a *revision* that grows by one with every change that alters a verdict, within
-//! an *epoch* (one life of the relay process). A verdict is right as of its revision. A filter that
-//! follows the changes and drops what they name never serves a verdict that is out of date for
-//! longer than one answer of the long poll takes.
+//! The registry has a *revision*, which grows by one with every change that alters a verdict, within
+//! an *epoch*, one run of the relay process. A verdict is correct as of its revision. A filter that
+//! follows the feed and drops the verdicts that it names never serves an outdated one for longer than
+//! one response of the long poll takes.
 
 use serde::{Deserialize, Serialize};
 
 use crate::{KeyHash, Limits, TenantId, TierName};
 
-/// One life of the relay: revisions are comparable only within it.
+/// One run of the relay process. Revisions are comparable only within it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 pub struct Epoch(pub String);
 
@@ -21,27 +21,27 @@ pub struct VerifyRequest {
     pub key_sha256: KeyHash,
 }
 
-/// Answer to `POST /v1/verify`, always with status 200.
+/// Response to `POST /v1/verify`, always with status 200.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VerifyResponse {
-    /// The relay's life.
+    /// The relay's present epoch.
     pub epoch: Epoch,
-    /// The registry as this answer saw it.
+    /// Revision of the registry that the response is based on.
     pub revision: u64,
-    /// `None`: no such key (or it has expired).
+    /// `None` if the key does not exist or has expired.
     pub verdict: Option<Verdict>,
 }
 
-/// What the registry says of a key.
+/// The registry's answer about a key: its tenant and what the tenant may use.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Verdict {
-    /// Whose key it is.
+    /// The tenant that the key belongs to.
     pub tenant: TenantId,
-    /// The tier it pays for.
+    /// The tenant's tier.
     pub tier: TierName,
-    /// Whether the tenant may be served.
+    /// Active or suspended.
     pub status: TenantStatus,
-    /// When the key ends, seconds since 1970 UTC; `None`: it does not.
+    /// Expiry of the key, in seconds since 1970; `None` if it does not expire.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_s: Option<u64>,
     /// The tier's limits with the tenant's exceptions applied.
@@ -49,43 +49,43 @@ pub struct Verdict {
     pub limits: Limits,
 }
 
-/// Whether a tenant may be served.
+/// A tenant's standing with the operator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TenantStatus {
-    /// Yes.
+    /// The tenant is served.
     Active,
-    /// No: answered with 403.
+    /// The tenant's requests are refused with 403.
     Suspended,
 }
 
-/// Query of `GET /v1/changes?epoch=…&since=…&wait_ms=…`. Without `epoch` the answer comes at once
-/// and tells where to start.
+/// Query of `GET /v1/changes?epoch=…&since=…&wait_ms=…`. Without `epoch` the relay responds at once
+/// with the epoch and revision to start from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChangesRequest {
-    /// The epoch the filter follows.
+    /// The epoch that the filter follows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub epoch: Option<Epoch>,
-    /// The last revision the filter has dealt with.
+    /// The last revision that the filter has applied.
     #[serde(default)]
     pub since: u64,
-    /// How long the relay may wait for a change before it answers with none.
+    /// Longest wait for a change before the relay responds without one.
     #[serde(default)]
     pub wait_ms: u32,
 }
 
-/// Answer to `GET /v1/changes`.
+/// Response to `GET /v1/changes`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChangesResponse {
-    /// The relay's life.
+    /// The relay's present epoch.
     pub epoch: Epoch,
-    /// The registry's revision now.
+    /// The registry's present revision.
     pub revision: u64,
-    /// The relay can't say what changed (other epoch, or too long ago): everything must be asked
-    /// anew. `changed` is empty then.
+    /// The changes are unknown, as `since` is of another epoch or too long ago: every verdict must be
+    /// verified again. `changed` is empty then.
     #[serde(default)]
     pub reset: bool,
-    /// Digests whose verdict differs from what it was at `since`.
+    /// Digests of the keys whose verdicts have changed after `since`.
     #[serde(default)]
     pub changed: Vec<KeyHash>,
 }

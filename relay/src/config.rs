@@ -39,7 +39,7 @@ pub struct Config {
     pub clients: Vec<ServerName<'static>>,
     /// Bounds on the connections of all gateways.
     pub connections: ConnectionLimits,
-    /// Where the registry is.
+    /// Place of the registry.
     pub source: SourceConfig,
     /// Time for which a text that looks truncated must stay unchanged before it is accepted.
     pub hold: Duration,
@@ -47,12 +47,12 @@ pub struct Config {
     pub last_good: PathBuf,
 }
 
-/// Where the registry is.
+/// Place of the registry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SourceConfig {
-    /// In a file.
+    /// A file of the host.
     File(PathBuf),
-    /// In an SQ server.
+    /// A phext in an SQ server.
     Sq(SqAddress),
 }
 

@@ -2,12 +2,12 @@
 
 use std::fmt;
 
-/// One fault: the key and what is wrong with it.
+/// One fault of a key's value, or of the whole file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
     /// Full name of the key, such as `lifecycle.lease`; empty if the whole file is meant.
     pub key: String,
-    /// What is wrong and what would be right, such as `missing: name a file`.
+    /// The fault and its cure, such as `missing: write the path of a file`.
     pub message: String,
 }
 

@@ -8,7 +8,7 @@
 //! A settings file is described by a type, `Raw…`, that derives `Deserialize` and has a default for
 //! each key. [`read`] reports every fault of a file at once: unknown keys, keys that are written more
 //! than once, values of a wrong type or out of bounds. Each [`Fault`] names the key, the value and
-//! what would be right. The part then checks what several keys together must fulfil, and adds its
+//! the cure. The part then checks what several keys together must fulfil, and adds its
 //! faults to the same list.
 //!
 //! | module | contents |

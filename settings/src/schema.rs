@@ -213,7 +213,7 @@ mod tests {
     #[derive(Serialize, Deserialize, JsonSchema)]
     #[serde(default, deny_unknown_fields)]
     struct Raw {
-        /// A time.
+        /// Duration of a lease.
         lease: Duration<50, 600_000>,
         floor: Size<0, 1_000_000>,
         starts: Option<Integer<1, 64>>,
@@ -251,7 +251,7 @@ mod tests {
         let lease = &schema["properties"]["lease"];
         assert_eq!(lease["default"], "30s");
         assert_eq!(lease["title"], "From 50ms to 10min.");
-        assert_eq!(lease["description"], "A time.");
+        assert_eq!(lease["description"], "Duration of a lease.");
         assert_eq!(schema["additionalProperties"], false);
     }
 

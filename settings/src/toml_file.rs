@@ -13,7 +13,7 @@ pub fn load(path: &Path) -> Result<Tree, Faults> {
     parse(&text)
 }
 
-/// Parses TOML. The fault of a malformed text shows the place and what was expected there.
+/// Parses TOML. The fault of a malformed text shows its place and the expected syntax.
 pub fn parse(text: &str) -> Result<Tree, Faults> {
     toml::from_str(text).map_err(|error| Faults::of_file(format_args!("{error}")))
 }

@@ -12,7 +12,7 @@ use crate::effect::Headers;
 const FORWARDED_HEADERS: usize = 14;
 
 impl Gate {
-    /// Builds the head of a forwarded request. The `x-sq-answer-…` headers are instructions for
+    /// Builds the head of a forwarded request. The `x-sq-response-…` headers are instructions for
     /// Envoy, which removes them and adds their values to the response.
     pub(super) fn forwarded_head(
         &self,
@@ -35,10 +35,10 @@ impl Gate {
         }
         out.push((headers::CLUSTER, Cow::Owned(cluster)));
         let content_type = request.request.content_type();
-        if content_type != headers::answer::DEFAULT_TYPE {
-            out.push((headers::answer::TYPE, Cow::Borrowed(content_type)));
+        if content_type != headers::response::DEFAULT_TYPE {
+            out.push((headers::response::TYPE, Cow::Borrowed(content_type)));
         }
-        out.push((headers::answer::TIMING, server_timing(stream.auth_hit, stream.wake)));
+        out.push((headers::response::TIMING, server_timing(stream.auth_hit, stream.wake)));
         add_response_headers(&mut out, stream, &self.config.cors_origin);
         out
     }
@@ -46,22 +46,22 @@ impl Gate {
 
 /// Tells Envoy what else to add to the response.
 fn add_response_headers(out: &mut Headers, stream: &Stream, cors_origin: &str) {
-    if !cors_origin.is_empty() && cors_origin != headers::answer::DEFAULT_CORS {
-        out.push((headers::answer::CORS, Cow::Owned(cors_origin.to_owned())));
+    if !cors_origin.is_empty() && cors_origin != headers::response::DEFAULT_CORS {
+        out.push((headers::response::CORS, Cow::Owned(cors_origin.to_owned())));
     }
     if cfg!(feature = "unlimited-told") {
-        out.push((headers::answer::RATE, Cow::Borrowed("\"burst\";r=999999;t=1")));
-        out.push((headers::answer::POLICY, Cow::Borrowed("\"burst\";q=1000000;w=1")));
+        out.push((headers::response::RATE, Cow::Borrowed("\"burst\";r=999999;t=1")));
+        out.push((headers::response::POLICY, Cow::Borrowed("\"burst\";q=1000000;w=1")));
     }
     if let Some(rate) = &stream.marks.rate {
-        out.push((headers::answer::RATE, Cow::Owned(rate.header())));
-        out.push((headers::answer::POLICY, Cow::Owned(rate.policy.to_string())));
+        out.push((headers::response::RATE, Cow::Owned(rate.header())));
+        out.push((headers::response::POLICY, Cow::Owned(rate.policy.to_string())));
     }
     if let Some(warning) = &stream.marks.warning {
-        out.push((headers::answer::WARNING, Cow::Owned(warning.clone())));
+        out.push((headers::response::WARNING, Cow::Owned(warning.clone())));
     }
     if let Some(kind) = stream.marks.shadowed {
-        out.push((headers::answer::SHADOW, Cow::Borrowed(kind.row().name)));
+        out.push((headers::response::SHADOW, Cow::Borrowed(kind.row().name)));
     }
 }
 

@@ -76,7 +76,7 @@ fn warm_request_makes_no_call() {
     let id = host.get(&key(1));
     let headers = forwarded(&host, id);
     assert_eq!(value(headers, "x-sq-cluster"), Some("sq/alice"));
-    assert_eq!(value(headers, "x-sq-answer-timing"), Some("auth;desc=hit, wake;desc=none"));
+    assert_eq!(value(headers, "x-sq-response-timing"), Some("auth;desc=hit, wake;desc=none"));
     assert_eq!((host.made["/v1/verify"], host.made["/v1/lease"]), (1, 1));
 }
 
@@ -86,7 +86,7 @@ fn client_headers_are_never_forwarded() {
     let spoofed = [
         ("authorization", &*key(1)),
         ("x-sq-cluster", "sq/bob"),
-        ("x-sq-answer-type", "text/html"),
+        ("x-sq-response-type", "text/html"),
         ("authorization-foo", "k"),
         ("x-envoy-original-path", "/"),
         ("cookie", "c"),
@@ -208,7 +208,7 @@ fn shadow_mode_marks_suppressed_refusals() {
     let ids: Vec<StreamId> = (0..100).map(|_| host.get(&key(1))).collect();
     assert!(ids.iter().all(|id| host.is_forwarded(*id)));
     let last = forwarded(&host, ids[99]);
-    assert_eq!(value(last, "x-sq-answer-would-refuse"), Some("rate-limited"));
+    assert_eq!(value(last, "x-sq-response-would-refuse"), Some("rate-limited"));
 }
 
 #[test]

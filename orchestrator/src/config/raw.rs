@@ -52,7 +52,7 @@ pub(super) struct RawListen {
     pub(super) admin: Loopback,
 }
 
-/// How SQ is run.
+/// Choice of the runtime, and its user.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct RawRuntime {
@@ -87,7 +87,7 @@ pub(super) struct RawProcess {
     pub(super) sq: Text,
 }
 
-/// When tenants are started, paused and stopped.
+/// Times and bounds of starting, pausing and stopping tenants.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct RawLifecycle {

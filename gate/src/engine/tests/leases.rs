@@ -140,7 +140,7 @@ fn wake_longer_than_its_lease_is_reported() {
     let awake = String::from_utf8(granted("alice", 30_000)).unwrap().replace("start", "none");
     host.respond("/v1/lease", awake.as_bytes());
     let Seen::Forwarded(headers) = host.seen(id) else { panic!("{:?}", host.seen(id)) };
-    let timing = value(headers, protocol::headers::answer::TIMING);
+    let timing = value(headers, protocol::headers::response::TIMING);
     assert!(timing.is_some_and(|t| t.contains("wake;desc=start;dur=300")), "{timing:?}");
 }
 

@@ -154,7 +154,7 @@ fn wake_is_counted_only_by_its_waker() {
         host.respond("/v1/lease", &serde_json::to_vec(&answer).unwrap());
         for id in &ids {
             let Seen::Forwarded(headers) = host.seen(*id) else { panic!("{:?}", host.seen(*id)) };
-            assert!(value(headers, "x-sq-answer-timing").contains("wake;desc=start;dur=300"));
+            assert!(value(headers, "x-sq-response-timing").contains("wake;desc=start;dur=300"));
         }
         for id in ids {
             host.end(id);

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use protocol::calendar::Month;
 use protocol::time::{DAY_S, HOUR_S};
-use protocol::usage::born_s;
+use protocol::usage::source_created_s;
 use protocol::{GatewayId, Limits, TenantId, TierName};
 use rusqlite::{OptionalExtension, params};
 
@@ -140,8 +140,8 @@ impl Store {
             let source: String = row.get(1)?;
             // A source's name says when it began. Its first report is later: by then the Envoy may
             // have been replaced.
-            let began_s = match born_s(&source) {
-                Some(born_s) => born_s,
+            let began_s = match source_created_s(&source) {
+                Some(created_s) => created_s,
                 None => read_u64(row, 2)?,
             };
             if began_s >= since_s {

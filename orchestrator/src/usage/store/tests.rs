@@ -146,7 +146,7 @@ fn check_terms(store: &Store, month: Month, expected: &[(&str, u32)]) {
 fn envoy_run_is_summed_by_source_start() {
     let dir = TempDir::new().unwrap();
     let mut store = open(&dir);
-    let source = |born_s: u64| protocol::usage::source(born_s * 1_000_000_000, 1);
+    let source = |created_s: u64| protocol::usage::source_id(created_s * 1_000_000_000, 1);
     let before = source(NOW);
     let after = source(NOW + 60);
     store.commit(&[report(&after, vec![row(1, HOUR, 6)])], NOW + 61).unwrap();

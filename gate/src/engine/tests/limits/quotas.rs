@@ -150,7 +150,7 @@ fn waiting_request_gets_warning_and_shadow_mark() {
     let nearly = used(&host, 89);
     grant(&mut host, nearly);
     let Seen::Forwarded(headers) = host.seen(id) else { panic!("{:?}", host.seen(id)) };
-    let warning = value(headers, "x-sq-answer-quota-warning");
+    let warning = value(headers, "x-sq-response-quota-warning");
     assert_eq!(warning, "\"day\";used=90;limit=100;t=600");
 
     let mut host = without_a_lease(FilterConfig { shadow: true, ..config() }, 100);
@@ -160,7 +160,7 @@ fn waiting_request_gets_warning_and_shadow_mark() {
     let used = used(&host, 100);
     grant(&mut host, used);
     let Seen::Forwarded(headers) = host.seen(id) else { panic!("{:?}", host.seen(id)) };
-    assert_eq!(value(headers, "x-sq-answer-would-refuse"), "quota-exceeded");
+    assert_eq!(value(headers, "x-sq-response-would-refuse"), "quota-exceeded");
 }
 
 #[test]
