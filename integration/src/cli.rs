@@ -11,9 +11,9 @@ use experiments::drill;
 use experiments::proof;
 use experiments::reconcile;
 use experiments::scale;
+use harness::Runtime;
 use harness::host::signals;
 use harness::host::tools;
-use harness::stack::Runtime;
 
 /// What `integration` is asked to do.
 #[derive(Parser)]
@@ -106,7 +106,7 @@ impl Cli {
     /// Does it. What a measurement or a drill has started is ended also when it is interrupted.
     pub async fn run(self) -> Result<()> {
         let dir = self.dir.unwrap_or_else(|| tools::root().join("run"));
-        let runtime = Runtime::asked()?;
+        let runtime = Runtime::from_env()?;
         match self.command {
             Command::Stack { detach, sq, any_ports } => {
                 let sq_version = sq.unwrap_or_else(tools::sq_version);
@@ -116,7 +116,7 @@ impl Cli {
             Command::Stop => dev::stop(&dir).await,
             Command::Work(work) => tokio::select! {
                 done = work.run(runtime) => done,
-                () = signals::to_end()? => bail!("interrupted"),
+                () = signals::shutdown()? => bail!("interrupted"),
             },
         }
     }

@@ -18,24 +18,21 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use rustix::process::Signal;
 
-use harness::Stack;
 use harness::host::docker;
 use harness::host::ports;
 use harness::host::processes;
 use harness::host::signals;
 use harness::host::tools;
-use harness::parts::orchestrator::Ports;
-use harness::parts::process::Part;
-use harness::registry::Registry;
-use harness::stack::{Listen, Runtime, end_tenants};
-use harness::until;
+use harness::parts::process::Process;
+use harness::stack::kill_tenants;
+use harness::{Listen, OrchestratorPorts, Registry, Runtime, Stack, until};
 
 /// The documented ports.
 const LISTEN: Listen = Listen {
     https: 8443,
     envoy_admin: 9901,
     relay: 7443,
-    orchestrator: Ports { gate: 7100, xds: 7101, admin: 7102 },
+    orchestrator: OrchestratorPorts { gate: 7100, xds: 7101, admin: 7102 },
 };
 
 /// Who is in the demo registry.
@@ -59,10 +56,10 @@ pub struct Options {
 
 /// Serves until SIGINT, SIGTERM or SIGHUP, or until a part dies, which is an error.
 pub async fn serve(options: &Options) -> Result<()> {
-    let runtime = Runtime::found(options.runtime)?;
+    let runtime = Runtime::resolve(options.runtime)?;
     let dir = writable(&options.dir)?;
     ensure!(running(&dir).is_none(), "it runs already: 'make stop' ends it");
-    let ended = signals::to_end()?;
+    let ended = signals::shutdown()?;
     tokio::pin!(ended);
     // Dropped after the stack.
     let _traces = Traces::leave(&dir)?;
@@ -118,8 +115,8 @@ impl Drop for Traces {
 /// Starts a stack in `dir`, with the tenants and data of an earlier run if there was one.
 async fn start(options: &Options, dir: &Path, runtime: Runtime) -> Result<Stack> {
     clear_away(dir);
-    let listen = if options.any_ports { any_ports()? } else { documented_ports()? };
-    let registry = Registry::new(tools::own("relay")?, dir.join("registry.phext"));
+    let listen = if options.any_ports { Listen::free()? } else { documented_ports()? };
+    let registry = Registry::new(tools::workspace_binary("relay")?, dir.join("registry.phext"));
     let keys = demo_tenants(&registry, dir)?;
     eprintln!("starting relay, orchestrator and Envoy ({} runtime)", runtime.name());
     let stack = Stack::builder()
@@ -153,16 +150,6 @@ fn documented_ports() -> Result<Listen> {
         ports::check(port, what)?;
     }
     Ok(LISTEN)
-}
-
-fn any_ports() -> Result<Listen> {
-    let orchestrator = Ports { gate: ports::free()?, xds: ports::free()?, admin: ports::free()? };
-    Ok(Listen {
-        https: ports::free()?,
-        envoy_admin: ports::free()?,
-        relay: ports::free()?,
-        orchestrator,
-    })
 }
 
 /// Keys of the demo tenants: those of the last run when its registry still has them. The registry
@@ -242,7 +229,7 @@ fn screen(stack: &Stack, options: &Options) -> String {
         (Runtime::Process, None) => "processes, without Docker (no limits of memory)".to_owned(),
     };
     let bin = |name: &str| {
-        let path = tools::own(name).unwrap_or_else(|_| name.into());
+        let path = tools::workspace_binary(name).unwrap_or_else(|_| name.into());
         quoted(&path.display().to_string())
     };
     let (relay_bin, orchestrator_bin) = (bin("relay"), bin("orchestrator"));
@@ -284,7 +271,7 @@ async fn watch(stack: &Stack) -> anyhow::Error {
     loop {
         let parts = [stack.relay.service(), stack.orchestrator.service()];
         for service in parts {
-            if let Err(error) = service.part().and_then(|part| part.check()) {
+            if let Err(error) = service.process().and_then(|part| part.check()) {
                 return error;
             }
         }
@@ -299,7 +286,7 @@ async fn watch(stack: &Stack) -> anyhow::Error {
 pub async fn detach(options: &Options) -> Result<()> {
     let dir = writable(&options.dir)?;
     ensure!(running(&dir).is_none(), "it runs already: 'make stop' ends it");
-    let ended = signals::to_end()?;
+    let ended = signals::shutdown()?;
     let (logs, screen) = (dir.join("logs"), dir.join(SCREEN));
     let _ = fs::remove_file(&screen);
     let _ = fs::remove_file(logs.join("stack.log"));
@@ -308,7 +295,7 @@ pub async fn detach(options: &Options) -> Result<()> {
     if options.any_ports {
         command.arg("--any-ports");
     }
-    let part = Part::start("stack", &logs, &mut command)?;
+    let part = Process::start("stack", &logs, &mut command)?;
     let ready = tokio::select! {
         ready = part.ready(PATIENCE, || async { screen.exists() }) => ready,
         () = ended => Err(anyhow!("interrupted")),
@@ -323,7 +310,7 @@ pub async fn detach(options: &Options) -> Result<()> {
         }
     }
     println!("{}", fs::read_to_string(&screen)?);
-    part.leave();
+    part.detach();
     Ok(())
 }
 
@@ -335,7 +322,7 @@ pub async fn stop(dir: &Path) -> Result<()> {
     };
     if let Some(pid) = running(&dir) {
         processes::signal(pid, Signal::TERM);
-        let gone = || async { (!processes::alive(pid)).then_some(()) };
+        let gone = || async { (!processes::is_alive(pid)).then_some(()) };
         until("the stack to end", PATIENCE, gone).await?;
     }
     clear_away(&dir);
@@ -350,15 +337,15 @@ fn running(dir: &Path) -> Option<i32> {
     let me = i32::try_from(std::process::id()).ok()?;
     // The pid may be another program's by now.
     let name = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
-    (pid != me && name.trim() == "integration" && processes::alive(pid)).then_some(pid)
+    (pid != me && name.trim() == "integration" && processes::is_alive(pid)).then_some(pid)
 }
 
 /// Ends what a killed stack has left behind, of both runtimes: no two SQs on one folder, also when
 /// the next stack has the other one.
 fn clear_away(dir: &Path) {
-    processes::end(&processes::below(dir, &processes::PARTS));
+    processes::kill_all(&processes::with_argument_below(dir, &processes::PARTS));
     let docker = docker::daemon().map_or(Runtime::Process, |_| Runtime::Docker);
-    end_tenants(docker, &dir.join("data"));
+    kill_tenants(docker, &dir.join("data"));
     // Without it the orchestrator would not run processes where containers ran and no daemon tells
     // whether they still do.
     let _ = fs::remove_file(dir.join("state/life.json"));

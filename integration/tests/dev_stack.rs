@@ -11,9 +11,9 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use harness::host::docker;
+use harness::host::docker::installation_label;
 use harness::host::processes;
 use harness::host::tools;
-use harness::stack::installation;
 use harness::until;
 use rustix::process::Signal;
 use tempfile::TempDir;
@@ -78,8 +78,8 @@ impl Dev {
 
     /// Processes of the stack, by their command lines.
     fn processes(&self) -> Vec<i32> {
-        let mut all = processes::below(&self.dir, &processes::PARTS);
-        all.extend(processes::on(&self.dir, &["integration"]));
+        let mut all = processes::with_argument_below(&self.dir, &processes::PARTS);
+        all.extend(processes::with_argument(&self.dir, &["integration"]));
         all
     }
 
@@ -88,13 +88,13 @@ impl Dev {
         if docker::daemon().is_err() {
             return Vec::new();
         }
-        let labels = [installation(&self.dir.join("data"))];
-        [docker::labelled(&labels).unwrap(), docker::networks(&labels).unwrap()].concat()
+        let labels = [installation_label(&self.dir.join("data"))];
+        [docker::containers(&labels).unwrap(), docker::networks(&labels).unwrap()].concat()
     }
 
     /// Shared memory that its Envoy has.
     fn shared_memory(&self) -> Vec<PathBuf> {
-        let maps = processes::below(&self.dir, &["envoy"])
+        let maps = processes::with_argument_below(&self.dir, &["envoy"])
             .into_iter()
             .map(|pid| fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default())
             .collect::<String>();
@@ -140,7 +140,7 @@ fn end(pid: i32, signal: Signal) {
 }
 
 async fn gone(pid: i32) {
-    let gone = || async { (!processes::alive(pid)).then_some(()) };
+    let gone = || async { (!processes::is_alive(pid)).then_some(()) };
     until("it to end", PATIENCE, gone).await.unwrap();
 }
 
@@ -203,7 +203,8 @@ async fn a_stack_interrupted_at_its_start_leaves_nothing() {
     let dev = Dev::new();
     let mut child = dev.command(&["stack", "--detach", "--any-ports"]).spawn().unwrap();
     until("a part to run", PATIENCE, || async {
-        (!processes::below(&dev.dir, &["relay", "orchestrator"]).is_empty()).then_some(())
+        (!processes::with_argument_below(&dev.dir, &["relay", "orchestrator"]).is_empty())
+            .then_some(())
     })
     .await
     .unwrap();
@@ -226,7 +227,7 @@ async fn what_a_killed_stack_has_left_is_cleared_away_by_the_next_one_of_either_
     assert!(!left.is_empty(), "the parts ended by themselves");
     let mut next = dev.command(&["stack", "--detach", "--any-ports"]);
     said(&next.env("RUNTIME", "process").output().unwrap());
-    assert!(left.iter().all(|pid| !processes::alive(*pid)), "{left:?}");
+    assert!(left.iter().all(|pid| !processes::is_alive(*pid)), "{left:?}");
     assert_eq!(dev.of_docker(), [""; 0]);
     dev.shell(wake);
     // And by `stop`.
@@ -241,8 +242,8 @@ async fn what_a_killed_stack_has_left_is_cleared_away_by_the_next_one_of_either_
 async fn a_part_that_dies_ends_the_stack_which_says_so() {
     let dev = Dev::new();
     let child = dev.foreground().await;
-    let relay = processes::below(&dev.dir, &["relay"]);
-    processes::end(&relay);
+    let relay = processes::with_argument_below(&dev.dir, &["relay"]);
+    processes::kill_all(&relay);
     let output = child.wait_with_output().unwrap();
     assert!(!output.status.success());
     let text = String::from_utf8_lossy(&output.stderr);

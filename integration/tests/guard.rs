@@ -259,7 +259,7 @@ fn a_name_that_is_no_file_name_never_reaches_sq() {
     for name in ["%00", long.as_str()] {
         let path = format!("/api/v2/update?p={name}&c={ROOT}&s=text");
         let mut old = BareSq::start("0.5.0").unwrap();
-        let status = old.dies_of("GET", &path, None).unwrap();
+        let status = old.exit_caused_by("GET", &path, None).unwrap();
         let new = BareSq::start("0.6.0").unwrap();
         assert_eq!(get(&new, &path), "Updated 4 bytes");
         assert_eq!(new.files().unwrap(), [""; 0]);
@@ -274,8 +274,8 @@ fn a_name_that_is_no_file_name_never_reaches_sq() {
 #[test]
 fn a_part_above_999_never_reaches_sq() {
     let path = "/api/v2/update?p=a&c=1.1.1/1.1.1/1.1.1000&s=far";
-    let mut old = BareSq::start_small("0.5.0", SMALL_KB).unwrap();
-    let status = old.dies_of("GET", path, None).unwrap();
+    let mut old = BareSq::start_with_memory_limit("0.5.0", SMALL_KB).unwrap();
+    let status = old.exit_caused_by("GET", path, None).unwrap();
     row("a part of 1000", "0.5.0", &status.to_string(), &refused("0.5.0", "GET", path, None));
     let new = BareSq::start("0.6.0").unwrap();
     update(&new, "a", "1.1.1/1.1.1/1.1.999", "near");
@@ -284,9 +284,9 @@ fn a_part_above_999_never_reaches_sq() {
     assert_ne!(select(&new, "a", "1.1.1/1.1.1/1.1.999"), "near");
     row("a part of 1000", "0.6.0", "999 and 1000 merged", &refused("0.6.0", "GET", path, None));
     for version in BOTH {
-        let mut sq = BareSq::start_small(version, SMALL_KB).unwrap();
+        let mut sq = BareSq::start_with_memory_limit(version, SMALL_KB).unwrap();
         let path = "/api/v2/update?p=a&c=1.1.1/1.1.1/1.1.400000000&s=x";
-        let status = sq.dies_of("GET", path, None).unwrap();
+        let status = sq.exit_caused_by("GET", path, None).unwrap();
         row(
             "a part of 400000000",
             version,
@@ -299,9 +299,9 @@ fn a_part_above_999_never_reaches_sq() {
 #[test]
 fn a_delta_line_never_makes_an_answer_without_end() {
     for version in BOTH {
-        let mut sq = BareSq::start_small(version, SMALL_KB).unwrap();
+        let mut sq = BareSq::start_with_memory_limit(version, SMALL_KB).unwrap();
         let body = b"1.1.1/1.1.1/1.1.1000: 0";
-        let status = sq.dies_of("POST", "/api/v2/delta?p=a", Some(body)).unwrap();
+        let status = sq.exit_caused_by("POST", "/api/v2/delta?p=a", Some(body)).unwrap();
         let said = refused(version, "POST", "/api/v2/delta?p=a", Some(body));
         row("delta line with 1000", version, &status.to_string(), &said);
     }
@@ -310,13 +310,13 @@ fn a_delta_line_never_makes_an_answer_without_end() {
 #[test]
 fn a_small_delta_never_makes_an_answer_of_gigabytes() {
     for version in BOTH {
-        let mut sq = BareSq::start_small(version, SMALL_KB).unwrap();
+        let mut sq = BareSq::start_with_memory_limit(version, SMALL_KB).unwrap();
         let line = |n: usize| {
             let (a, b) = (n / 900 + 1, n % 900 + 1);
             format!("{a}.{b}.900/900.900.900/900.900.900: {}\n", "0".repeat(32))
         };
         let body = (0..39_000).map(line).collect::<Vec<_>>().concat().into_bytes();
-        let status = sq.dies_of("POST", "/api/v2/delta?p=a", Some(&body)).unwrap();
+        let status = sq.exit_caused_by("POST", "/api/v2/delta?p=a", Some(&body)).unwrap();
         let said = refused(version, "POST", "/api/v2/delta?p=a", Some(&body));
         row("delta of far coordinates", version, &status.to_string(), &said);
     }
@@ -325,10 +325,10 @@ fn a_small_delta_never_makes_an_answer_of_gigabytes() {
 #[test]
 fn a_body_that_memory_can_not_hold_never_reaches_sq() {
     for version in BOTH {
-        let mut sq = BareSq::start_small(version, SMALL_KB).unwrap();
+        let mut sq = BareSq::start_with_memory_limit(version, SMALL_KB).unwrap();
         let body = vec![b'x'; 60_000_000];
         let path = format!("/api/v2/update?p=a&c={ROOT}");
-        let status = sq.dies_of("POST", &path, Some(&body)).unwrap();
+        let status = sq.exit_caused_by("POST", &path, Some(&body)).unwrap();
         row(
             "body of 60 MB",
             version,
@@ -345,11 +345,11 @@ fn a_query_of_many_small_scrolls_answers_what_memory_holds() {
     let phext = ["x".repeat(20), "\x17".to_owned()].concat().repeat(900) + "\x18";
     let phext = phext.repeat(200);
     let start = || {
-        let sq = BareSq::start_small("0.6.0", SMALL_KB).unwrap();
+        let sq = BareSq::start_with_memory_limit("0.6.0", SMALL_KB).unwrap();
         std::fs::write(sq.file("many"), &phext).unwrap();
         sq
     };
-    let status = start().dies_of("GET", &path, None).unwrap();
+    let status = start().exit_caused_by("GET", &path, None).unwrap();
     let mut sq = start();
     let shown = through(&sq, "0.6.0", "GET", &path, None);
     let rows: Vec<serde_json::Value> = serde_json::from_str(&shown).unwrap();

@@ -7,19 +7,14 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use harness::Client;
-use harness::Http;
 use harness::bare_sq::{self, BareSq};
 use harness::client::raw::Raw;
 use harness::host::certs::Certs;
 use harness::host::ports;
 use harness::host::tools;
-use harness::parts::envoy::{Envoy, Host, Setup};
-use harness::parts::orchestrator::Ports;
+use harness::parts::envoy::{Envoy, Setup};
 use harness::parts::relay::Relay;
-use harness::registry::Registry;
-use harness::stack::Listen;
-use harness::until;
+use harness::{Client, EnvoyHost, Http, Listen, OrchestratorPorts, Registry, until};
 use tempfile::TempDir;
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -46,9 +41,10 @@ impl Standalone {
             envoy_admin: ports::free().unwrap(),
             relay: ports::free().unwrap(),
             // Nobody is there.
-            orchestrator: Ports { gate: 1, xds: 1, admin: 1 },
+            orchestrator: OrchestratorPorts { gate: 1, xds: 1, admin: 1 },
         };
-        let registry = Registry::new(tools::own("relay").unwrap(), path.join("registry.phext"));
+        let registry =
+            Registry::new(tools::workspace_binary("relay").unwrap(), path.join("registry.phext"));
         registry.run("init", &[]).unwrap();
         let key = registry.add("alice", "free").unwrap();
         let certs = Certs::create(&path.join("pki")).unwrap();
@@ -64,7 +60,7 @@ impl Standalone {
             filter: &tools::filter().unwrap(),
             filter_config: &[],
             clusters: "",
-            host: Host::Process,
+            host: EnvoyHost::Process,
             hot_restart: false,
         };
         let envoy = Envoy::standalone(&setup, sq.address().port(), bare_sq::KEY).unwrap();
@@ -108,7 +104,7 @@ async fn a_renewed_certificate_is_served_without_a_restart_and_open_connections_
         standalone.key
     );
     let mut open = Raw::connect(https, &old).await.unwrap();
-    assert!(open.ask(&request).await.unwrap().starts_with("HTTP/1.1 200"));
+    assert!(open.request(&request).await.unwrap().starts_with("HTTP/1.1 200"));
 
     // Another CA's, so that a client tells the old certificate from the new one.
     let renewed = Certs::create(&standalone.dir.path().join("renewed")).unwrap();
@@ -127,6 +123,6 @@ async fn a_renewed_certificate_is_served_without_a_restart_and_open_connections_
     assert!(Raw::connect(https, &old).await.is_err(), "the old certificate is still served");
     let answer = standalone.client(&new, Http::Two).get("/api/v2/toc?p=notes").await.unwrap();
     assert_eq!(answer.status, 200, "{}", answer.text());
-    assert!(open.ask(&request).await.unwrap().starts_with("HTTP/1.1 200"));
+    assert!(open.request(&request).await.unwrap().starts_with("HTTP/1.1 200"));
     standalone.envoy.check().unwrap();
 }

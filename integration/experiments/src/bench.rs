@@ -15,8 +15,7 @@ pub mod wake;
 pub mod warm;
 
 use anyhow::Result;
-
-use harness::stack::Runtime;
+use harness::Runtime;
 
 /// Runs all of it and prints the tables. An error means that a figure could not be taken; a missed
 /// goal is shown and is no error.

@@ -15,13 +15,12 @@ mod scroll;
 mod strike;
 mod tally;
 
+use harness::{EnvoyHost, Lifecycle, Runtime, Stack, StackBuilder, Tier};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
 pub use allow::Allowance;
-use harness::parts::envoy::Host;
-use harness::stack::{Builder, Lifecycle, Runtime, Stack};
 use mixed::Mixed;
 pub use tally::Tally;
 
@@ -33,11 +32,6 @@ const PATIENCE_MS: u64 = 26_000;
 
 /// A tier whose tenants can ask for more than their memory bears: no product has one.
 const TIER: &str = "drill";
-const LIMITS: &str = "  storage: 500 MB\n  memory: 64 MiB\n  phext-max: 60 MB\n  body-max: 60 MB\n  \
-                      phexts: 1000\n  requests-per-s: 1_000_000\n  burst: 1_000_000\n  \
-                      requests-per-day: unlimited\n  requests-per-month: unlimited\n  \
-                      writes-per-day: unlimited\n  wakes-per-hour: unlimited\n";
-
 /// How much is done.
 #[derive(Debug, Clone, Copy)]
 pub struct Scale {
@@ -158,14 +152,15 @@ pub fn lifecycle(drill: Drill) -> Lifecycle {
 }
 
 /// A stack with so many tenants to be struck.
-pub fn stack(drill: Drill, tenants: usize) -> Builder {
-    let mut builder = Stack::builder().lifecycle(lifecycle(drill)).tier(TIER, LIMITS);
+pub fn stack(drill: Drill, tenants: usize) -> StackBuilder {
+    let tier = Tier::unlimited(TIER).set("phext-max", "60 MB").set("body-max", "60 MB");
+    let mut builder = Stack::builder().lifecycle(lifecycle(drill)).tier(tier);
     if drill == Drill::EnvoyHotRestarted {
         // Sockets are handed over on one host.
-        builder = builder.hot_restart().envoy_host(Host::Process);
+        builder = builder.hot_restart().envoy_host(EnvoyHost::Process);
     }
     let builder = builder.filter_config("lease_timeout", &format!("\"{}ms\"", PATIENCE_MS + 1_000));
-    (1..=tenants).fold(builder, |builder, n| builder.tenant_of(&format!("t{n}"), TIER))
+    (1..=tenants).fold(builder, |builder, n| builder.tenant_in_tier(&format!("t{n}"), TIER))
 }
 
 /// Runs one drill on a stack of its own.
@@ -182,7 +177,7 @@ async fn one(drill: Drill, runtime: Runtime, scale: Scale) -> Result<Tally> {
         Some(disk) => disk::under_load(disk, &stack, scale).await,
         None => under_load(drill, &stack, scale).await,
     };
-    let result = result.with_context(|| format!("{}\n{}", drill.title(), stack.tails()));
+    let result = result.with_context(|| format!("{}\n{}", drill.title(), stack.log_tails()));
     // The stack first: its tenants have their files on the disk.
     drop(stack);
     drop(small);
@@ -218,7 +213,7 @@ pub struct Options {
 
 /// Runs all drills and prints the table; fails when a goal is missed.
 pub async fn run(options: Options) -> Result<()> {
-    let runtime = Runtime::found(options.runtime)?;
+    let runtime = Runtime::resolve(options.runtime)?;
     let scale = if options.quick { Scale::QUICK } else { Scale::FULL };
     println!("Mixed load on {} tenants, {} runtime", scale.tenants, runtime.name());
     println!("{}", Tally::HEADING);

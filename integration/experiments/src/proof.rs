@@ -22,7 +22,7 @@ use anyhow::{Result, ensure};
 
 use disk::LoopDisk;
 use harness::bare_sq::BareSq;
-use harness::stack::{Builder, Lifecycle, Runtime, Stack};
+use harness::{Lifecycle, Runtime, Stack, StackBuilder, Tier};
 use kill::{Series, Tally, WRITERS};
 use target::{Blow, TENANT, Target};
 
@@ -90,23 +90,23 @@ pub struct Options {
 }
 
 /// The limits of what is struck: nothing but SQ's own memory stops a write.
-pub fn tier(memory_mib: u64) -> String {
-    format!(
-        "  storage: 1 GB\n  memory: {memory_mib} MiB\n  phexts: 100\n  phext-max: 200 MB\n  \
-         body-max: 60 MB\n  requests-per-s: 1_000_000\n  burst: 1_000_000\n  \
-         requests-per-day: unlimited\n  requests-per-month: unlimited\n  \
-         writes-per-day: unlimited\n  wakes-per-hour: unlimited\n"
-    )
+pub fn tier(name: &str, memory_mib: u64) -> Tier {
+    Tier::unlimited(name)
+        .set("storage", "1 GB")
+        .set("memory", format!("{memory_mib} MiB"))
+        .set("phexts", 100)
+        .set("phext-max", "200 MB")
+        .set("body-max", "60 MB")
 }
 
 /// A gateway whose tenant has so much memory. It dies more often here than one in good health, and
 /// is not made to wait for it.
-pub fn gateway(runtime: Runtime, memory_mib: u64) -> Builder {
+pub fn gateway(runtime: Runtime, memory_mib: u64) -> StackBuilder {
     Stack::builder()
         .runtime(runtime)
         .lifecycle(Lifecycle::default().duration_ms("stable_after", 0))
-        .tier("struck", &tier(memory_mib))
-        .tenant_of(TENANT, "struck")
+        .tier(tier("struck", memory_mib))
+        .tenant_in_tier(TENANT, "struck")
 }
 
 /// Kills behind the gateway.
@@ -149,7 +149,7 @@ pub async fn full_disks(runtime: Runtime, times: u64, seed: u64) -> Result<Tally
 pub async fn run(options: Options) -> Result<()> {
     // Who kills dockerd has none yet.
     let own = options.dockerd_in.as_ref().map(|_| Runtime::Docker);
-    let runtime = own.map_or_else(|| Runtime::found(options.runtime), Ok)?;
+    let runtime = own.map_or_else(|| Runtime::resolve(options.runtime), Ok)?;
     let scale = if options.quick { Scale::QUICK } else { Scale::FULL };
     let wanted = |part| options.only.is_none_or(|only| only == part);
     let mut report = Report::default();
@@ -237,7 +237,7 @@ async fn deaths(report: &mut Report, runtime: Runtime, scale: Scale, seed: u64) 
     }
     let tally = starved(runtime, scale.memory, seed).await?;
     report.kept("out of memory, 4 MB, gateway", &tally);
-    let alone = Target::alone(BareSq::start_small("0.6.0", SMALL_KB)?);
+    let alone = Target::alone(BareSq::start_with_memory_limit("0.6.0", SMALL_KB)?);
     beside(
         "out of memory, 4 MB, SQ alone",
         &kill::series(alone, by_memory(scale.memory, seed)).await?,
@@ -256,7 +256,7 @@ async fn disks(report: &mut Report, runtime: Runtime, scale: Scale, seed: u64) -
     };
     let tally = full_disks(runtime, scale.disks, seed).await?;
     report.kept("disk full, 5 MB, gateway", &tally);
-    let alone = Target::alone(BareSq::start_on("0.6.0", &disk.data())?);
+    let alone = Target::alone(BareSq::start_in_folder("0.6.0", &disk.data())?);
     let tally = disk::series(alone, disk, (scale.disks, 5_000_000, seed)).await?;
     beside("disk full, 5 MB, SQ alone", &tally);
     Ok(())

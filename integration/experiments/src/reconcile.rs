@@ -17,13 +17,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
-use serde_json::Value;
 
 use deck::{Deck, Sent};
 use harness::host::processes;
 use harness::host::tools;
-use harness::stack::{Builder, Lifecycle, Runtime, Stack};
-use harness::until;
+use harness::{Lifecycle, Runtime, Stack, StackBuilder, until};
 
 /// Longest wait for anything to come about.
 const PATIENCE: Duration = Duration::from_mins(2);
@@ -66,15 +64,15 @@ impl Balance {
 }
 
 /// The stack that is needed.
-pub fn builder(runtime: Runtime) -> Builder {
+pub fn builder(runtime: Runtime) -> StackBuilder {
     let lifecycle = Lifecycle::default().duration_ms("lease", 5000).duration_ms("grace", 6000);
     deck::tenants(Stack::builder().runtime(runtime).workers(2).lifecycle(lifecycle))
 }
 
 /// Runs it and prints what was found; an error when the books don't balance.
 pub async fn run(runtime: Option<Runtime>, requests: u64) -> Result<()> {
-    let stack = builder(Runtime::found(runtime)?).start().await?;
-    let balance = on(&stack, requests).await.with_context(|| stack.tails())?;
+    let stack = builder(Runtime::resolve(runtime)?).start().await?;
+    let balance = on(&stack, requests).await.with_context(|| stack.log_tails())?;
     let Balance { answered, unanswered, nowhere, ledger, unreported, per_second } = balance;
     println!(
         "clients: {answered} of tenants' requests answered, {unanswered} without an answer \
@@ -151,7 +149,7 @@ pub async fn on(stack: &Stack, requests: u64) -> Result<Balance> {
 
 /// The orchestrator hangs, but its sockets take reports all the while.
 async fn stop_for_a_while(stack: &Stack) -> Result<()> {
-    let pid = stack.orchestrator.service().part()?.pid();
+    let pid = stack.orchestrator.service().process()?.pid();
     processes::signal(pid, Signal::STOP);
     tokio::time::sleep(STOPPED).await;
     processes::signal(pid, Signal::CONT);
@@ -178,7 +176,7 @@ async fn balanced(stack: &Stack, sent: &Sent, what: &str) -> Result<()> {
 
 /// `orchestrator usage reconcile`: whether it is content, and what it prints.
 fn reconcile(stack: &Stack) -> Result<(bool, String)> {
-    let output = Command::new(tools::own("orchestrator")?)
+    let output = Command::new(tools::workspace_binary("orchestrator")?)
         .args(["usage", "reconcile", "--envoy-admin", stack.envoy.admin_url()])
         .args(["--admin", stack.orchestrator.admin_url()])
         .output()?;
@@ -195,11 +193,7 @@ fn row(text: &str, class: &str) -> Option<[u64; 4]> {
 
 /// Requests in the ledger's month.
 async fn ledger(stack: &Stack) -> Result<u64> {
-    let look = || async {
-        let text = stack.orchestrator.admin().get("/v1/usage").await.ok()?.text();
-        let total = serde_json::from_str::<Value>(&text).ok()?["total"].clone();
-        Some(["reads", "writes", "refused"].iter().filter_map(|name| total[name].as_u64()).sum())
-    };
+    let look = || async { Some(stack.orchestrator.month_usage().await.ok()?.total.requests()) };
     until("the month", PATIENCE, look).await
 }
 

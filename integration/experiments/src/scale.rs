@@ -53,7 +53,7 @@ pub async fn one(tenants: usize) -> Result<Figures> {
     let shape = Shape::of(tenants)?;
     let host = Host::start(shape).await?;
     let figures = measure(&host).await;
-    figures.with_context(|| format!("{tenants} tenants\n{}", host.stack.tails()))
+    figures.with_context(|| format!("{tenants} tenants\n{}", host.stack.log_tails()))
 }
 
 async fn measure(host: &Host) -> Result<Figures> {
@@ -74,7 +74,7 @@ fn status(host: &Host) -> Result<f64> {
     let mut took = Vec::new();
     for _ in 0..STATUS_RUNS {
         let start = Instant::now();
-        let output = Command::new(tools::own("orchestrator")?)
+        let output = Command::new(tools::workspace_binary("orchestrator")?)
             .args(["status", "--admin", host.stack.orchestrator.admin_url()])
             .stderr(Stdio::inherit())
             .output()?;
@@ -133,8 +133,7 @@ async fn requests(host: &Host, figures: &mut Figures) -> Result<()> {
         // Whose key it is, is known then; it wakes nobody.
         client.get("/api/v2/usage").await?;
         let start = Instant::now();
-        let answer = client.get("/api/v2/select?p=home&c=1.1.1/1.1.1/1.1.1").await?;
-        ensure!(answer.ok(), "{tenant}: {} {}", answer.status, answer.text());
+        let answer = client.get("/api/v2/select?p=home&c=1.1.1/1.1.1/1.1.1").await?.expect_ok()?;
         ensure!(answer.text() == host::TEXT, "{tenant}: {:?}", answer.text());
         Ok(ms(start.elapsed()))
     };

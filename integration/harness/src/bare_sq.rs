@@ -38,14 +38,14 @@ pub struct BareSq {
 
 /// What SQ answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Answer {
+pub struct Response {
     /// From the status line.
     pub status: u16,
     /// After the head.
     pub body: Vec<u8>,
 }
 
-impl Answer {
+impl Response {
     /// The body as text.
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
@@ -59,12 +59,12 @@ impl BareSq {
     }
 
     /// Starts `version` with at most so much address space, so that a runaway dies and not the host.
-    pub fn start_small(version: &str, memory_kb: u64) -> Result<Self> {
+    pub fn start_with_memory_limit(version: &str, memory_kb: u64) -> Result<Self> {
         Self::start_in(version, Some(memory_kb))
     }
 
     /// Starts `version` on a folder that is there.
-    pub fn start_on(version: &str, data: &Path) -> Result<Self> {
+    pub fn start_in_folder(version: &str, data: &Path) -> Result<Self> {
         let dir = tempfile::tempdir()?;
         std::os::unix::fs::symlink(data, dir.path().join("data"))?;
         Self::start_at(version, None, dir)
@@ -134,12 +134,12 @@ impl BareSq {
     }
 
     /// One request as Envoy sends it: HTTP/1.1, the container's key, an exact length, nothing after.
-    pub fn send(&self, method: &str, path: &str, body: Option<&[u8]>) -> Result<Answer> {
+    pub fn send(&self, method: &str, path: &str, body: Option<&[u8]>) -> Result<Response> {
         self.exchange(&request(method, path, body))
     }
 
     /// Any bytes, and what comes back until SQ closes.
-    pub fn exchange(&self, bytes: &[u8]) -> Result<Answer> {
+    pub fn exchange(&self, bytes: &[u8]) -> Result<Response> {
         exchange(self.address(), bytes, PATIENCE)
     }
 
@@ -149,7 +149,12 @@ impl BareSq {
     }
 
     /// Sends a request and waits until SQ ends because of it.
-    pub fn dies_of(&mut self, method: &str, path: &str, body: Option<&[u8]>) -> Result<ExitStatus> {
+    pub fn exit_caused_by(
+        &mut self,
+        method: &str,
+        path: &str,
+        body: Option<&[u8]>,
+    ) -> Result<ExitStatus> {
         // Whatever comes back, an answer cut short included: the end is what counts.
         let _ = self.send(method, path, body);
         let ended = self.ended(PATIENCE);
@@ -195,7 +200,7 @@ pub fn request(method: &str, path: &str, body: Option<&[u8]>) -> Vec<u8> {
 }
 
 /// Any bytes, and what comes back until the other side closes.
-pub fn exchange(to: SocketAddr, bytes: &[u8], patience: Duration) -> Result<Answer> {
+pub fn exchange(to: SocketAddr, bytes: &[u8], patience: Duration) -> Result<Response> {
     let mut stream = TcpStream::connect(to)?;
     stream.set_read_timeout(Some(patience))?;
     stream.set_nodelay(true)?;
@@ -228,9 +233,9 @@ fn spawn(version: &str, port: u16, memory_kb: Option<u64>, dir: &Path) -> Result
         .with_context(|| format!("SQ {version} does not start"))
 }
 
-fn split(answer: &[u8]) -> Result<Answer> {
+fn split(answer: &[u8]) -> Result<Response> {
     let end = answer.windows(4).position(|part| part == b"\r\n\r\n").context("no head")?;
     let head = String::from_utf8_lossy(&answer[..end]);
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
-    Ok(Answer { status: status.context("no status")?, body: answer[end + 4..].to_vec() })
+    Ok(Response { status: status.context("no status")?, body: answer[end + 4..].to_vec() })
 }

@@ -4,9 +4,9 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use harness::client::raw::Raw;
-use harness::stack::{Builder, Stack};
+use harness::{Stack, StackBuilder};
 use tokio::task::spawn_blocking;
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -15,11 +15,11 @@ pub(crate) const OLD: &str = "0.5.0";
 pub(crate) const BOTH: [&str; 2] = [OLD, NEW];
 pub(crate) const AT: &str = "c=1.1.1/1.1.1/1.1.1";
 
-pub(crate) fn alone() -> Builder {
+pub(crate) fn alone() -> StackBuilder {
     Stack::builder().tenant("alice")
 }
 
-pub(crate) fn alone_0_5_0() -> Builder {
+pub(crate) fn alone_0_5_0() -> StackBuilder {
     alone().sq(OLD)
 }
 
@@ -48,13 +48,13 @@ pub(crate) fn status(answer: &str) -> String {
 
 /// Alice's scroll at [`AT`].
 pub(crate) async fn stored(stack: &Stack, phext: &str) -> Result<String> {
-    let answer = stack.tenant("alice")?.get(&format!("/api/v2/select?p={phext}&{AT}")).await?;
-    ensure!(answer.ok(), "{} {}", answer.status, answer.text());
+    let answer =
+        stack.tenant("alice")?.get(&format!("/api/v2/select?p={phext}&{AT}")).await?.expect_ok()?;
     Ok(answer.text())
 }
 
 /// How often alice's SQ has died.
 pub(crate) async fn deaths(stack: &Stack) -> Result<u64> {
     let tenant = stack.orchestrator.tenant("alice").await?;
-    Ok(tenant.and_then(|tenant| tenant["deaths"].as_u64()).unwrap_or(0))
+    Ok(tenant.map(|tenant| tenant.deaths).unwrap_or_default())
 }

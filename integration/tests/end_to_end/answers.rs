@@ -4,10 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, LazyLock};
 
 use anyhow::{Result, ensure};
-use harness::Answer;
-use harness::Http;
 use harness::host::ports;
-use harness::stack::{Builder, Stack};
+use harness::{Http, Response, Stack, StackBuilder};
 use hyper::header::HeaderName;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -16,15 +14,15 @@ use tokio::task::JoinSet;
 
 use crate::world::{Case, On, case};
 
-fn one_tenant() -> Builder {
+fn one_tenant() -> StackBuilder {
     Stack::builder().tenant("alice")
 }
 
 /// Where the test itself answers in SQ's place.
 static PORT: LazyLock<u16> = LazyLock::new(|| ports::free().unwrap());
 
-fn failing_sq() -> Builder {
-    Stack::builder().tenant("alice").in_place_of_sq("alice", *PORT)
+fn failing_sq() -> StackBuilder {
+    Stack::builder().tenant("alice").replace_sq("alice", *PORT)
 }
 
 pub(crate) fn cases() -> Vec<Case> {
@@ -38,7 +36,7 @@ pub(crate) fn cases() -> Vec<Case> {
 /// Headers that depend on who wrote the body.
 const FRAMING: [&str; 2] = ["content-length", "transfer-encoding"];
 
-fn names(answer: &Answer) -> BTreeSet<&str> {
+fn names(answer: &Response) -> BTreeSet<&str> {
     answer.headers.keys().map(HeaderName::as_str).filter(|name| !FRAMING.contains(name)).collect()
 }
 
@@ -46,7 +44,7 @@ async fn an_export_of_an_empty_phext_has_the_headers_of_any_other(stack: Arc<Sta
     for http in [Http::One, Http::Two] {
         let alice = stack.client(http)?.key(stack.key("alice")?);
         let text = "/api/v2/update?p=full&c=1.1.1/1.1.1/1.1.1&s=text";
-        ensure!(alice.get(text).await?.ok(), "no first request");
+        alice.get(text).await?.expect_ok()?;
         let full = alice.get("/api/v2/json-export?p=full").await?;
         let empty = alice.get("/api/v2/json-export?p=empty").await?;
         ensure!(empty.ok() && empty.text() == "[]\n", "{} {:?}", empty.status, empty.text());

@@ -6,11 +6,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
-use harness::Answer;
-use harness::Http;
 use harness::client::tls;
 use harness::host::tools;
-use harness::stack::Stack;
+use harness::{Http, Response, Stack};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body, Frame};
 use hyper::{Method, Request};
@@ -36,7 +34,7 @@ pub(crate) fn cases() -> Vec<Case> {
     ]
 }
 
-fn expect(answer: &Answer, text: &str) -> Result<()> {
+fn expect(answer: &Response, text: &str) -> Result<()> {
     ensure!(
         answer.ok() && answer.text().contains(text),
         "{} {:?}, not {text:?}",
@@ -77,9 +75,10 @@ async fn the_calls_of_phext_notepad_work(stack: Arc<Stack>) -> Result<()> {
         let body = "line one\nline two".into();
         expect(&client.send(Method::POST, path, &headers, body).await?, "Updated 17 bytes")?;
         let path = "/api/v2/select?p=notepad&c=1.1.1;1.1.1;1.1.2";
-        expect(&client.get_with(path, &headers).await?, "line one\nline two")?;
+        expect(&client.get_with_headers(path, &headers).await?, "line one\nline two")?;
         for read in ["get", "toc", "delta", "checksum"] {
-            let answer = client.get_with(&format!("/api/v2/{read}?p=notepad"), &headers).await?;
+            let answer =
+                client.get_with_headers(&format!("/api/v2/{read}?p=notepad"), &headers).await?;
             ensure!(answer.ok() && !answer.body.is_empty(), "{read}: {} {answer:?}", answer.status);
         }
     }
@@ -243,13 +242,12 @@ async fn a_browser_s_calls_work_from_another_origin(stack: Arc<Stack>) -> Result
             ("access-control-request-method", method.as_str()),
             ("access-control-request-headers", "authorization,content-type"),
         ];
-        let answer = client.send(Method::OPTIONS, &path, &preflight, "".into()).await?;
-        ensure!(answer.status == 204, "preflight: {} {}", answer.status, answer.text());
+
+        client.send(Method::OPTIONS, &path, &preflight, "".into()).await?.expect_status(204)?;
         let bearer = format!("Bearer {}", stack.key("alice")?);
         let headers =
             [origin, ("authorization", &*bearer), ("content-type", "text/plain;charset=UTF-8")];
-        let answer = client.send(method, &path, &headers, body.into()).await?;
-        ensure!(answer.ok(), "{path}: {} {}", answer.status, answer.text());
+        let answer = client.send(method, &path, &headers, body.into()).await?.expect_ok()?;
         ensure!(answer.header("access-control-allow-origin") == "*", "{path}: {answer:?}");
         // Stored HTML does nothing.
         ensure!(answer.header("content-type").starts_with("text/plain"), "{path}: {answer:?}");

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, ensure};
 use experiments::proof;
 use harness::bare_sq::{BareSq, exchange, request};
 use harness::client::raw::Raw;
-use harness::stack::{Builder, Stack};
+use harness::{Stack, StackBuilder};
 use tokio::io::AsyncWriteExt as _;
 
 use crate::alone::{
@@ -29,8 +29,8 @@ const BODY: usize = 60_000_000;
 /// More than a small address space has room for their threads' stacks.
 const MANY: usize = 300;
 
-fn roomy_0_5_0() -> Builder {
-    Stack::builder().sq(OLD).tier("roomy", &proof::tier(256)).tenant_of("alice", "roomy")
+fn roomy_0_5_0() -> StackBuilder {
+    Stack::builder().sq(OLD).tier(proof::tier("roomy", 256)).tenant_in_tier("alice", "roomy")
 }
 
 pub(crate) fn cases() -> Vec<Case> {
@@ -119,9 +119,9 @@ async fn sq_alone_hangs_on_an_idle_connection(stack: Arc<Stack>) -> Result<()> {
     for _ in 0..50 {
         idle.push(Raw::connect(stack.listen.https, &stack.certs.ca()).await?);
     }
-    ensure!(stack.tenant("alice")?.get("/api/v2/toc?p=a").await?.ok(), "a read");
+    stack.tenant("alice")?.get("/api/v2/toc?p=a").await?.expect_ok()?;
     drop(idle);
-    ensure!(stack.tenant("alice")?.get("/api/v2/toc?p=a").await?.ok(), "a read after");
+    stack.tenant("alice")?.get("/api/v2/toc?p=a").await?.expect_ok()?;
     ensure!(deaths(&stack).await? == 0, "SQ died");
     row(
         "sq_alone_hangs_on_an_idle_connection",
@@ -146,8 +146,8 @@ async fn sq_alone_hangs_on_a_slow_reader(stack: Arc<Stack>) -> Result<()> {
     })
     .await?;
     let alice = stack.tenant("alice")?;
-    let write = alice.post(&format!("/api/v2/update?p=a&{AT}"), "x".repeat(LARGE)).await?;
-    ensure!(write.ok(), "{} {}", write.status, write.text());
+
+    alice.post(&format!("/api/v2/update?p=a&{AT}"), "x".repeat(LARGE)).await?.expect_ok()?;
     let mut slow = Vec::new();
     for _ in 0..5 {
         let mut raw = Raw::connect(stack.listen.https, &stack.certs.ca()).await?;
@@ -159,7 +159,7 @@ async fn sq_alone_hangs_on_a_slow_reader(stack: Arc<Stack>) -> Result<()> {
     let read = tokio::time::timeout(WEDGED, alice.get("/api/v2/toc?p=b")).await;
     ensure!(read.context("slow readers hold up others")??.ok(), "a read");
     drop(slow);
-    ensure!(alice.get("/api/v2/toc?p=b").await?.ok(), "a read after");
+    alice.get("/api/v2/toc?p=b").await?.expect_ok()?;
     ensure!(deaths(&stack).await? == 0, "SQ died");
     row(
         "sq_alone_hangs_on_a_slow_reader",
@@ -174,7 +174,7 @@ async fn sq_alone_hangs_on_a_slow_reader(stack: Arc<Stack>) -> Result<()> {
 async fn sq_alone_dies_of_a_body_without_a_key(stack: Arc<Stack>) -> Result<()> {
     for version in BOTH {
         let exit = sq(move || {
-            let mut sq = BareSq::start_small(version, SMALL_KB)?;
+            let mut sq = BareSq::start_with_memory_limit(version, SMALL_KB)?;
             let mut stream = TcpStream::connect(sq.address())?;
             let head = "POST /api/v2/update?p=a HTTP/1.1\r\nhost: x\r\n";
             write!(stream, "{head}content-length: {BODY}\r\n\r\n")?;
@@ -200,7 +200,7 @@ async fn sq_alone_dies_of_a_body_without_a_key(stack: Arc<Stack>) -> Result<()> 
 
 async fn sq_alone_dies_of_more_connections_than_threads(stack: Arc<Stack>) -> Result<()> {
     let exit = sq(|| {
-        let mut sq = BareSq::start_small(NEW, 220_000)?;
+        let mut sq = BareSq::start_with_memory_limit(NEW, 220_000)?;
         let to = sq.address();
         let idle: Vec<_> = (0..MANY).map_while(|_| TcpStream::connect(to).ok()).collect();
         let exit = sq.ended(PATIENCE).context("SQ has threads for all");
@@ -219,7 +219,7 @@ async fn sq_alone_dies_of_more_connections_than_threads(stack: Arc<Stack>) -> Re
     for raw in &mut idle {
         raw.read_some(100).await?;
     }
-    ensure!(stack.tenant("alice")?.get("/api/v2/toc?p=a").await?.ok(), "a read");
+    stack.tenant("alice")?.get("/api/v2/toc?p=a").await?.expect_ok()?;
     ensure!(deaths(&stack).await? == 0, "SQ died");
     row(
         "sq_alone_dies_of_more_connections_than_threads",

@@ -10,12 +10,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, ensure};
 use experiments::proof::disk::{LoopDisk, SmallDisk};
 use experiments::proof::{self, target::TENANT};
-use harness::Load;
 use harness::bare_sq::BareSq;
-use harness::host::processes;
 use harness::host::tools;
-use harness::stack::{Builder, Lifecycle, Runtime, Stack};
-use harness::until;
+use harness::{Lifecycle, Load, Runtime, Stack, StackBuilder, until};
 
 use crate::alone::{AT, BOTH, NEW, OLD, PATIENCE, alone, alone_0_5_0, row, sq, stored};
 use crate::refusals::MAIN;
@@ -26,17 +23,17 @@ const BUSY: u64 = 8;
 /// How long they do: thrice the window.
 const BUSY_FOR: Duration = Duration::from_secs(15);
 
-fn hasty() -> Builder {
-    alone().lifecycle(Lifecycle::hasty())
+fn hasty() -> StackBuilder {
+    alone().lifecycle(Lifecycle::short_leases())
 }
 
-fn struck() -> Builder {
+fn struck() -> StackBuilder {
     proof::gateway(Runtime::Process, 512)
 }
 
-fn busy() -> Builder {
-    let stack = Stack::builder().tier("busy", &proof::tier(256));
-    (0..BUSY).fold(stack, |stack, n| stack.tenant_of(&format!("busy-{n}"), "busy"))
+fn busy() -> StackBuilder {
+    let stack = Stack::builder().tier(proof::tier("busy", 256));
+    (0..BUSY).fold(stack, |stack, n| stack.tenant_in_tier(&format!("busy-{n}"), "busy"))
 }
 
 pub(crate) fn cases() -> Vec<Case> {
@@ -60,7 +57,10 @@ pub(crate) fn cases() -> Vec<Case> {
 async fn sq_alone_loses_updates_when_it_runs_twice(stack: Arc<Stack>) -> Result<()> {
     let kept = sq(|| {
         let data = tempfile::tempdir()?;
-        let (one, two) = (BareSq::start_on(NEW, data.path())?, BareSq::start_on(NEW, data.path())?);
+        let (one, two) = (
+            BareSq::start_in_folder(NEW, data.path())?,
+            BareSq::start_in_folder(NEW, data.path())?,
+        );
         let write = |sq: &BareSq, n: u32| {
             sq.send("GET", &format!("/api/v2/update?p=a&c=1.1.1/1.1.1/1.1.{n}&s=text{n}"), None)
         };
@@ -74,7 +74,7 @@ async fn sq_alone_loses_updates_when_it_runs_twice(stack: Arc<Stack>) -> Result<
     })
     .await?;
     ensure!(!kept, "two SQs keep each other's updates");
-    let second = Command::new(tools::own("orchestrator")?)
+    let second = Command::new(tools::workspace_binary("orchestrator")?)
         .args(["serve", "--config"])
         .arg(stack.dir.join("orchestrator.toml"))
         .output()?;
@@ -118,9 +118,9 @@ async fn sq_alone_makes_a_file_of_every_name_that_is_read(stack: Arc<Stack>) -> 
         );
     }
     let alice = stack.tenant("alice")?;
-    ensure!(alice.get(&format!("/api/v2/update?p=kept&{AT}&s=text")).await?.ok(), "a write");
+    alice.get(&format!("/api/v2/update?p=kept&{AT}&s=text")).await?.expect_ok()?;
     for n in 0..20 {
-        ensure!(alice.get(&format!("/api/v2/toc?p=looked{n}")).await?.ok(), "a read");
+        alice.get(&format!("/api/v2/toc?p=looked{n}")).await?.expect_ok()?;
     }
     let folder = stack.orchestrator.data().join("alice");
     ensure!(files(&folder)?.len() == 21, "SQ makes no empty files any more");
@@ -132,27 +132,20 @@ async fn sq_alone_makes_a_file_of_every_name_that_is_read(stack: Arc<Stack>) -> 
 /// Kills alice's SQ and damages her phext before it starts again.
 async fn damaged(stack: &Stack) -> Result<String> {
     let alice = stack.tenant("alice")?;
-    ensure!(alice.get(&format!("/api/v2/update?p=a&{AT}&s=precious")).await?.ok(), "a write");
+    alice.get(&format!("/api/v2/update?p=a&{AT}&s=precious")).await?.expect_ok()?;
     let name = Path::new("alice").join("a.phext");
     let good = stack.orchestrator.state().join("vault/alice/good/a.phext");
     until("a good copy", PATIENCE, || async { fs::read(&good).ok().filter(|c| c == b"precious") })
         .await?;
     fs::write(stack.orchestrator.data().join(name), b"\xffprec")?;
-    match stack.runtime {
-        Runtime::Process => stack.sq_pids().into_iter().for_each(processes::kill),
-        Runtime::Docker => {
-            for id in harness::host::docker::labelled(&stack.tenant_labels("alice"))? {
-                harness::host::docker::run(&["kill", &id])?;
-            }
-        }
-    }
+    stack.kill_sq("alice")?;
     until("alice to be back", PATIENCE, || async {
         let tenant = stack.orchestrator.tenant("alice").await.ok()??;
-        (tenant["deaths"] == 1 && tenant["state"] == "awake").then_some(())
+        (tenant.deaths == 1 && tenant.state == "awake").then_some(())
     })
     .await?;
-    let tenant = stack.orchestrator.tenant("alice").await?.context("alice")?;
-    ensure!(tenant["restored"] == 1, "{tenant}");
+    let tenant = stack.orchestrator.tenant_status("alice").await?;
+    ensure!(tenant.restored == 1, "{tenant:?}");
     stored(stack, "a").await
 }
 
@@ -182,7 +175,7 @@ async fn sq_alone_dies_of_a_damaged_file(stack: Arc<Stack>) -> Result<()> {
     let exit = sq(|| {
         let mut sq = BareSq::start(OLD)?;
         fs::write(sq.file("a"), b"\xffprecious")?;
-        sq.dies_of("GET", "/api/v2/toc?p=a", None)
+        sq.exit_caused_by("GET", "/api/v2/toc?p=a", None)
     })
     .await?;
     let said = damaged(&stack).await?;
@@ -203,7 +196,7 @@ async fn sq_alone_takes_a_folder_for_a_phext(stack: Arc<Stack>) -> Result<()> {
     let (exit, said) = sq(move || {
         let mut old = BareSq::start(OLD)?;
         fs::create_dir(old.file("folder"))?;
-        let exit = old.dies_of("GET", &path, None)?;
+        let exit = old.exit_caused_by("GET", &path, None)?;
         let new = BareSq::start(NEW)?;
         fs::create_dir(new.file("folder"))?;
         Ok((exit, new.send("GET", &path, None)?.text()))
@@ -213,11 +206,11 @@ async fn sq_alone_takes_a_folder_for_a_phext(stack: Arc<Stack>) -> Result<()> {
     let alice = stack.tenant("alice")?;
     let folder = stack.orchestrator.data().join("alice/folder.phext");
     fs::create_dir_all(&folder)?;
-    let answer = alice.get(&write).await?;
-    ensure!(answer.status == 503, "{} {}", answer.status, answer.text());
-    let tenant = stack.orchestrator.tenant("alice").await?.context("alice")?;
-    ensure!(tenant["state"] == "damaged", "{tenant}");
-    ensure!(tenant["last_death"].as_str().unwrap_or_default().contains("folder.phext"), "{tenant}");
+    alice.get(&write).await?.expect_status(503)?;
+    let tenant = stack.orchestrator.tenant_status("alice").await?;
+    ensure!(tenant.state == "damaged", "{tenant:?}");
+    let cause = tenant.last_death.as_deref().unwrap_or_default();
+    ensure!(cause.contains("folder.phext"), "{tenant:?}");
     fs::remove_dir(&folder)?;
     let repaired = stack.orchestrator.admin().post("/v1/tenants/alice/repaired", "").await?;
     ensure!(repaired.ok() && alice.get(&write).await?.ok(), "it stays damaged");
@@ -239,8 +232,8 @@ async fn sq_alone_stores_nothing_in_a_folder_it_may_not_write(stack: Arc<Stack>)
     let (exit, said) = sq(move || {
         let dir = tempfile::tempdir()?;
         let _disk = SmallDisk::mount(dir.path(), "ro,size=1m")?;
-        let exit = BareSq::start_on(OLD, dir.path())?.dies_of("GET", &path, None)?;
-        let new = BareSq::start_on(NEW, dir.path())?;
+        let exit = BareSq::start_in_folder(OLD, dir.path())?.exit_caused_by("GET", &path, None)?;
+        let new = BareSq::start_in_folder(NEW, dir.path())?;
         Ok((exit, new.send("GET", &path, None)?.text()))
     })
     .await?;
@@ -249,11 +242,10 @@ async fn sq_alone_stores_nothing_in_a_folder_it_may_not_write(stack: Arc<Stack>)
     fs::create_dir(&folder)?;
     let disk = SmallDisk::mount(&folder, "ro,size=1m")?;
     let alice = stack.tenant("alice")?;
-    let answer = alice.get(&write).await?;
-    ensure!(answer.status == 503, "{} {}", answer.status, answer.text());
-    let tenant = stack.orchestrator.tenant("alice").await?.context("alice")?;
-    let why = tenant["last_death"].as_str().unwrap_or_default();
-    ensure!(why.contains("can't be written by the tenant"), "{tenant}");
+    alice.get(&write).await?.expect_status(503)?;
+    let tenant = stack.orchestrator.tenant_status("alice").await?;
+    let why = tenant.last_death.as_deref().unwrap_or_default();
+    ensure!(why.contains("can't be written by the tenant"), "{tenant:?}");
     drop(disk);
     let back = || async { alice.get(&write).await.ok()?.ok().then_some(()) };
     until("a write once the folder can be written", PATIENCE, back).await?;
@@ -281,13 +273,13 @@ fn fill(path: &Path) -> Result<()> {
 
 /// A write of 100,000 bytes to SQ alone on a full disk: its end or status, and what is left.
 fn write_on_full_disk(version: &str, data: &Path) -> Result<(String, usize)> {
-    let mut sq = BareSq::start_on(version, data)?;
+    let mut sq = BareSq::start_in_folder(version, data)?;
     sq.send("GET", &format!("/api/v2/update?p=a&{AT}&s=precious"), None)?;
     fill(&data.join("filler"))?;
     let path = "/api/v2/update?p=a&c=1.1.1/1.1.1/1.1.2";
     let body = vec![b'y'; 100_000];
     let said = match version {
-        OLD => sq.dies_of("POST", path, Some(&body))?.to_string(),
+        OLD => sq.exit_caused_by("POST", path, Some(&body))?.to_string(),
         _ => sq.send("POST", path, Some(&body))?.status.to_string(),
     };
     Ok((said, sq.stored("a").len()))
@@ -306,8 +298,7 @@ async fn full_disk(test: &'static str, version: &'static str, says: &str) -> Res
     let stack = alone().sq(version).data(&small).orchestrator(floor).start().await?;
     let alice = stack.tenant("alice")?;
     let write = format!("/api/v2/update?p=a&{AT}&s=precious");
-    let answer = alice.get(&write).await?;
-    ensure!(answer.ok(), "{} {}", answer.status, answer.text());
+    alice.get(&write).await?.expect_ok()?;
     fill(&filler)?;
     until("writes to be refused", PATIENCE, || async {
         let answer = alice.get(&write).await.ok()?;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::{Result, ensure};
 use experiments::drill::{self, Allowance, Drill, Scale, Tally, clock, under_load};
 use harness::host::tools;
-use harness::stack::{Builder, Stack};
+use harness::{Stack, StackBuilder};
 
 use crate::refusals::MAIN;
 use crate::world::{Case, On, case};
@@ -18,7 +18,7 @@ macro_rules! drills {
             let clock = case!(MAIN, drill_nothing_is_lost_when_the_clock_jumps);
             let mut cases = vec![clock];
             cases.extend([$({
-                fn four_tenants() -> Builder {
+                fn four_tenants() -> StackBuilder {
                     drill::stack(Drill::$drill, Scale::QUICK.tenants)
                 }
                 async fn $name(stack: Arc<Stack>) -> Result<()> {
@@ -47,7 +47,7 @@ drills! {
 }
 
 async fn drill_nothing_is_lost_when_the_clock_jumps(_: Arc<Stack>) -> Result<()> {
-    let program = tools::own("integration")?;
+    let program = tools::workspace_binary("integration")?;
     tokio::task::spawn_blocking(move || clock::run_shifted(&program, true)).await?
 }
 

@@ -3,21 +3,18 @@
 use std::sync::Arc;
 
 use anyhow::{Result, ensure};
-use harness::Answer;
-use harness::Client;
-use harness::Http;
 use harness::client::encode;
-use harness::stack::{Builder, Stack};
+use harness::{Client, Http, Response, Stack, StackBuilder};
 use hyper::{Method, Version};
 use serde_json::Value;
 
 use crate::world::{Case, On, case};
 
-fn sq_0_6_0() -> Builder {
+fn sq_0_6_0() -> StackBuilder {
     Stack::builder().tenant("one").tenant("two")
 }
 
-fn sq_0_5_0() -> Builder {
+fn sq_0_5_0() -> StackBuilder {
     sq_0_6_0().sq("0.5.0")
 }
 
@@ -65,10 +62,10 @@ struct Asker {
 }
 
 impl Asker {
-    async fn ask(&self, method: Method, path: &str, body: &str) -> Result<Answer> {
+    async fn ask(&self, method: Method, path: &str, body: &str) -> Result<Response> {
         let path = format!("/api/v2/{path}");
-        let answer = self.client.send(method, &path, &[], body.to_owned().into()).await?;
-        ensure!(answer.ok(), "{path}: {} {}", answer.status, answer.text());
+        let answer =
+            self.client.send(method, &path, &[], body.to_owned().into()).await?.expect_ok()?;
         ensure!(answer.version == self.version, "{path}: {:?}", answer.version);
         ensure!(!answer.header("content-type").is_empty(), "{path} has no content type");
         ensure!(answer.header("x-content-type-options") == "nosniff", "{path}: {answer:?}");
@@ -138,8 +135,7 @@ async fn every_endpoint(stack: &Stack, sq: &str, http: Http, tenant: &str) -> Re
 async fn query(a: &Asker, sq: &str, p: &str) -> Result<()> {
     let path = format!("query?{p}&from=1.1.1/1.1.1/1.1.1&to=1.1.1/1.1.1/1.1.9&limit=5");
     if sq == "0.5.0" {
-        let answer = a.client.get(&format!("/api/v2/{path}")).await?;
-        ensure!(answer.status == 501, "{}: {}", answer.status, answer.text());
+        a.client.get(&format!("/api/v2/{path}")).await?.expect_status(501)?;
         return Ok(());
     }
     for (method, path, body) in
@@ -182,7 +178,7 @@ async fn any_text(stack: &Stack) -> Result<()> {
             }
         }
         let plus = "/api/v2/update?p=texts&c=1.1.1/1.1.1/1.2.1&s=a+b";
-        ensure!(client.get(plus).await?.ok(), "+ is a space");
+        client.get(plus).await?.expect_ok()?;
         let back = client.get("/api/v2/select?p=texts&c=1.1.1/1.1.1/1.2.1").await?;
         ensure!(back.text() == "a b", "+ came back as {:?}", back.text());
     }

@@ -6,8 +6,7 @@ use std::sync::Arc;
 use anyhow::{Result, ensure};
 use harness::bare_sq::{BareSq, KEY};
 use harness::client::raw::Raw;
-use harness::stack::Stack;
-use harness::until;
+use harness::{Stack, until};
 
 use crate::alone::{AT, NEW, PATIENCE, row, sq, status, stored, through};
 use crate::refusals::MAIN;
@@ -124,7 +123,7 @@ async fn sq_alone_stores_a_body_that_was_cut_short(stack: Arc<Stack>) -> Result<
     .await?;
     ensure!(alone == "half a bo", "SQ does it right: {alone:?}");
     let write = format!("/api/v2/update?p=short&{AT}&s=before");
-    ensure!(stack.tenant("alice")?.get(&write).await?.ok(), "a write");
+    stack.tenant("alice")?.get(&write).await?.expect_ok()?;
     let bytes = head("short", stack.key("alice")?);
     let gone = "http.https.downstream_cx_destroy_remote_active_rq";
     let before = stack.envoy.stat(gone).await?;

@@ -1,11 +1,9 @@
 //! Two tenants never meet, whatever they send.
 
+use harness::{Client, Http, Stack};
 use std::sync::Arc;
 
 use anyhow::{Result, ensure};
-use harness::Client;
-use harness::Http;
-use harness::stack::Stack;
 use hyper::Method;
 
 use crate::world::{Case, case};
@@ -25,8 +23,7 @@ fn at(phext: &str) -> String {
 }
 
 async fn text(client: &Client, phext: &str) -> Result<String> {
-    let answer = client.get(&format!("/api/v2/select?{}", at(phext))).await?;
-    ensure!(answer.ok(), "{} {}", answer.status, answer.text());
+    let answer = client.get(&format!("/api/v2/select?{}", at(phext))).await?.expect_ok()?;
     Ok(answer.text())
 }
 
@@ -40,8 +37,7 @@ async fn diaries(stack: &Stack, phext: &str) -> Result<(Client, Client)> {
     let (alice, bob) = (stack.tenant("alice")?, stack.tenant("bob")?);
     for (client, name) in [(&alice, "alice"), (&bob, "bob")] {
         let path = format!("/api/v2/update?{}&s={}", at(phext), secret(name));
-        let answer = client.get(&path).await?;
-        ensure!(answer.ok(), "{} {}", answer.status, answer.text());
+        client.get(&path).await?.expect_ok()?;
     }
     Ok((alice, bob))
 }
@@ -86,13 +82,11 @@ async fn a_spoofed_header_changes_nothing(stack: Arc<Stack>) -> Result<()> {
         for http in [Http::One, Http::Two] {
             let client = stack.client(http)?.key(stack.key("alice")?);
             let path = format!("/api/v2/select?{}", at("spoofed"));
-            let answer = client.get_with(&path, &[(name, value)]).await?;
-            ensure!(answer.ok(), "{name}: {} {}", answer.status, answer.text());
+            let answer = client.get_with_headers(&path, &[(name, value)]).await?.expect_ok()?;
             ensure!(answer.text() == secret("alice"), "{name}: {value} gave {:?}", answer.text());
             // What is written under it lands in her diary too, whoever it says that she is.
             let path = format!("/api/v2/update?{}&s=under-{name}-by-{http:?}", at("spoofed"));
-            let answer = client.get_with(&path, &[(name, value)]).await?;
-            ensure!(answer.ok(), "{name}: {} {}", answer.status, answer.text());
+            client.get_with_headers(&path, &[(name, value)]).await?.expect_ok()?;
             let (hers, his) = (text(&alice, "spoofed").await?, text(&bob, "spoofed").await?);
             ensure!(path.ends_with(&hers), "{name}: {value} wrote elsewhere: {hers:?}");
             ensure!(his == secret("bob"), "{name}: {value} wrote to bob: {his:?}");
@@ -102,7 +96,7 @@ async fn a_spoofed_header_changes_nothing(stack: Arc<Stack>) -> Result<()> {
     // Such headers are no key either.
     let nobody = stack.client(Http::One)?;
     let path = format!("/api/v2/select?{}", at("spoofed"));
-    let answer = nobody.get_with(&path, &[("authorization-foo", bearer.as_str())]).await?;
+    let answer = nobody.get_with_headers(&path, &[("authorization-foo", bearer.as_str())]).await?;
     ensure!(answer.status == 401, "authorization-foo was taken for a key: {}", answer.status);
     Ok(())
 }
@@ -137,14 +131,14 @@ async fn a_path_leads_nowhere_else(stack: Arc<Stack>) -> Result<()> {
 
 async fn a_web_page_can_ask_the_orchestrator_nothing(stack: Arc<Stack>) -> Result<()> {
     let admin = stack.orchestrator.admin();
-    let gate = Client::plain(&format!("http://127.0.0.1:{}", stack.listen.orchestrator.gate))?;
-    ensure!(admin.get("/v1/tenants").await?.ok(), "a program");
+    let gate = Client::plaintext(&format!("http://127.0.0.1:{}", stack.listen.orchestrator.gate))?;
+    admin.get("/v1/tenants").await?.expect_ok()?;
     let page = ("origin", "https://evil.example");
     for (client, path) in [(admin, "/v1/tenants"), (admin, "/metrics"), (&gate, "/v1/lease")] {
         let answer = client.send(Method::POST, path, &[page], "{}".into()).await?;
         ensure!(answer.status == 403, "{path}: {}", answer.status);
     }
-    let answer = admin.get_with("/v1/tenants", &[("host", "evil.example:7102")]).await?;
+    let answer = admin.get_with_headers("/v1/tenants", &[("host", "evil.example:7102")]).await?;
     ensure!(answer.status == 403, "by another name: {}", answer.status);
     Ok(())
 }

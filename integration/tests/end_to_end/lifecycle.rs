@@ -5,14 +5,9 @@ use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
 use experiments::drill::doze;
-use harness::Answer;
-use harness::Http;
+use harness::client::TOC;
 use harness::client::raw::Raw;
-use harness::holds;
-use harness::host::docker;
-use harness::host::processes;
-use harness::stack::{Builder, Lifecycle, Runtime, Stack};
-use harness::until;
+use harness::{Http, Lifecycle, Response, Runtime, Stack, StackBuilder, Tier, holds, until};
 use hyper::Method;
 use tokio::task::JoinSet;
 
@@ -35,41 +30,35 @@ const DOZES: usize = 5;
 /// A test build on a busy machine takes longer than the goal.
 const DOZE_LIMIT: Duration = Duration::from_millis(250);
 
-const TOC: &str = "/api/v2/toc?p=index";
-const UNLIMITED: &str = "  storage: 500 MB\n  memory: 64 MiB\n  phexts: 1000\n  \
-                         requests-per-s: 1_000_000\n  burst: 1_000_000\n  \
-                         requests-per-day: unlimited\n  requests-per-month: unlimited\n  \
-                         writes-per-day: unlimited\n";
-
-fn crowd() -> Builder {
+fn crowd() -> StackBuilder {
     let lifecycle = Lifecycle::default().set("max_starts", MAX_STARTS);
-    let paid = format!("{UNLIMITED}  wakes-per-hour: unlimited\n  priority: 100\n");
-    let mut builder = Stack::builder().lifecycle(lifecycle).tenant("herd").tier("paid", &paid);
+    let paid = Tier::unlimited("paid").set("priority", 100);
+    let mut builder = Stack::builder().lifecycle(lifecycle).tenant("herd").tier(paid);
     // All of them come from one address, with keys never seen.
     builder = builder.filter_config("verify_per_s", "1000");
     for number in 1..=CROWD[0] {
-        let tier = if number <= PAID { "paid" } else { harness::stack::UNLIMITED };
-        builder = builder.tenant_of(&format!("c-{number}"), tier);
+        let tier = if number <= PAID { "paid" } else { Tier::UNLIMITED };
+        builder = builder.tenant_in_tier(&format!("c-{number}"), tier);
     }
     builder
 }
 
-fn budget() -> Builder {
-    let tier = format!("{UNLIMITED}  wakes-per-hour: 1\n");
-    Stack::builder().lifecycle(Lifecycle::hasty()).tier("once", &tier).tenant_of("alice", "once")
+fn budget() -> StackBuilder {
+    let tier = Tier::unlimited("once").set("wakes-per-hour", 1);
+    Stack::builder().lifecycle(Lifecycle::short_leases()).tier(tier).tenant_in_tier("alice", "once")
 }
 
-fn crashes() -> Builder {
+fn crashes() -> StackBuilder {
     Stack::builder().tenant("alice").tenant("bob")
 }
 
-fn sleepy() -> Builder {
+fn sleepy() -> StackBuilder {
     let lifecycle = Lifecycle::default().duration_ms("lease", 500).duration_ms("grace", 700);
-    let large = UNLIMITED.replace("64 MiB", "256 MiB") + "  wakes-per-hour: unlimited\n";
+    let large = Tier::unlimited("large").set("memory", "256 MiB");
     Stack::builder()
         .lifecycle(lifecycle.duration_ms("doze_after", 1_000).duration_ms("sleep_after", 3_600_000))
-        .tier("large", &large)
-        .tenant_of("alice", "large")
+        .tier(large)
+        .tenant_in_tier("alice", "large")
         .tenant("bob")
 }
 
@@ -93,11 +82,11 @@ async fn state(stack: &Stack, tenant: &str) -> Option<String> {
 
 async fn wakes(stack: &Stack, tenant: &str) -> u64 {
     let found = stack.orchestrator.tenant(tenant).await.ok().flatten();
-    found.and_then(|t| t["wakes"].as_u64()).unwrap_or_default()
+    found.map(|status| status.wakes).unwrap_or_default()
 }
 
 /// A refusal that a client can act on.
-fn told(answer: &Answer, status: u16, problem: &str) -> Result<u64> {
+fn told(answer: &Response, status: u16, problem: &str) -> Result<u64> {
     let text = answer.text();
     ensure!(answer.status == status && text.contains(problem), "{} {text}", answer.status);
     Ok(answer.header("retry-after").parse()?)
@@ -113,8 +102,7 @@ async fn a_herd_is_one_start_and_a_crowd_starts_in_turn_the_paying_first(
         tasks.spawn(async move { client.get(TOC).await });
     }
     while let Some(answer) = tasks.join_next().await {
-        let answer = answer??;
-        ensure!(answer.ok(), "{} {}", answer.status, answer.text());
+        answer??.expect_ok()?;
     }
     ensure!(wakes(&stack, "herd").await == 1, "the herd was more than one start");
 
@@ -139,7 +127,7 @@ async fn a_herd_is_one_start_and_a_crowd_starts_in_turn_the_paying_first(
     };
     let few_start = holds(PATIENCE, || async {
         let starting = "sq_orchestrator_tenants{kind=\"starting\"}";
-        let most = stack.orchestrator.labelled(starting).await?;
+        let most = stack.orchestrator.labelled_metric(starting).await?;
         ensure!(most <= 2.0, "{most} starts at once");
         Ok(())
     });
@@ -165,7 +153,7 @@ async fn starts_beyond_the_budget_are_refused_and_say_when_to_come_back(
     stack: Arc<Stack>,
 ) -> Result<()> {
     let alice = stack.tenant("alice")?;
-    ensure!(alice.get(TOC).await?.ok(), "the first start");
+    alice.get(TOC).await?.expect_ok()?;
     stack.orchestrator.put_to_sleep("alice", PATIENCE).await?;
     let after = told(&alice.get(TOC).await?, 429, "urn:sq:problem:wake-budget")?;
     ensure!((1..=3_600).contains(&after), "come back after {after} s");
@@ -174,11 +162,11 @@ async fn starts_beyond_the_budget_are_refused_and_say_when_to_come_back(
 
 async fn a_crash_loop_backs_off_alone(stack: Arc<Stack>) -> Result<()> {
     let (alice, bob) = (stack.tenant("alice")?, stack.tenant("bob")?);
-    ensure!(bob.get(TOC).await?.ok(), "bob");
+    bob.get(TOC).await?.expect_ok()?;
     let refusal = until("alice to back off", PATIENCE, || async {
         let answer = alice.get(TOC).await.ok()?;
         if answer.ok() {
-            kill(&stack, "alice").ok()?;
+            stack.kill_sq("alice").ok()?;
         }
         (state(&stack, "alice").await? == "failing").then_some(())?;
         let answer = alice.get(TOC).await.ok()?;
@@ -186,26 +174,9 @@ async fn a_crash_loop_backs_off_alone(stack: Arc<Stack>) -> Result<()> {
     })
     .await?;
     told(&refusal, 503, "wake-failed")?;
-    let answer = bob.get(TOC).await?;
-    ensure!(answer.ok(), "bob: {} {}", answer.status, answer.text());
+    bob.get(TOC).await?.expect_ok()?;
     until("alice to be back", PATIENCE, || async { alice.get(TOC).await.ok()?.ok().then_some(()) })
         .await
-}
-
-fn kill(stack: &Stack, tenant: &str) -> Result<()> {
-    match stack.runtime {
-        Runtime::Process => {
-            let folder = stack.orchestrator.data().join(tenant);
-            processes::on(&folder, &["sq"]).into_iter().for_each(processes::kill);
-        }
-        Runtime::Docker => {
-            for id in docker::labelled(&stack.tenant_labels(tenant))? {
-                // It may be dead already.
-                let _ = docker::run(&["kill", &id]);
-            }
-        }
-    }
-    Ok(())
 }
 
 /// Everything that the gateway answers itself.
@@ -236,7 +207,7 @@ async fn what_asks_nothing_of_the_database_neither_wakes_nor_keeps_awake(
 ) -> Result<()> {
     ask_the_gateway_only(&stack, "bob").await?;
     ensure!(wakes(&stack, "bob").await == 0, "bob was woken");
-    ensure!(stack.tenant("bob")?.get(TOC).await?.ok(), "bob's first request");
+    stack.tenant("bob")?.get(TOC).await?.expect_ok()?;
     until("bob to doze while he is asked about", PATIENCE, || async {
         ask_the_gateway_only(&stack, "bob").await.ok()?;
         (state(&stack, "bob").await? == "dozing").then_some(())
@@ -254,8 +225,7 @@ async fn a_slow_download_is_whole_and_holds_its_tenant_awake_while_sq_gives_it(
     let path = "/api/v2/insert?p=large&c=1.1.1/1.1.1/1.1.1";
     // Twice: more than the buffers of all sockets hold.
     for _ in 0..2 {
-        let answer = alice.post(path, "x".repeat(LARGE)).await?;
-        ensure!(answer.ok(), "{} {}", answer.status, answer.text());
+        alice.post(path, "x".repeat(LARGE)).await?.expect_ok()?;
     }
     let mut raw = Raw::connect(stack.listen.https, &stack.certs.ca()).await?;
     let request = format!(

@@ -5,11 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
-use harness::Answer;
-use harness::Client;
-use harness::Http;
-use harness::stack::{Builder, Stack};
-use harness::until;
+use harness::client::TOC;
+use harness::{Client, Http, Response, Stack, StackBuilder, Tier, until};
 use hyper::Method;
 use serde_json::Value;
 use tokio::task::JoinSet;
@@ -28,32 +25,33 @@ const FLOOD: Duration = Duration::from_secs(3);
 const RATE: f64 = 48.0;
 const BURST: f64 = 96.0;
 
-fn four_workers() -> Builder {
-    let unlimited = "  requests-per-day: unlimited\n  requests-per-month: unlimited\n  \
-                     writes-per-day: unlimited\n  memory: 64 MiB\n";
-    let tier = |burst, rate, cost| {
-        format!("  burst: {burst}\n  requests-per-s: {rate}\n  write-cost: {cost}\n{unlimited}")
+fn four_workers() -> StackBuilder {
+    let tier = |name, burst, rate, cost| {
+        let tier = Tier::unlimited(name).set("burst", burst);
+        tier.set("requests-per-s", rate).set("write-cost", cost)
     };
     Stack::builder()
         .workers(WORKERS)
-        .tier("flooded", &tier("96", "48", "1"))
-        .tier("told", &tier("20", "1", "1"))
-        .tier("writes", &tier("1000", "1", "100"))
-        .tenant_of("flooded", "flooded")
-        .tenant_of("told", "told")
-        .tenant_of("writer", "writes")
+        .tier(tier("flooded", 96, 48, 1))
+        .tier(tier("told", 20, 1, 1))
+        .tier(tier("writes", 1000, 1, 100))
+        .tenant_in_tier("flooded", "flooded")
+        .tenant_in_tier("told", "told")
+        .tenant_in_tier("writer", "writes")
         .tenant("changed")
         .tenant("calm")
 }
 
-fn shadow() -> Builder {
-    let tier =
-        |burst, day| format!("  burst: {burst}\n  requests-per-s: 1\n  requests-per-day: {day}\n");
+fn shadow() -> StackBuilder {
+    let tier = |name, burst, day| {
+        let tier = Tier::new(name).set("burst", burst);
+        tier.set("requests-per-s", 1).set("requests-per-day", day)
+    };
     Stack::builder()
-        .tier("slow", &tier(5, 1000))
-        .tier("short", &tier(1000, 5))
-        .tenant_of("alice", "slow")
-        .tenant_of("bob", "short")
+        .tier(tier("slow", 5, 1000))
+        .tier(tier("short", 1000, 5))
+        .tenant_in_tier("alice", "slow")
+        .tenant_in_tier("bob", "short")
         .filter_config("shadow", "true")
 }
 
@@ -62,7 +60,7 @@ const VERIFY_PER_S: f64 = 40.0;
 /// What one address gets of it.
 const SHARE_PER_S: f64 = VERIFY_PER_S / 4.0;
 
-fn few_questions() -> Builder {
+fn few_questions() -> StackBuilder {
     let stack = Stack::builder().workers(WORKERS).filter_config("verify_per_s", "40");
     stack.tenant("alice").tenant("late")
 }
@@ -79,8 +77,6 @@ pub(crate) fn cases() -> Vec<Case> {
         case!(On::Own(few_questions), random_keys_reach_the_relay_no_more_often_than_stated),
     ]
 }
-
-const TOC: &str = "/api/v2/toc?p=index";
 
 /// One answered request of a flood: when it was sent, and its status.
 type Seen = (Instant, u16);
@@ -102,7 +98,7 @@ fn flood(
                 let headers: Vec<(&str, &str)> =
                     key.iter().map(|key| ("authorization", key.as_str())).collect();
                 let sent = Instant::now();
-                seen.push((sent, client.get_with(&path, &headers).await?.status));
+                seen.push((sent, client.get_with_headers(&path, &headers).await?.status));
             }
             Ok(seen)
         });
@@ -144,7 +140,7 @@ async fn a_flood_passes_what_its_bucket_allows_and_hardly_less(stack: Arc<Stack>
     let clients = clients(&stack, Some("flooded"))?;
     // From here on nothing is drawn yet.
     let start = Instant::now();
-    ensure!(clients[0].get(TOC).await?.ok(), "no first request");
+    clients[0].get(TOC).await?.expect_ok()?;
     let began = Instant::now();
     let toc = |_| (TOC.to_owned(), None);
     let seen = flood_for(clients, toc, || began.elapsed() >= FLOOD).await?;
@@ -167,7 +163,7 @@ fn number(header: &str, name: &str) -> Option<u64> {
     header.split(';').find_map(|part| part.strip_prefix(name)?.strip_prefix('=')?.parse().ok())
 }
 
-fn states(answer: &Answer, burst: u64, what: &str) -> Result<u64> {
+fn states(answer: &Response, burst: u64, what: &str) -> Result<u64> {
     let (rate, policy) = (answer.header("ratelimit"), answer.header("ratelimit-policy"));
     ensure!(policy == format!("\"burst\";q={burst};w={burst}"), "{what}: policy {policy:?}");
     let left = number(rate, "r").filter(|_| rate.starts_with("\"burst\";"));
@@ -190,8 +186,8 @@ async fn every_answer_to_a_tenant_states_its_limits_and_429_when_to_come_back(
         (Method::GET, "/api/v2/select?p=index".to_owned(), 400),
         (Method::PATCH, TOC.to_owned(), 405),
     ] {
-        let answer = told.send(method.clone(), &path, &[], "".into()).await?;
-        ensure!(answer.status == status, "{method} {path}: {} {}", answer.status, answer.text());
+        let answer =
+            told.send(method.clone(), &path, &[], "".into()).await?.expect_status(status)?;
         states(&answer, 20, &path)?;
     }
     let refused = until("429", Duration::from_secs(20), || async {
@@ -210,7 +206,7 @@ async fn every_answer_to_a_tenant_states_its_limits_and_429_when_to_come_back(
 
 async fn a_write_takes_what_the_registry_says_it_costs(stack: Arc<Stack>) -> Result<()> {
     let writer = stack.tenant("writer")?;
-    let left = |answer: Answer| async move {
+    let left = |answer: Response| async move {
         ensure!(answer.ok(), "{} {}", answer.status, answer.text());
         Ok(number(answer.header("ratelimit"), "r").unwrap_or_default())
     };
@@ -229,7 +225,7 @@ async fn a_write_takes_what_the_registry_says_it_costs(stack: Arc<Stack>) -> Res
 async fn changed_limits_bite_within_a_second_at_every_worker(stack: Arc<Stack>) -> Result<()> {
     let clients = clients(&stack, Some("changed"))?;
     for client in &clients {
-        ensure!(client.get(TOC).await?.ok(), "no first request");
+        client.get(TOC).await?.expect_ok()?;
     }
     stack.registry.run("set", &["changed", "burst=77", "requests-per-s=7"])?;
     let saved = Instant::now();
@@ -249,7 +245,7 @@ async fn a_flood_without_keys_is_limited_by_address_and_disturbs_no_tenant(
     stack: Arc<Stack>,
 ) -> Result<()> {
     let calm = stack.tenant("calm")?;
-    ensure!(calm.get(TOC).await?.ok(), "no first request");
+    calm.get(TOC).await?.expect_ok()?;
     let clients = clients(&stack, None)?;
     // Half of them send what is no key.
     let ask =
@@ -282,8 +278,7 @@ async fn a_flood_without_keys_is_limited_by_address_and_disturbs_no_tenant(
     // 1000 at once and 100 a second, filled in whole seconds.
     let most = 1000.0 + 100.0 * (start.elapsed().as_secs_f64() + 1.0);
     ensure!(passed as f64 <= most, "{passed} passed in {:?}", start.elapsed());
-    let answer = calm.get(TOC).await?;
-    ensure!(answer.ok(), "a tenant is disturbed: {} {}", answer.status, answer.text());
+    calm.get(TOC).await?.expect_ok()?;
     Ok(())
 }
 
@@ -293,8 +288,7 @@ async fn shadow_mode_refuses_nothing_but_marks_and_counts(stack: Arc<Stack>) -> 
         let client = stack.client(Http::Two)?.key(stack.key(tenant)?);
         let mut marks = Vec::new();
         for _ in 0..15 {
-            let answer = client.get(TOC).await?;
-            ensure!(answer.ok(), "{} {}", answer.status, answer.text());
+            let answer = client.get(TOC).await?.expect_ok()?;
             marks.push(answer.header("x-sq-would-refuse").to_owned());
         }
         ensure!(marks[..5].iter().all(String::is_empty), "marked too early: {marks:?}");
@@ -311,7 +305,7 @@ async fn shadow_mode_refuses_nothing_but_marks_and_counts(stack: Arc<Stack>) -> 
 #[allow(clippy::cast_precision_loss)] // counts far below 2^52
 async fn random_keys_reach_the_relay_no_more_often_than_stated(stack: Arc<Stack>) -> Result<()> {
     let alice = stack.tenant("alice")?;
-    ensure!(alice.get(TOC).await?.ok(), "no first request");
+    alice.get(TOC).await?.expect_ok()?;
     let asked = || stack.envoy.stat("cluster.ranch_relay.upstream_rq_total");
     let before = asked().await?;
     let start = Instant::now();
@@ -328,8 +322,7 @@ async fn random_keys_reach_the_relay_no_more_often_than_stated(stack: Arc<Stack>
     ensure!(questions as f64 <= most, "{questions} questions, {most} may be");
     // Only what was asked about is remembered.
     ensure!(unknown as u64 <= questions, "{unknown} unknown keys of {questions} questions");
-    let answer = alice.get(TOC).await?;
-    ensure!(answer.ok(), "a known key: {} {}", answer.status, answer.text());
+    alice.get(TOC).await?.expect_ok()?;
     Ok(())
 }
 
@@ -339,8 +332,7 @@ async fn from_elsewhere(stack: Arc<Stack>, start: Instant) -> Result<()> {
     until("the middle of the flood", FLOOD, || async { (start.elapsed() > middle).then_some(()) })
         .await?;
     let (url, ca, elsewhere) = (stack.url(), stack.certs.ca(), [127, 0, 0, 2].into());
-    let client = Client::coming_from(&url, &ca, Http::Two, elsewhere)?.key(stack.key("late")?);
-    let answer = client.get(TOC).await?;
-    ensure!(answer.ok(), "a new key is kept out: {} {}", answer.status, answer.text());
+    let client = Client::from_address(&url, &ca, Http::Two, elsewhere)?.key(stack.key("late")?);
+    client.get(TOC).await?.expect_ok()?;
     Ok(())
 }

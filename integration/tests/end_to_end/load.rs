@@ -5,13 +5,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use experiments::proof;
-use harness::Client;
-use harness::Load;
 use harness::client::raw::Raw;
 use harness::host::docker;
 use harness::host::processes;
-use harness::stack::{Builder, Runtime, Stack};
-use harness::until;
+use harness::{Client, Load, Runtime, Stack, StackBuilder, until};
 use rustix::process::Signal;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
@@ -34,24 +31,27 @@ const STREAMS: usize = 100;
 /// As the orchestrator has it, per tenant.
 const QUEUE: usize = 1_024;
 
-fn one_worker() -> Builder {
+fn one_worker() -> StackBuilder {
     // Envoy allows each worker a connection in any case; with one the bound is exact.
     Stack::builder().workers(1).tenant("alice")
 }
 
-fn one_worker_0_5_0() -> Builder {
+fn one_worker_0_5_0() -> StackBuilder {
     one_worker().sq("0.5.0")
 }
 
-fn old() -> Builder {
+fn old() -> StackBuilder {
     Stack::builder().sq("0.5.0").tenant("alice")
 }
 
-fn neighbours() -> Builder {
-    Stack::builder().tier("greedy", &proof::tier(64)).tenant_of("greedy", "greedy").tenant("bob")
+fn neighbours() -> StackBuilder {
+    Stack::builder()
+        .tier(proof::tier("greedy", 64))
+        .tenant_in_tier("greedy", "greedy")
+        .tenant("bob")
 }
 
-fn two_tenants() -> Builder {
+fn two_tenants() -> StackBuilder {
     one_worker().tenant("bob")
 }
 
@@ -89,8 +89,7 @@ async fn most_at_once(stack: &Stack) -> Result<u64> {
     let client = stack.tenant("alice")?;
     for n in 1..=4 {
         let path = format!("/api/v2/update?p=index&c=1.1.1/1.1.1/1.1.{n}");
-        let answer = client.post(&path, "x".repeat(500_000)).await?;
-        ensure!(answer.ok(), "{} {}", answer.status, answer.text());
+        client.post(&path, "x".repeat(500_000)).await?.expect_ok()?;
     }
     let load = Load::start(20, Duration::ZERO, move |_, _| {
         let client = client.clone();
@@ -122,7 +121,7 @@ fn hang(stack: &Stack, hang: bool) -> Result<()> {
             stack.sq_pids().into_iter().for_each(|pid| processes::signal(pid, signal));
         }
         Runtime::Docker => {
-            for id in docker::labelled(&stack.tenant_labels("alice"))? {
+            for id in docker::containers(&stack.tenant_labels("alice"))? {
                 docker::run(&[if hang { "pause" } else { "unpause" }, &id])?;
             }
         }
@@ -132,7 +131,7 @@ fn hang(stack: &Stack, hang: bool) -> Result<()> {
 
 async fn more_than_the_queue_holds_are_told_to_come_again(stack: Arc<Stack>) -> Result<()> {
     let warm = stack.tenant("alice")?;
-    ensure!(warm.get(&format!("/api/v2/update?{AT}&s=text")).await?.ok(), "a write");
+    warm.get(&format!("/api/v2/update?{AT}&s=text")).await?.expect_ok()?;
     hang(&stack, true)?;
     let mut asked = JoinSet::new();
     let clients: Vec<Client> = (0..12)
@@ -168,7 +167,7 @@ async fn more_than_the_queue_holds_are_told_to_come_again(stack: Arc<Stack>) -> 
 
 async fn who_gets_no_place_in_time_is_told_to_come_again(stack: Arc<Stack>) -> Result<()> {
     let alice = stack.tenant("alice")?;
-    ensure!(alice.get(&format!("/api/v2/update?{AT}&s=text")).await?.ok(), "a write");
+    alice.get(&format!("/api/v2/update?{AT}&s=text")).await?.expect_ok()?;
     hang(&stack, true)?;
     let mut asked = JoinSet::new();
     let alice = stack.client(harness::Http::Two)?.key(stack.key("alice")?);
@@ -198,26 +197,25 @@ async fn who_gets_no_place_in_time_is_told_to_come_again(stack: Arc<Stack>) -> R
 
 async fn a_read_that_kills_sq_is_sent_twice_and_then_no_more(stack: Arc<Stack>) -> Result<()> {
     let greedy = stack.tenant("greedy")?;
-    ensure!(greedy.get(&format!("/api/v2/update?{AT}&s=text")).await?.ok(), "a write");
+    greedy.get(&format!("/api/v2/update?{AT}&s=text")).await?.expect_ok()?;
     // Brought by hand: more than 64 MiB can hold once it is read.
     let file = stack.orchestrator.data().join("greedy/heavy.phext");
     std::fs::write(file, "x".repeat(TOO_LARGE))?;
-    let answer = greedy.get("/api/v2/toc?p=heavy").await?;
-    ensure!(answer.status == 503, "{} {}", answer.status, answer.text());
+    greedy.get("/api/v2/toc?p=heavy").await?.expect_status(503)?;
     until("the tenant to be back", PATIENCE, || async {
         let answer = greedy.get(&format!("/api/v2/select?{AT}")).await.ok()?;
         (answer.text() == "text").then_some(())
     })
     .await?;
-    let tenant = stack.orchestrator.tenant("greedy").await?.context("greedy")?;
-    ensure!(tenant["deaths"] == 2, "{tenant}");
+    let tenant = stack.orchestrator.tenant_status("greedy").await?;
+    ensure!(tenant.deaths == 2, "{tenant:?}");
     Ok(())
 }
 
 async fn nothing_but_whole_requests_reaches_sq_0_5_0(stack: Arc<Stack>) -> Result<()> {
     let alice = stack.tenant("alice")?;
     let write = format!("/api/v2/update?{AT}&s=text");
-    ensure!(alice.get(&write).await?.ok(), "a write");
+    alice.get(&write).await?.expect_ok()?;
     let sq = (stack.listen.https, stack.certs.ca());
     let key = stack.key("alice")?.to_owned();
     let head = format!(
@@ -242,8 +240,8 @@ async fn nothing_but_whole_requests_reaches_sq_0_5_0(stack: Arc<Stack>) -> Resul
         }
         ensure!(alice.get(&format!("/api/v2/select?{AT}")).await?.text() == "text", "a read");
     }
-    let tenant = stack.orchestrator.tenant("alice").await?.context("alice")?;
-    ensure!(tenant["deaths"] == 0, "SQ died: {tenant}");
+    let tenant = stack.orchestrator.tenant_status("alice").await?;
+    ensure!(tenant.deaths == 0, "SQ died: {tenant:?}");
     Ok(())
 }
 
@@ -251,11 +249,10 @@ async fn clients_that_leave_large_answers_cost_sq_0_5_0_a_moment_at_most(
     stack: Arc<Stack>,
 ) -> Result<()> {
     let alice = stack.tenant("alice")?;
-    ensure!(alice.get(&format!("/api/v2/update?{AT}&s=text")).await?.ok(), "a write");
+    alice.get(&format!("/api/v2/update?{AT}&s=text")).await?.expect_ok()?;
     for n in 1..=2 {
         let path = format!("/api/v2/update?p=large&c=1.1.1/1.1.1/1.1.{n}");
-        let answer = alice.post(&path, "x".repeat(LARGE)).await?;
-        ensure!(answer.ok(), "{} {}", answer.status, answer.text());
+        alice.post(&path, "x".repeat(LARGE)).await?.expect_ok()?;
     }
     let head = format!(
         "GET /api/v2/get?p=large HTTP/1.1\r\nhost: x\r\nauthorization: {}\r\n\r\n",
@@ -277,8 +274,8 @@ async fn clients_that_leave_large_answers_cost_sq_0_5_0_a_moment_at_most(
         .await?;
         longest = longest.max(asked.elapsed());
     }
-    let tenant = stack.orchestrator.tenant("alice").await?.context("alice")?;
-    println!("{LEAVERS} clients left: {} deaths, longest wait {longest:.1?}", tenant["deaths"]);
+    let tenant = stack.orchestrator.tenant_status("alice").await?;
+    println!("{LEAVERS} clients left: {} deaths, longest wait {longest:.1?}", tenant.deaths);
     // The back-off after a panic is a second, and a start follows.
     ensure!(longest < Duration::from_secs(4), "{longest:?}");
     Ok(())
@@ -308,9 +305,9 @@ async fn a_tenant_out_of_memory_is_back_at_once_and_disturbs_nobody(
     ensure!(back < Duration::from_secs(1), "back after {back:?}");
     let seen = load.finish().await;
     ensure!(seen.errors == 0, "the neighbour noticed: {seen:?}");
-    let tenant = stack.orchestrator.tenant("greedy").await?.context("greedy")?;
-    let cause = tenant["last_death"].as_str().unwrap_or_default().to_lowercase();
-    ensure!(cause.contains("memory"), "status says {tenant}");
+    let tenant = stack.orchestrator.tenant_status("greedy").await?;
+    let cause = tenant.last_death.clone().unwrap_or_default().to_lowercase();
+    ensure!(cause.contains("memory"), "status says {tenant:?}");
     let metrics = stack.orchestrator.admin().get("/metrics").await?.text();
     ensure!(
         metrics.contains("sq_orchestrator_deaths_total{kind=\"out_of_memory\"} 1"),
@@ -335,7 +332,7 @@ async fn uploads_of_one_tenant_leave_envoy_room_for_the_others(stack: Arc<Stack>
     const UPLOADS: u64 = 20;
     /// Two rounds of what its SQ takes at the same time.
     const HELD: u64 = 8;
-    ensure!(stack.tenant("alice")?.get("/api/v2/toc?p=index").await?.ok(), "no first request");
+    stack.tenant("alice")?.get("/api/v2/toc?p=index").await?.expect_ok()?;
     let refused = || stack.envoy.stat("wasmcustom.sq_gate.refused.database-busy");
     let mut uploads = Vec::new();
     for n in 0..UPLOADS {
@@ -350,12 +347,11 @@ async fn uploads_of_one_tenant_leave_envoy_room_for_the_others(stack: Arc<Stack>
     ensure!(answer.contains("retry-after: 1"), "{answer}");
     ensure!(refused().await? == UPLOADS - HELD, "{} were refused", refused().await?);
     for tenant in ["bob", "alice"] {
-        let answer = stack.tenant(tenant)?.get("/api/v2/toc?p=index").await?;
-        ensure!(answer.ok(), "{tenant} reads: {} {}", answer.status, answer.text());
+        stack.tenant(tenant)?.get("/api/v2/toc?p=index").await?.expect_ok()?;
     }
     let bob = stack.tenant("bob")?;
     let path = "/api/v2/update?p=index&c=1.1.1/1.1.1/1.1.1";
-    ensure!(bob.post(path, "x".repeat(2_000_000)).await?.ok(), "bob's upload is refused");
+    bob.post(path, "x".repeat(2_000_000)).await?.expect_ok()?;
     drop(uploads);
     let alice = stack.tenant("alice")?;
     until("room after the clients have gone", PATIENCE, || async {

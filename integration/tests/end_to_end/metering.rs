@@ -5,15 +5,13 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use experiments::reconcile;
-use harness::Http;
-use harness::Runtime;
+use harness::client::TOC;
 use harness::host::tools;
-use harness::stack::{Builder, Lifecycle, Stack};
-use harness::until;
+use harness::parts::orchestrator::responses::{MonthUsage, TenantUsage};
+use harness::{Http, Lifecycle, Runtime, Stack, StackBuilder, Tier, until};
 use hyper::Method;
-use serde_json::Value;
 
 use crate::world::{Case, On, case};
 
@@ -24,24 +22,25 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Of the short form; `integration reconcile` does ten times as many.
 const REQUESTS: u64 = 10_000;
 
-fn metered() -> Builder {
-    let paid = "  price-usd-month: 19\n  requests-per-s: 1000\n  burst: 1000\n";
+fn metered() -> StackBuilder {
+    let paid =
+        Tier::new("pro").set("price-usd-month", 19).set("requests-per-s", 1000).set("burst", 1000);
     Stack::builder()
         .workers(4)
-        .lifecycle(Lifecycle::hasty())
-        .tier("pro", paid)
-        .tenant_of("sleeper", "pro")
-        .tenant_of("counted", "pro")
-        .tenant_of("shown", "pro")
-        .tenant_of("timed", "pro")
+        .lifecycle(Lifecycle::short_leases())
+        .tier(paid)
+        .tenant_in_tier("sleeper", "pro")
+        .tenant_in_tier("counted", "pro")
+        .tenant_in_tier("shown", "pro")
+        .tenant_in_tier("timed", "pro")
 }
 
 /// One whose orchestrator a test ends.
-fn endable() -> Builder {
+fn endable() -> StackBuilder {
     metered().workers(2)
 }
 
-fn books() -> Builder {
+fn books() -> StackBuilder {
     // The case's runtime is set by the world.
     reconcile::builder(Runtime::Process)
 }
@@ -61,7 +60,6 @@ pub(crate) fn cases() -> Vec<Case> {
     ]
 }
 
-const TOC: &str = "/api/v2/toc?p=index";
 const AT: &str = "p=index&c=1.1.1/1.1.1/1.1.1";
 
 /// A test that counts within an hour, day or month waits for the end of one that is near.
@@ -72,20 +70,17 @@ async fn well_before_the_hour_ends() -> Result<()> {
 }
 
 /// A tenant's page.
-async fn page(stack: &Stack, tenant: &str) -> Result<Value> {
-    let answer = stack.tenant(tenant)?.get("/api/v2/usage").await?;
-    ensure!(answer.ok(), "{} {}", answer.status, answer.text());
-    ensure!(answer.header("content-type") == "application/json", "{answer:?}");
-    Ok(serde_json::from_slice(&answer.body)?)
+async fn page(stack: &Stack, tenant: &str) -> Result<TenantUsage> {
+    let response = stack.tenant(tenant)?.get("/api/v2/usage").await?.expect_ok()?;
+    ensure!(response.header("content-type") == "application/json", "{response:?}");
+    response.json()
 }
 
 /// Waits until the ledger has so many requests of the tenant, and gives its page.
-async fn counted(stack: &Stack, tenant: &str, requests: u64) -> Result<Value> {
+async fn counted(stack: &Stack, tenant: &str, requests: u64) -> Result<TenantUsage> {
     until(format!("{requests} requests of {tenant} in the ledger"), REPORTED, || async {
         let page = page(stack, tenant).await.ok()?;
-        let month = &page["month"];
-        let sum = ["reads", "writes", "refused"].iter().filter_map(|n| month[*n].as_u64());
-        (sum.sum::<u64>() >= requests).then_some(page)
+        (page.month.requests() >= requests).then_some(page)
     })
     .await
 }
@@ -94,25 +89,26 @@ async fn usage_is_answered_without_waking_and_is_not_counted(stack: Arc<Stack>) 
     well_before_the_hour_ends().await?;
     // Before its first request: nothing is known but the limits.
     let new = page(&stack, "sleeper").await?;
-    ensure!(new["state"] == "asleep" && new["limits"]["burst"] == 1000, "{new}");
+    let burst = new.limits.as_ref().map(|limits| &limits["burst"]);
+    ensure!(new.state == "asleep" && burst == Some(&1000.into()), "{new:?}");
     let sleeper = stack.tenant("sleeper")?;
-    ensure!(sleeper.get(&format!("/api/v2/update?{AT}&s=x")).await?.ok(), "no first request");
+    sleeper.get(&format!("/api/v2/update?{AT}&s=x")).await?.expect_ok()?;
     let awake = counted(&stack, "sleeper", 1).await?;
-    ensure!(awake["state"] == "awake" && awake["last_wake"]["ms"].is_u64(), "{awake}");
+    ensure!(awake.state == "awake" && awake.last_wake.is_some(), "{awake:?}");
     until("its storage to be measured", PATIENCE, || async {
         let measured = page(&stack, "sleeper").await.ok()?;
-        (measured["storage"]["used_bytes"].as_u64() > Some(0)).then_some(())
+        (measured.storage.used_bytes > 0).then_some(())
     })
     .await?;
     stack.orchestrator.put_to_sleep("sleeper", PATIENCE).await?;
     for _ in 0..20 {
         let asleep = page(&stack, "sleeper").await?;
-        ensure!(asleep["state"] == "asleep", "it was woken: {asleep}");
-        for sum in ["hour", "day", "month"] {
-            ensure!(asleep[sum]["writes"] == 1 && asleep[sum]["reads"] == 0, "{sum}: {asleep}");
+        ensure!(asleep.state == "asleep", "it was woken: {asleep:?}");
+        for sums in [&asleep.hour, &asleep.day, &asleep.month] {
+            ensure!(sums.writes == 1 && sums.reads == 0, "{asleep:?}");
         }
-        let quota = &asleep["quotas"]["requests_day"];
-        ensure!(quota["used"] == 1 && quota["limit"] == 10_000, "{asleep}");
+        let quota = asleep.quotas.get("requests_day").context("no quota requests_day")?;
+        ensure!(quota.used == 1 && quota.limit == Some(10_000), "{asleep:?}");
     }
     let state = stack.orchestrator.state_of("sleeper").await?;
     ensure!(state.as_deref() == Some("asleep"), "{state:?}");
@@ -133,33 +129,32 @@ async fn every_request_is_counted_once_by_how_it_ended(stack: Arc<Stack>) -> Res
         (Method::GET, "/api/v2/select?p=index&c=0", "", 400),
         (Method::PATCH, TOC, "", 405),
     ] {
-        let answer = client.send(method, path, &[], body.to_owned().into()).await?;
-        ensure!(answer.status == status, "{path}: {} {}", answer.status, answer.text());
+        let answer =
+            client.send(method, path, &[], body.to_owned().into()).await?.expect_status(status)?;
         timings.push(answer.header("server-timing").to_owned());
     }
-    let month = counted(&stack, "counted", 7).await?["month"].clone();
-    ensure!((month["reads"] == 2) && (month["writes"] == 2), "{month}");
-    ensure!(month["refused"] == 3 && month["reasons"]["unknown-endpoint"] == 1, "{month}");
-    ensure!(month["status"] == serde_json::json!([0, 0, 4, 0, 3, 0]), "{month}");
-    ensure!(month["bytes_in"].as_u64() >= Some(1000), "{month}");
-    ensure!(month["bytes_out"].as_u64() > Some(0), "{month}");
-    let wakes = &month["wakes"];
-    let started = wakes["start"].as_u64().unwrap_or(0) + wakes["create"].as_u64().unwrap_or(0);
-    ensure!(started == 1, "{month} {timings:?}");
+    let month = counted(&stack, "counted", 7).await?.month;
+    ensure!(month.reads == 2 && month.writes == 2, "{month:?}");
+    let unknown_endpoint = month.reasons.get("unknown-endpoint").copied();
+    ensure!(month.refused == 3 && unknown_endpoint == Some(1), "{month:?}");
+    ensure!(month.status == [0, 0, 4, 0, 3, 0], "{month:?}");
+    ensure!(month.bytes_in >= 1000 && month.bytes_out > 0, "{month:?}");
+    let wakes = |kind| month.wakes.get(kind).copied().unwrap_or_default();
+    ensure!(wakes("start") + wakes("create") == 1, "{month:?} {timings:?}");
     Ok(())
 }
 
 async fn the_time_that_quick_requests_take_adds_up(stack: Arc<Stack>) -> Result<()> {
     // Nothing else goes on at their worker, and each takes much less than a tick of its clock.
     let client = stack.client(Http::Two)?.key(stack.key("timed")?);
-    ensure!(client.get(TOC).await?.ok(), "no first request");
+    client.get(TOC).await?.expect_ok()?;
     let (requests, start) = (600, Instant::now());
     for _ in 0..requests {
-        ensure!(client.get(TOC).await?.ok(), "no request");
+        client.get(TOC).await?.expect_ok()?;
     }
     let seen_ms = u64::try_from(start.elapsed().as_millis())?;
-    let month = counted(&stack, "timed", requests + 1).await?["month"].clone();
-    let service_ms = month["service_ms"].as_u64().unwrap_or(0);
+    let month = counted(&stack, "timed", requests + 1).await?.month;
+    let service_ms = month.service_ms;
     println!("{requests} requests took their client {seen_ms} ms, and the tenant {service_ms} ms");
     // The first one's is in it too; the rest of the client's is TLS and both ends of HTTP.
     ensure!((seen_ms / 10..seen_ms + 1_000).contains(&service_ms), "{service_ms} of {seen_ms} ms");
@@ -168,7 +163,7 @@ async fn the_time_that_quick_requests_take_adds_up(stack: Arc<Stack>) -> Result<
 
 /// `orchestrator usage …`, as an operator types it.
 fn operator(stack: &Stack, args: &[&str]) -> Result<String> {
-    let output = Command::new(tools::own("orchestrator")?)
+    let output = Command::new(tools::workspace_binary("orchestrator")?)
         .arg("usage")
         .args(args)
         .env("SQ_ADMIN", stack.orchestrator.admin_url())
@@ -184,7 +179,7 @@ async fn the_operator_sees_usage_revenue_and_metrics_and_backs_it_up(
     well_before_the_hour_ends().await?;
     let shown = stack.tenant("shown")?;
     for _ in 0..3 {
-        ensure!(shown.get(TOC).await?.ok(), "no request");
+        shown.get(TOC).await?.expect_ok()?;
     }
     counted(&stack, "shown", 3).await?;
     let table = operator(&stack, &[])?;
@@ -192,8 +187,8 @@ async fn the_operator_sees_usage_revenue_and_metrics_and_backs_it_up(
     let csv = operator(&stack, &["--format", "csv"])?;
     ensure!(csv.lines().any(|line| line.starts_with("shown,pro,19.00,3,3,0,0,3,")), "{csv}");
     let json = operator(&stack, &["--tenant", "shown", "--format", "json"])?;
-    let json: Value = serde_json::from_str(&json)?;
-    ensure!(json["total"]["reads"] == 3 && json["revenue"]["cents"] == 1900, "{json}");
+    let month: MonthUsage = serde_json::from_str(&json)?;
+    ensure!(month.total.reads == 3 && month.revenue.cents == 1900, "{json}");
     let metrics = stack.orchestrator.admin().get("/metrics").await?.text();
     for metric in [
         "sq_orchestrator_usage_requests_total{class=\"read\"}",
@@ -232,11 +227,11 @@ async fn a_damaged_ledger_stops_no_tenant_and_what_was_served_is_billed_later(
     // A sleeping tenant is woken: leases do not wait for the ledger.
     let counted_tenant = stack.tenant("counted")?;
     for _ in 0..5 {
-        ensure!(counted_tenant.get(TOC).await?.ok(), "not served");
+        counted_tenant.get(TOC).await?.expect_ok()?;
     }
     let look = || async {
         let failed = "sq_orchestrator_ledger_condition{condition=\"failed\"}";
-        (orchestrator.labelled(failed).await.ok()? > 0.0).then_some(())
+        (orchestrator.labelled_metric(failed).await.ok()? > 0.0).then_some(())
     };
     until("the metric to say that the ledger failed", REPORTED, look).await?;
     let ready = orchestrator.admin().get("/readyz").await?;
@@ -246,7 +241,7 @@ async fn a_damaged_ledger_stops_no_tenant_and_what_was_served_is_billed_later(
     orchestrator.service().stop();
     fs::remove_file(&ledger)?;
     orchestrator.start().await?;
-    let month = counted(&stack, "counted", 5).await?["month"].clone();
-    ensure!(month["reads"] == 5, "{month}");
+    let month = counted(&stack, "counted", 5).await?.month;
+    ensure!(month.reads == 5, "{month:?}");
     Ok(())
 }

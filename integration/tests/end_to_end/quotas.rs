@@ -4,11 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, ensure};
-use harness::Answer;
-use harness::Client;
-use harness::Http;
-use harness::stack::{Builder, Lifecycle, Stack};
-use harness::until;
+use harness::client::TOC;
+use harness::{Client, Http, Lifecycle, Response, Stack, StackBuilder, Tier, until};
 use serde_json::Value;
 
 use crate::world::{Case, On, case};
@@ -21,32 +18,26 @@ const LIFTED_WITHIN: Duration = Duration::from_secs(1);
 const CONNECTIONS: usize = 12;
 const QUOTA: u64 = 60;
 
-fn tiers() -> Builder {
-    let rate = "  requests-per-s: 1_000_000\n  burst: 1_000_000\n";
-    let tier = |day, month, writes| {
-        format!(
-            "{rate}  requests-per-day: {day}\n  requests-per-month: {month}\n  \
-             writes-per-day: {writes}\n"
-        )
-    };
+fn tiers() -> StackBuilder {
+    let tier = |name, quota| Tier::unlimited(name).set(quota, QUOTA);
     Stack::builder()
         .workers(4)
         .second_envoy()
-        .tier("day", &tier("60", "unlimited", "unlimited"))
-        .tier("month", &tier("unlimited", "60", "unlimited"))
-        .tier("writes", &tier("unlimited", "unlimited", "60"))
-        .tenant_of("day", "day")
-        .tenant_of("many", "day")
-        .tenant_of("warned", "day")
-        .tenant_of("raised", "day")
-        .tenant_of("both", "day")
-        .tenant_of("monthly", "month")
-        .tenant_of("writer", "writes")
+        .tier(tier("day", "requests-per-day"))
+        .tier(tier("month", "requests-per-month"))
+        .tier(tier("writes", "writes-per-day"))
+        .tenant_in_tier("day", "day")
+        .tenant_in_tier("many", "day")
+        .tenant_in_tier("warned", "day")
+        .tenant_in_tier("raised", "day")
+        .tenant_in_tier("both", "day")
+        .tenant_in_tier("monthly", "month")
+        .tenant_in_tier("writer", "writes")
 }
 
 /// The same, asleep soon after the last request.
-fn sleepy() -> Builder {
-    tiers().lifecycle(Lifecycle::hasty())
+fn sleepy() -> StackBuilder {
+    tiers().lifecycle(Lifecycle::short_leases())
 }
 
 pub(crate) fn cases() -> Vec<Case> {
@@ -61,8 +52,6 @@ pub(crate) fn cases() -> Vec<Case> {
         case!(On::Own(sleepy), a_tenant_over_its_day_is_refused_without_being_woken),
     ]
 }
-
-const TOC: &str = "/api/v2/toc?p=index";
 
 fn now_s() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
@@ -80,7 +69,7 @@ fn client(stack: &Stack, tenant: &str) -> Result<Client> {
 }
 
 /// Whether it is a refusal for the quota; an error when it is neither that nor an answer.
-fn is_over(answer: &Answer) -> Result<bool> {
+fn is_over(answer: &Response) -> Result<bool> {
     let text = answer.text();
     let over = answer.status == 429 && text.contains("urn:sq:problem:quota-exceeded");
     ensure!(over || answer.ok(), "{} {text}", answer.status);
@@ -116,7 +105,7 @@ async fn a_used_up_day_is_refused_at_every_worker_within_two_seconds(
     let clients = (0..CONNECTIONS).map(|_| client(&stack, "many")).collect::<Result<Vec<_>>>()?;
     // Known at every worker, then quiet: what they do not serve they can't have counted.
     for client in &clients {
-        ensure!(client.get(TOC).await?.ok(), "no first request");
+        client.get(TOC).await?.expect_ok()?;
     }
     let served = use_up(&clients[0], TOC).await? + clients.len() as u64;
     let passed = Instant::now();
@@ -138,8 +127,7 @@ async fn answers_warn_from_80_percent_on(stack: Arc<Stack>) -> Result<()> {
     well_before_midnight().await?;
     let warned = client(&stack, "warned")?;
     for number in 1..=QUOTA {
-        let answer = warned.get(TOC).await?;
-        ensure!(answer.ok(), "request {number}: {} {}", answer.status, answer.text());
+        let answer = warned.get(TOC).await?.expect_ok()?;
         let warning = answer.header("x-sq-quota-warning");
         if number * 100 < QUOTA * 80 {
             ensure!(warning.is_empty(), "request {number} warns: {warning}");
@@ -169,7 +157,7 @@ async fn two_envoys_count_together(stack: Arc<Stack>) -> Result<()> {
     let here = client(&stack, "both")?;
     let there = stack.tenant_at_second("both", Http::Two)?;
     for client in [&here, &there] {
-        ensure!(client.get(TOC).await?.ok(), "no first request");
+        client.get(TOC).await?.expect_ok()?;
     }
     let served = use_up(&here, TOC).await? + 2;
     let passed = Instant::now();
@@ -197,8 +185,7 @@ async fn used_up_writes_leave_the_reads(stack: Arc<Stack>) -> Result<()> {
     let write = "/api/v2/update?p=index&c=1.1.1/1.1.1/1.1.1&s=x";
     let served = use_up(&writer, write).await.context("writes")?;
     ensure!(served == QUOTA, "{served} of {QUOTA} were served");
-    let answer = writer.get(TOC).await?;
-    ensure!(answer.ok(), "a read: {} {}", answer.status, answer.text());
+    writer.get(TOC).await?.expect_ok()?;
     Ok(())
 }
 
@@ -234,8 +221,7 @@ async fn a_tenant_over_its_day_is_refused_without_being_woken(stack: Arc<Stack>)
     }
     let metrics = stack.orchestrator.admin().get("/metrics").await?.text();
     ensure!(metrics.contains("kind=\"quota\""), "not counted among the leases:\n{metrics}");
-    let usage = first.get("/api/v2/usage").await?;
-    ensure!(usage.ok(), "its own numbers: {} {}", usage.status, usage.text());
+    let usage = first.get("/api/v2/usage").await?.expect_ok()?;
     let numbers: Value = serde_json::from_slice(&usage.body)?;
     ensure!(numbers["quotas"]["requests_day"]["used"] == QUOTA, "{numbers}");
     stack.registry.run("set", &["day", "tier=test"])?;

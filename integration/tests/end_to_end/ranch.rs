@@ -4,12 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use harness::Answer;
-use harness::Client;
-use harness::Http;
-use harness::holds;
-use harness::stack::{Builder, Stack};
-use harness::until;
+use harness::client::TOC;
+use harness::{Client, Http, Response, Stack, StackBuilder, Tier, holds, until};
 
 use crate::world::{Case, On, case};
 
@@ -21,15 +17,15 @@ const WORKERS: u32 = 4;
 /// The kernel spreads connections over the workers by their ports: more than this are never needed.
 const CONNECTIONS_MAX: usize = 200;
 
-fn four_workers() -> Builder {
+fn four_workers() -> StackBuilder {
     Stack::builder()
         .workers(WORKERS)
-        .tier("plan", "  burst: 50\n  requests-per-s: 10\n")
+        .tier(Tier::new("plan").set("burst", 50).set("requests-per-s", 10))
         .tenant("carol")
-        .tenant_of("dora", "plan")
+        .tenant_in_tier("dora", "plan")
 }
 
-fn two_workers() -> Builder {
+fn two_workers() -> StackBuilder {
     Stack::builder().workers(2).tenant("alice").tenant("bob")
 }
 
@@ -43,8 +39,6 @@ pub(crate) fn cases() -> Vec<Case> {
         case!(two, without_the_relay_known_keys_work_and_unknown_ones_get_503),
     ]
 }
-
-const TOC: &str = "/api/v2/toc?p=index";
 
 /// Polls until an answer has this status, for at most a second.
 pub(crate) async fn status_within_a_second(client: &Client, status: u16) -> Result<()> {
@@ -71,8 +65,7 @@ async fn clients(stack: &Stack, tenant: &str) -> Result<(Vec<Client>, Vec<u64>)>
     let mut clients = Vec::new();
     while clients.len() < CONNECTIONS_MAX {
         let client = stack.client(Http::One)?.key(stack.key(tenant)?);
-        let answer = client.get(TOC).await?;
-        ensure!(answer.ok(), "{} {}", answer.status, answer.text());
+        client.get(TOC).await?.expect_ok()?;
         clients.push(client);
         let accepted = accepted(stack).await?;
         if accepted.iter().all(|connections| *connections > 0) {
@@ -88,7 +81,7 @@ async fn clients(stack: &Stack, tenant: &str) -> Result<(Vec<Client>, Vec<u64>)>
 async fn bites_everywhere(
     stack: &Stack,
     (clients, before): (Vec<Client>, Vec<u64>),
-    changed: impl Fn(&Answer) -> bool,
+    changed: impl Fn(&Response) -> bool,
 ) -> Result<()> {
     let saved = Instant::now();
     for client in &clients {
@@ -110,7 +103,7 @@ async fn a_revoked_key_is_refused_within_a_second_on_every_worker(stack: Arc<Sta
 }
 
 async fn a_changed_tier_bites_within_a_second_on_every_worker(stack: Arc<Stack>) -> Result<()> {
-    let policy = |value: &'static str| move |a: &Answer| a.header("ratelimit-policy") == value;
+    let policy = |value: &'static str| move |a: &Response| a.header("ratelimit-policy") == value;
     let (clients, accepted) = clients(&stack, "dora").await?;
     let first = clients.first().context("no client")?;
     ensure!(policy("\"burst\";q=50;w=5")(&first.get(TOC).await?), "not the tier's rate");
@@ -121,7 +114,7 @@ async fn a_changed_tier_bites_within_a_second_on_every_worker(stack: Arc<Stack>)
 async fn a_rotated_key_serves_the_same_data(stack: Arc<Stack>) -> Result<()> {
     let at = "p=index&c=1.1.1/1.1.1/1.1.1";
     let bob = stack.tenant("bob")?;
-    ensure!(bob.get(&format!("/api/v2/update?{at}&s=mine")).await?.ok(), "no first request");
+    bob.get(&format!("/api/v2/update?{at}&s=mine")).await?.expect_ok()?;
     let key = stack.registry.rotate("bob")?;
     let new = stack.client(Http::Two)?.key(&key);
     status_within_a_second(&new, 200).await?;
@@ -132,11 +125,11 @@ async fn a_rotated_key_serves_the_same_data(stack: Arc<Stack>) -> Result<()> {
 
 async fn a_bad_edit_of_the_registry_changes_nothing(stack: Arc<Stack>) -> Result<()> {
     let alice = stack.tenant("alice")?;
-    ensure!(alice.get(TOC).await?.ok(), "no first request");
+    alice.get(TOC).await?.expect_ok()?;
     let good = std::fs::read(stack.registry.file())?;
     stack.registry.edit("tier: test\n", "tier: test\n  nonsense here\n")?;
     ensure!(stack.registry.run("check", &[]).is_err(), "the bad edit is no bad edit");
-    let relay = stack.relay.gateway();
+    let relay = stack.relay.client();
     let says = |source: &'static str| {
         until(format!("the source to be {source}"), PATIENCE, move || async move {
             let ready = relay.get("/readyz").await.ok()?;
@@ -150,15 +143,14 @@ async fn a_bad_edit_of_the_registry_changes_nothing(stack: Arc<Stack>) -> Result
     let bob = stack.tenant("bob")?;
     holds(BITES_WITHIN * 2, || async {
         for client in [&alice, &bob] {
-            let answer = client.get(TOC).await?;
-            ensure!(answer.ok(), "{} {}", answer.status, answer.text());
+            client.get(TOC).await?.expect_ok()?;
         }
         Ok(())
     })
     .await?;
     std::fs::write(stack.registry.file(), good)?;
     says("good").await?;
-    ensure!(alice.get(TOC).await?.ok(), "alice is gone");
+    alice.get(TOC).await?.expect_ok()?;
     Ok(())
 }
 
@@ -166,12 +158,11 @@ async fn without_the_relay_known_keys_work_and_unknown_ones_get_503(
     stack: Arc<Stack>,
 ) -> Result<()> {
     let alice = stack.tenant("alice")?;
-    ensure!(alice.get(TOC).await?.ok(), "no first request");
+    alice.get(TOC).await?.expect_ok()?;
     stack.relay.service().kill();
     let known = stack.client(Http::Two)?.key(stack.key("alice")?);
     for client in [&alice, &known] {
-        let answer = client.get(TOC).await?;
-        ensure!(answer.ok(), "a known key: {} {}", answer.status, answer.text());
+        client.get(TOC).await?.expect_ok()?;
     }
     let value = format!("Bearer {}", stack.key("bob")?);
     let expected = include_str!("refusals/relay-unavailable.txt");

@@ -15,13 +15,12 @@ use envoy_types::pb::envoy::service::ratelimit::v3::rate_limit_service_server::{
     RateLimitService, RateLimitServiceServer,
 };
 use envoy_types::pb::envoy::service::ratelimit::v3::{RateLimitRequest, RateLimitResponse};
-use harness::Client;
 use harness::bare_sq::{self, BareSq};
+use harness::client::TOC;
 use harness::host::ports;
 use harness::host::tools;
-use harness::parts::process::Part;
-use harness::stack::{Builder, Stack};
-use harness::until;
+use harness::parts::process::Process;
+use harness::{Client, Stack, StackBuilder, until};
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 
@@ -33,9 +32,8 @@ const START: Duration = Duration::from_mins(1);
 const COUNTED: Duration = Duration::from_secs(10);
 /// Requests of a tenant that the service lets through.
 const ALLOWED: u32 = 3;
-const TOC: &str = "/api/v2/toc?p=index";
 
-fn one_tenant() -> Builder {
+fn one_tenant() -> StackBuilder {
     Stack::builder().tenant("alice")
 }
 
@@ -114,20 +112,17 @@ async fn a_global_rate_limit_refuses_what_is_over_it(stack: Arc<Stack>) -> Resul
     let mut command = Command::new(tools::envoy()?);
     command.arg("-c").arg(&config).args(["--concurrency", "1", "--disable-hot-restart"]);
     command.env("SQ_ALICE_KEY", bare_sq::KEY);
-    let envoy = Part::start("envoy-ratelimit", &stack.dir.join("logs"), &mut command)?;
-    let admin = Client::plain(&format!("http://127.0.0.1:{admin}"))?;
+    let envoy = Process::start("envoy-ratelimit", &stack.dir.join("logs"), &mut command)?;
+    let admin = Client::plaintext(&format!("http://127.0.0.1:{admin}"))?;
     envoy.ready(START, || async { admin.get("/ready").await.is_ok_and(|a| a.ok()) }).await?;
 
-    let gateway = Client::plain(&format!("http://127.0.0.1:{https}"))?;
-    let nobody = gateway.get(TOC).await?;
-    ensure!(nobody.status == 401, "{} {}", nobody.status, nobody.text());
+    let gateway = Client::plaintext(&format!("http://127.0.0.1:{https}"))?;
+    gateway.get(TOC).await?.expect_status(401)?;
     let alice = gateway.key(stack.key("alice")?);
-    for number in 1..=ALLOWED {
-        let answer = alice.get(TOC).await?;
-        ensure!(answer.ok(), "request {number}: {} {}", answer.status, answer.text());
+    for _ in 1..=ALLOWED {
+        alice.get(TOC).await?.expect_ok()?;
     }
-    let over = alice.get(TOC).await?;
-    ensure!(over.status == 429, "{} {}", over.status, over.text());
+    alice.get(TOC).await?.expect_status(429)?;
     let expected = BTreeMap::from([("sq: tenant=sq/alice".to_owned(), ALLOWED + 1)]);
     ensure!(service.asked() == expected, "{:?}", service.asked());
     until("the filter to have counted the refusal", COUNTED, || async {
@@ -137,7 +132,6 @@ async fn a_global_rate_limit_refuses_what_is_over_it(stack: Arc<Stack>) -> Resul
     .await?;
 
     service.fails.store(true, Ordering::Relaxed);
-    let answer = alice.get(TOC).await?;
-    ensure!(answer.ok(), "a service that fails refuses: {} {}", answer.status, answer.text());
+    alice.get(TOC).await?.expect_ok()?;
     Ok(())
 }

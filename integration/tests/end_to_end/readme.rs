@@ -6,8 +6,8 @@ use std::process::Command;
 use std::sync::Arc;
 
 use anyhow::{Result, ensure};
+use harness::Stack;
 use harness::host::tools;
-use harness::stack::Stack;
 use integration::dev;
 
 use crate::world::{Case, On, case};
@@ -30,7 +30,7 @@ async fn everything_that_the_readme_shows_works(stack: Arc<Stack>) -> Result<()>
     fs::create_dir_all(home.path().join("target/release"))?;
     fs::write(home.path().join("run/demo.env"), dev::demo_env(&stack))?;
     for binary in ["relay", "orchestrator"] {
-        symlink(tools::own(binary)?, home.path().join("target/release").join(binary))?;
+        symlink(tools::workspace_binary(binary)?, home.path().join("target/release").join(binary))?;
     }
     let script = format!("set -euo pipefail\n{}", shown()?);
     let folder = home.path().to_owned();

@@ -3,11 +3,9 @@
 use std::sync::Arc;
 
 use anyhow::{Result, ensure};
-use harness::Answer;
-use harness::Client;
-use harness::Http;
+use harness::client::TOC;
 use harness::client::raw::Raw;
-use harness::stack::{Builder, Lifecycle, Stack};
+use harness::{Client, Http, Lifecycle, Response, Stack, StackBuilder};
 use hyper::Method;
 
 use crate::world::{Case, On, case};
@@ -15,7 +13,7 @@ use crate::world::{Case, On, case};
 /// The stack of all tests that disturb nobody: four workers.
 pub(crate) const MAIN: On = On::Shared("main", main_stack);
 
-fn main_stack() -> Builder {
+fn main_stack() -> StackBuilder {
     // Twenty starts take four seconds on a quiet machine and many more on one that compiles.
     let patient = Lifecycle::default().duration_ms("patience", 25_000);
     let mut builder = Stack::builder().lifecycle(patient).filter_config("lease_timeout", "\"27s\"");
@@ -46,7 +44,7 @@ const VARYING: [&str; 3] = ["date", "x-request-id", "server-timing"];
 const LIMITS: [&str; 2] = ["ratelimit", "ratelimit-policy"];
 
 /// Status, headers in order of their names, and body, as one text.
-fn bytes(answer: &Answer) -> String {
+fn bytes(answer: &Response) -> String {
     let mut headers: Vec<String> = answer
         .headers
         .iter()
@@ -66,13 +64,14 @@ pub(crate) async fn check(
 ) -> Result<()> {
     let (one, two) = (stack.client(Http::One)?, stack.client(Http::Two)?);
     // At once: some are told only after all retries.
-    let (one, two) = tokio::try_join!(one.get_with(path, headers), two.get_with(path, headers))?;
+    let (one, two) =
+        tokio::try_join!(one.get_with_headers(path, headers), two.get_with_headers(path, headers))?;
     same(&one, expected)?;
     same(&two, expected)
 }
 
 /// Checks one answer against a text.
-pub(crate) fn same(answer: &Answer, expected: &str) -> Result<()> {
+pub(crate) fn same(answer: &Response, expected: &str) -> Result<()> {
     let said = bytes(answer);
     let version = answer.version;
     ensure!(said == expected, "expected\n{expected}\nbut {version:?} gave\n{said}");
@@ -81,8 +80,6 @@ pub(crate) fn same(answer: &Answer, expected: &str) -> Result<()> {
     }
     Ok(())
 }
-
-const TOC: &str = "/api/v2/toc?p=index";
 
 async fn a_request_without_a_key_is_refused_byte_for_byte(stack: Arc<Stack>) -> Result<()> {
     check(&stack, &[], TOC, include_str!("refusals/no-credentials.txt")).await
@@ -128,8 +125,7 @@ async fn a_key_is_taken_from_each_of_its_three_places(stack: Arc<Stack>) -> Resu
         [("authorization", &*bearer), ("authorization", key), ("x-sq-api-key", key)]
     {
         for http in [Http::One, Http::Two] {
-            let answer = stack.client(http)?.get_with(TOC, &[(name, value)]).await?;
-            ensure!(answer.ok(), "{name}: {} {}", answer.status, answer.text());
+            stack.client(http)?.get_with_headers(TOC, &[(name, value)]).await?.expect_ok()?;
         }
     }
     Ok(())
@@ -181,15 +177,14 @@ async fn what_is_no_http_is_refused_and_disturbs_nobody(stack: Arc<Stack>) -> Re
         ),
     ] {
         let mut raw = Raw::connect(stack.listen.https, &stack.certs.ca()).await?;
-        let said = raw.ask(&request).await?;
+        let said = raw.request(&request).await?;
         ensure!(!said.starts_with("HTTP/1.1 2"), "{what} is answered with {said}");
         for name in ["server-timing", "x-request-id"] {
             let said_once = said.matches(&format!("\r\n{name}: ")).count() == 1;
             ensure!(said_once, "{what} is answered without {name}: {said}");
         }
     }
-    let answer = stack.tenant("alice")?.get(TOC).await?;
-    ensure!(answer.ok(), "alice is disturbed: {} {}", answer.status, answer.text());
+    stack.tenant("alice")?.get(TOC).await?.expect_ok()?;
     Ok(())
 }
 
@@ -201,13 +196,13 @@ async fn a_browser_may_ask_from_anywhere(stack: Arc<Stack>) -> Result<()> {
         ("access-control-request-headers", "authorization"),
     ];
     let path = "/api/v2/delete?p=index&c=1.1.1/1.1.1/1.1.1";
-    let answer = client.send(Method::OPTIONS, path, &preflight, "".into()).await?;
-    ensure!(answer.status == 204, "{} {}", answer.status, answer.text());
+    let answer =
+        client.send(Method::OPTIONS, path, &preflight, "".into()).await?.expect_status(204)?;
     ensure!(answer.header("access-control-allow-origin") == "*", "{answer:?}");
     let headers = answer.header("access-control-allow-headers").to_ascii_lowercase();
     ensure!(headers.contains("authorization") && headers.contains("x-sq-api-key"), "{headers}");
     ensure!(answer.header("access-control-allow-methods").contains("DELETE"), "{answer:?}");
-    let refused = client.get_with(TOC, &preflight[..1]).await?;
+    let refused = client.get_with_headers(TOC, &preflight[..1]).await?;
     ensure!(refused.header("access-control-allow-origin") == "*", "a refusal is unreadable");
     Ok(())
 }

@@ -1,14 +1,10 @@
 //! What the orchestrator answers on its own ports: to the filter, and to its operator.
 
+use harness::{Client, Lifecycle, Load, Response, Stack, StackBuilder, until};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use harness::Answer;
-use harness::Client;
-use harness::Load;
-use harness::stack::{Builder, Lifecycle, Stack};
-use harness::until;
 use hyper::Method;
 use serde_json::{Value, json};
 
@@ -17,8 +13,8 @@ use crate::world::{Case, On, case};
 const PATIENCE: Duration = Duration::from_secs(30);
 const AT: &str = "p=index&c=1.1.1/1.1.1/1.1.1";
 
-fn one_tenant() -> Builder {
-    Stack::builder().tenant("alice").lifecycle(Lifecycle::hasty())
+fn one_tenant() -> StackBuilder {
+    Stack::builder().tenant("alice").lifecycle(Lifecycle::short_leases())
 }
 
 pub(crate) fn cases() -> Vec<Case> {
@@ -28,11 +24,11 @@ pub(crate) fn cases() -> Vec<Case> {
     ]
 }
 
-async fn post(client: &Client, path: &str, body: String) -> Result<Answer> {
+async fn post(client: &Client, path: &str, body: String) -> Result<Response> {
     client.send(Method::POST, path, &[("content-type", "application/json")], body.into()).await
 }
 
-fn is(answer: &Answer, status: u16, said: &str) -> Result<()> {
+fn is(answer: &Response, status: u16, said: &str) -> Result<()> {
     let text = answer.text();
     ensure!(
         answer.status == status && text.contains(said),
@@ -43,7 +39,7 @@ fn is(answer: &Answer, status: u16, said: &str) -> Result<()> {
 }
 
 async fn every_route_says_what_it_refuses(stack: Arc<Stack>) -> Result<()> {
-    let gate = Client::plain(&format!("http://127.0.0.1:{}", stack.listen.orchestrator.gate))?;
+    let gate = Client::plaintext(&format!("http://127.0.0.1:{}", stack.listen.orchestrator.gate))?;
     let lease = |more: Value| {
         let mut body = json!({"gateway": "g", "tenant": "nobody", "tier": "free", "limits": {}});
         body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());

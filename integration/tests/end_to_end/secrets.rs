@@ -6,22 +6,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use harness::Http;
 use harness::host::docker;
-use harness::stack::{Builder, Runtime, Stack};
-use harness::until;
+use harness::{Http, Runtime, Stack, StackBuilder, until};
 
 use crate::world::{Case, On, case};
 
 /// Longest wait until what was asked is in Envoy's access log.
 const LOGGED: Duration = Duration::from_secs(20);
 
-fn two_tenants() -> Builder {
+fn two_tenants() -> StackBuilder {
     Stack::builder().tenant("alice").tenant("bob")
 }
 
 pub(crate) fn cases() -> Vec<Case> {
-    let old: fn() -> Builder = || two_tenants().sq("0.5.0");
+    let old: fn() -> StackBuilder = || two_tenants().sq("0.5.0");
     vec![
         case!(On::Own(two_tenants), no_key_is_on_the_disk_in_a_log_or_in_an_inspection),
         // SQ 0.5.0 prints every header that it gets.
@@ -61,27 +59,25 @@ async fn no_key_is_on_the_disk_in_a_log_or_in_an_inspection(stack: Arc<Stack>) -
     })?;
     ensure!(files > 10, "only {files} files were searched");
     for page in ["/config_dump?include_eds", "/stats", "/clusters", "/listeners", "/server_info"] {
-        let text = stack.envoy.admin().get(page).await?;
-        ensure!(text.ok(), "{page}: {} {}", text.status, text.text());
+        let text = stack.envoy.admin().get(page).await?.expect_ok()?;
         ensure!(!has(&text.body), "a key is in Envoy's {page}");
     }
     for page in ["/v1/tenants", "/v1/usage", "/metrics"] {
-        let text = stack.orchestrator.admin().get(page).await?;
-        ensure!(text.ok(), "{page}: {} {}", text.status, text.text());
+        let text = stack.orchestrator.admin().get(page).await?.expect_ok()?;
         ensure!(!has(&text.body), "a key is in the orchestrator's {page}");
     }
     let mut containers = Vec::from_iter(stack.envoy.container());
     if stack.runtime == Runtime::Docker {
-        containers.extend(docker::labelled(&stack.labels())?);
+        containers.extend(docker::containers(&stack.labels())?);
     }
     for id in containers {
         for question in [["inspect", &id], ["logs", &id]] {
-            let said = docker::run_all(&question)?;
+            let said = docker::run_with_stderr(&question)?;
             ensure!(!has(said.as_bytes()), "a key is in docker {question:?}");
         }
     }
     for part in ["relay", "orchestrator", "envoy", "sq"] {
-        for pid in harness::host::processes::below(&stack.dir, &[part]) {
+        for pid in harness::host::processes::with_argument_below(&stack.dir, &[part]) {
             for file in ["cmdline", "environ"] {
                 let bytes = fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
                 ensure!(!has(&bytes), "a key is in the {file} of {part}");
@@ -100,12 +96,13 @@ async fn use_everywhere(stack: &Stack, key: &str) -> Result<Vec<String>> {
     for (name, value) in
         [("authorization", &*bearer), ("authorization", key), ("x-sq-api-key", key)]
     {
-        let answer = client.get_with(toc, &[(name, value)]).await?;
-        ensure!(answer.ok(), "{} {}", answer.status, answer.text());
+        let answer = client.get_with_headers(toc, &[(name, value)]).await?.expect_ok()?;
         answers.push(answer);
     }
     let client = client.key(key);
-    answers.push(client.get_with(toc, &[("authorization-foo", &bearer), ("x-sq-key", key)]).await?);
+    answers.push(
+        client.get_with_headers(toc, &[("authorization-foo", &bearer), ("x-sq-key", key)]).await?,
+    );
     for path in [
         &*format!("/api/v2/toc?p=index&key={key}"),
         &format!("/api/v2/{key}"),

@@ -1,15 +1,10 @@
 //! Tenants sleep when nobody needs them and no request is lost by it.
 
+use harness::{Client, Http, Lifecycle, Load, Response, Stack, StackBuilder, until};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use harness::Answer;
-use harness::Client;
-use harness::Http;
-use harness::Load;
-use harness::stack::{Builder, Lifecycle, Stack};
-use harness::until;
 
 use crate::world::{Case, On, case};
 
@@ -26,13 +21,13 @@ const EACH_ROUND: u64 = 10;
 /// busy machine.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-fn hasty() -> Builder {
+fn hasty() -> StackBuilder {
     // Longer than a request takes on a busy machine, which is the rule for a grace.
-    let lifecycle = Lifecycle::hasty().duration_ms("grace", 1_200);
+    let lifecycle = Lifecycle::short_leases().duration_ms("grace", 1_200);
     Stack::builder().workers(2).tenant("alice").lifecycle(lifecycle)
 }
 
-fn idle() -> Builder {
+fn idle() -> StackBuilder {
     let lifecycle = Lifecycle::default()
         .duration_ms("lease", 500)
         .duration_ms("grace", 700)
@@ -58,10 +53,10 @@ async fn fifty_sleeps_and_wakes_under_load_lose_no_request(stack: Arc<Stack>) ->
     });
     until(format!("{ROUNDS} wakes"), ALL, || async {
         let found = stack.orchestrator.tenant("alice").await.ok()??;
-        if found["state"] == "awake" {
+        if found.state == "awake" {
             stack.orchestrator.sleep("alice").await.ok()?;
         }
-        (found["wakes"].as_u64()? > ROUNDS).then_some(())
+        (found.wakes > ROUNDS).then_some(())
     })
     .await?;
     let seen = load.finish().await;
@@ -72,7 +67,7 @@ async fn fifty_sleeps_and_wakes_under_load_lose_no_request(stack: Arc<Stack>) ->
 }
 
 /// Each client has a scroll of its own: written by one request, read by the next.
-async fn write_then_read(alice: Client, client: u64, number: u64) -> Result<Answer> {
+async fn write_then_read(alice: Client, client: u64, number: u64) -> Result<Response> {
     let at = format!("p=index&c=1.1.1/1.1.1/1.1.{}", client + 1);
     let text = format!("text-{}", number / 2);
     if number.is_multiple_of(2) {
@@ -87,7 +82,7 @@ async fn an_idle_tenant_dozes_then_sleeps_and_its_data_are_there_when_it_wakes(
     stack: Arc<Stack>,
 ) -> Result<()> {
     let alice = stack.tenant("alice")?;
-    ensure!(alice.get(&format!("/api/v2/update?{AT}&s=kept")).await?.ok(), "no first request");
+    alice.get(&format!("/api/v2/update?{AT}&s=kept")).await?.expect_ok()?;
     for state in ["dozing", "asleep"] {
         until(format!("alice to be {state}"), PATIENCE, || async {
             (stack.orchestrator.state_of("alice").await.ok()?? == state).then_some(())

@@ -6,11 +6,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use experiments::proof::disk::SmallDisk;
-use harness::Answer;
-use harness::Client;
 use harness::client::raw::Raw;
-use harness::stack::{Builder, Stack};
-use harness::until;
+use harness::{Client, Response, Stack, StackBuilder, Tier, until};
 use hyper::Method;
 use serde_json::Value;
 
@@ -24,32 +21,31 @@ const BODY: usize = 20_000;
 const DELIMITERS: u64 = 8_982;
 
 /// A tier with few limits but those of storage.
-fn tier(storage: u64, phexts: u32, phext_max: &str) -> String {
-    format!(
-        "  storage: {storage} B\n  memory: 64 MiB\n  phexts: {phexts}\n  phext-max: {phext_max}\n  \
-         requests-per-s: 1_000_000\n  burst: 1_000_000\n  requests-per-day: unlimited\n  \
-         requests-per-month: unlimited\n  writes-per-day: unlimited\n  wakes-per-hour: unlimited\n"
-    )
+fn tier(name: &str, storage: u64, phexts: u32, phext_max: &str) -> Tier {
+    Tier::unlimited(name)
+        .set("storage", format!("{storage} B"))
+        .set("phexts", phexts)
+        .set("phext-max", phext_max)
 }
 
-fn small() -> Builder {
+fn small() -> StackBuilder {
     Stack::builder()
         .workers(4)
-        .tier("tight", &tier(CAP, 100, "auto"))
-        .tier("few", &tier(100_000_000, 3, "100 kB"))
-        .tenant_of("full", "tight")
-        .tenant_of("herd", "tight")
-        .tenant_of("held", "tight")
-        .tenant_of("turns", "few")
-        .tenant_of("few", "few")
+        .tier(tier("tight", CAP, 100, "auto"))
+        .tier(tier("few", 100_000_000, 3, "100 kB"))
+        .tenant_in_tier("full", "tight")
+        .tenant_in_tier("herd", "tight")
+        .tenant_in_tier("held", "tight")
+        .tenant_in_tier("turns", "few")
+        .tenant_in_tier("few", "few")
         .tenant("reader")
 }
 
-fn one_tenant() -> Builder {
+fn one_tenant() -> StackBuilder {
     Stack::builder().tenant("alice")
 }
 
-fn no_room() -> Builder {
+fn no_room() -> StackBuilder {
     // More than any disk has.
     Stack::builder().tenant("alice").orchestrator("\n[host]\ndisk_floor = 1000000000000000\n")
 }
@@ -70,7 +66,7 @@ pub(crate) fn cases() -> Vec<Case> {
 }
 
 /// A refusal's document: its last part of `type`, and all of it.
-fn problem(answer: &Answer) -> Result<(String, Value)> {
+fn problem(answer: &Response) -> Result<(String, Value)> {
     let document: Value = serde_json::from_slice(&answer.body)
         .with_context(|| format!("{} {}", answer.status, answer.text()))?;
     ensure!(answer.header("content-type") == "application/problem+json", "{answer:?}");
@@ -78,7 +74,7 @@ fn problem(answer: &Answer) -> Result<(String, Value)> {
     Ok((name.rsplit(':').next().unwrap_or_default().to_owned(), document))
 }
 
-async fn append(client: &Client, phext: &str, n: usize) -> Result<Answer> {
+async fn append(client: &Client, phext: &str, n: usize) -> Result<Response> {
     let path = format!("/api/v2/insert?p={phext}&c=1.1.1/1.1.1/1.1.{}", n % 900 + 1);
     client.post(&path, "x".repeat(BODY)).await
 }
@@ -114,11 +110,10 @@ async fn a_write_that_may_not_fit_is_told_what_is_used_and_what_to_do(
     ensure!(detail.contains("Delete") && detail.contains("tier"), "{detail}");
     ensure!(stored(&stack, "full")? <= CAP, "more is stored than allowed");
     // Reading and removing always work, and make room.
-    ensure!(client.get("/api/v2/toc?p=a").await?.ok(), "a read is refused");
+    client.get("/api/v2/toc?p=a").await?.expect_ok()?;
     for n in 1..=6 {
         let path = format!("/api/v2/delete?p=a&c=1.1.1/1.1.1/1.1.{n}");
-        let answer = client.send(Method::DELETE, &path, &[], "".into()).await?;
-        ensure!(answer.ok(), "a delete is refused: {} {}", answer.status, answer.text());
+        client.send(Method::DELETE, &path, &[], "".into()).await?.expect_ok()?;
     }
     until("room after the deletes", MEASURED, || async {
         append(&client, "a", 0).await.ok()?.ok().then_some(())
@@ -177,7 +172,7 @@ async fn uploads_held_back_at_their_end_do_not_pass_the_cap_together(
     }
     let (uploads, mut taken) = (held.len(), 0);
     for mut upload in held {
-        let answer = upload.ask("x").await?;
+        let answer = upload.request("x").await?;
         ensure!(answer.contains(" 200 ") || answer.contains(" 507 "), "{answer}");
         taken += u64::from(answer.contains(" 200 "));
     }
@@ -230,14 +225,13 @@ async fn one_phext_too_many_is_refused_and_those_that_are_there_work(
     let client = stack.tenant("few")?;
     let write = |p: &str| format!("/api/v2/update?p={p}&c=1.1.1/1.1.1/1.1.1&s=text");
     for p in ["one", "two", "three"] {
-        let answer = client.get(&write(p)).await?;
-        ensure!(answer.ok(), "{p}: {} {}", answer.status, answer.text());
+        client.get(&write(p)).await?.expect_ok()?;
     }
     let answer = client.get(&write("four")).await?;
     let (name, document) = problem(&answer)?;
     ensure!(answer.status == 507 && name == "too-many-phexts", "{document}");
     ensure!(document["cap"] == 3 && document["parameter"] == "p", "{document}");
-    ensure!(client.get(&write("three")).await?.ok(), "one that is there is refused");
+    client.get(&write("three")).await?.expect_ok()?;
     Ok(())
 }
 
@@ -258,7 +252,7 @@ async fn a_phext_larger_than_the_tier_s_memory_can_hold_is_refused(
     })
     .await?;
     ensure!(refused.status == 413, "{} {}", refused.status, refused.text());
-    ensure!(client.get("/api/v2/toc?p=two").await?.ok(), "a read is refused");
+    client.get("/api/v2/toc?p=two").await?.expect_ok()?;
     Ok(())
 }
 
@@ -266,9 +260,9 @@ async fn empty_files_that_reads_left_behind_are_gone_after_a_sleep(
     stack: Arc<Stack>,
 ) -> Result<()> {
     let client = stack.tenant("reader")?;
-    ensure!(client.get("/api/v2/update?p=kept&c=1.1.1/1.1.1/1.1.1&s=text").await?.ok(), "a write");
+    client.get("/api/v2/update?p=kept&c=1.1.1/1.1.1/1.1.1&s=text").await?.expect_ok()?;
     for n in 0..5 {
-        ensure!(client.get(&format!("/api/v2/toc?p=looked{n}")).await?.ok(), "a read");
+        client.get(&format!("/api/v2/toc?p=looked{n}")).await?.expect_ok()?;
     }
     let folder = stack.orchestrator.data().join("reader");
     let files = || -> Result<Vec<String>> {
@@ -293,12 +287,12 @@ async fn a_tenant_on_a_disk_of_its_own_is_told_to_have_a_hard_limit(
     fs::create_dir(&folder)?;
     let disk = SmallDisk::mount(&folder, "size=8m")?;
     let client = stack.tenant("alice")?;
-    ensure!(client.get("/api/v2/update?p=a&c=1.1.1/1.1.1/1.1.1&s=text").await?.ok(), "a write");
-    let alice = stack.orchestrator.tenant("alice").await?.context("alice")?;
-    ensure!(alice["storage_hard_bytes"] == 8 << 20, "{alice}");
+    client.get("/api/v2/update?p=a&c=1.1.1/1.1.1/1.1.1&s=text").await?.expect_ok()?;
+    let alice = stack.orchestrator.tenant_status("alice").await?;
+    ensure!(alice.storage_hard_bytes == Some(8 << 20), "{alice:?}");
     drop(disk);
-    let alice = stack.orchestrator.tenant("alice").await?.context("alice")?;
-    ensure!(alice["storage_hard_bytes"].is_null(), "{alice}");
+    let alice = stack.orchestrator.tenant_status("alice").await?;
+    ensure!(alice.storage_hard_bytes.is_none(), "{alice:?}");
     Ok(())
 }
 
@@ -320,8 +314,7 @@ async fn below_the_host_s_floor_nothing_is_changed_and_everything_is_read(
         ensure!(!answer.header("retry-after").is_empty(), "{path}: {answer:?}");
     }
     for read in ["toc?p=a", "select?p=a&c=1.1.1/1.1.1/1.1.1", "get?p=a"] {
-        let answer = client.get(&format!("/api/v2/{read}")).await?;
-        ensure!(answer.ok(), "{read}: {} {}", answer.status, answer.text());
+        client.get(&format!("/api/v2/{read}")).await?.expect_ok()?;
     }
     let status: Value =
         serde_json::from_slice(&stack.orchestrator.admin().get("/v1/tenants").await?.body)?;

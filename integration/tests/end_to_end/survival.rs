@@ -4,12 +4,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use harness::Load;
 use harness::host::docker::{self, Engine};
 use harness::host::processes;
 use harness::host::tools;
-use harness::stack::{Builder, Runtime, Stack};
-use harness::until;
+use harness::{Load, Runtime, Stack, StackBuilder, until};
 use rustix::process::Signal;
 
 use crate::refusals::MAIN;
@@ -26,11 +24,11 @@ const FOUND_AGAIN: Duration = Duration::from_secs(4);
 /// A dead connection is noticed after four seconds; then SQ starts on a busy machine.
 const NOTICED: Duration = Duration::from_secs(12);
 
-fn two_tenants() -> Builder {
+fn two_tenants() -> StackBuilder {
     Stack::builder().tenant("alice").tenant("bob")
 }
 
-fn panicking() -> Builder {
+fn panicking() -> StackBuilder {
     let stack = Stack::builder().workers(1).tenant("alice");
     // A missing build fails when the stack starts.
     let wasm = tools::panicking_filter();
@@ -64,8 +62,7 @@ fn reads(stack: &Stack, tenant: &str) -> Result<Load> {
 
 async fn write(stack: &Stack, tenant: &str) -> Result<()> {
     let path = format!("/api/v2/update?{AT}&s={tenant}");
-    let answer = stack.tenant(tenant)?.get(&path).await?;
-    ensure!(answer.ok(), "{} {}", answer.status, answer.text());
+    stack.tenant(tenant)?.get(&path).await?.expect_ok()?;
     Ok(())
 }
 
@@ -137,7 +134,7 @@ async fn an_orchestrator_ends_in_order_and_leaves_no_tenant_frozen(
     // A tenant that is written all the time is held still now and then.
     for _ in 0..3 {
         some_more(&load).await?;
-        let part = stack.orchestrator.service().part()?;
+        let part = stack.orchestrator.service().process()?;
         part.signal(Signal::TERM);
         let ended = until("its end", PATIENCE, || async { part.ended() }).await?;
         ensure!(ended.code() == Some(0), "{ended}");
@@ -154,11 +151,11 @@ fn instance(stack: &Stack, tenant: &str) -> Result<String> {
     match stack.runtime {
         Runtime::Process => {
             let folder = stack.orchestrator.data().join(tenant);
-            let pids = processes::on(&folder, &["sq"]);
+            let pids = processes::with_argument(&folder, &["sq"]);
             pids.first().map(ToString::to_string).context("no SQ runs")
         }
         Runtime::Docker => {
-            let ids = docker::labelled(&stack.tenant_labels(tenant))?;
+            let ids = docker::containers(&stack.tenant_labels(tenant))?;
             ids.first().cloned().context("no container runs")
         }
     }
@@ -180,7 +177,7 @@ async fn a_killed_sq_is_hidden_by_retries(stack: Arc<Stack>) -> Result<()> {
     let what = "alice's SQ to run again";
     until(what, PATIENCE, || async {
         let alice = stack.orchestrator.tenant("alice").await.ok()??;
-        (alice["deaths"] == 1 && alice["state"] == "awake").then_some(())
+        (alice.deaths == 1 && alice.state == "awake").then_some(())
     })
     .await?;
     some_more(&load).await?;
@@ -220,8 +217,11 @@ async fn a_read_whose_sq_lost_its_network_is_asked_again_in_time(stack: Arc<Stac
 }
 
 async fn the_shipped_filter_has_no_trigger_of_panics(stack: Arc<Stack>) -> Result<()> {
-    let answer = stack.tenant("alice")?.get_with("/api/v2/toc?p=index", &[TRIGGER]).await?;
-    ensure!(answer.ok(), "{} {}", answer.status, answer.text());
+    stack
+        .tenant("alice")?
+        .get_with_headers("/api/v2/toc?p=index", &[TRIGGER])
+        .await?
+        .expect_ok()?;
     Ok(())
 }
 
@@ -230,8 +230,7 @@ async fn after_a_panic_in_the_filter_the_next_request_works(stack: Arc<Stack>) -
     write(&stack, "alice").await?;
     for _ in 0..3 {
         let path = format!("/api/v2/select?{AT}");
-        let answer = alice.get_with(&path, &[TRIGGER]).await?;
-        ensure!(answer.status == 500, "{} {}", answer.status, answer.text());
+        let answer = alice.get_with_headers(&path, &[TRIGGER]).await?.expect_status(500)?;
         ensure!(answer.text().contains("urn:sq:problem:internal"), "{}", answer.text());
         // The VM comes back after its back-off; nobody is let in without a key meanwhile.
         let nobody = stack.client(harness::Http::One)?;

@@ -4,19 +4,18 @@ use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
+use harness::client::TOC;
 use harness::host::docker;
 use harness::host::processes;
-use harness::stack::{Builder, Lifecycle, Runtime, Stack};
-use harness::until;
+use harness::{Lifecycle, Runtime, Stack, StackBuilder, until};
 
 use crate::refusals::check;
 use crate::world::{Case, On, case};
 
-const TOC: &str = "/api/v2/toc?p=index";
 const PATIENCE: Duration = Duration::from_secs(30);
 
-fn two_tenants() -> Builder {
+fn two_tenants() -> StackBuilder {
     // Each failure backs off as long as the first; one worker knows of all leases.
     let lifecycle =
         Lifecycle::default().duration_ms("backoff", 1_000).duration_ms("backoff_max", 1_000);
@@ -40,7 +39,7 @@ async fn a_database_that_can_t_start_is_told_byte_for_byte(stack: Arc<Stack>) ->
     let value = format!("Bearer {}", stack.key("alice")?);
     let expected = include_str!("refusals/wake-failed.txt");
     check(&stack, &[("authorization", &value)], TOC, expected).await?;
-    ensure!(stack.tenant("bob")?.get(TOC).await?.ok(), "bob");
+    stack.tenant("bob")?.get(TOC).await?.expect_ok()?;
     fs::remove_file(&folder)?;
     let alice = stack.tenant("alice")?;
     until("alice to be served", PATIENCE, || async {
@@ -52,16 +51,16 @@ async fn a_database_that_can_t_start_is_told_byte_for_byte(stack: Arc<Stack>) ->
 async fn without_the_orchestrator_wakes_and_deaths_are_told_byte_for_byte(
     stack: Arc<Stack>,
 ) -> Result<()> {
-    ensure!(stack.tenant("alice")?.get(TOC).await?.ok(), "no first request");
+    stack.tenant("alice")?.get(TOC).await?.expect_ok()?;
     stack.orchestrator.service().kill();
     let value = format!("Bearer {}", stack.key("bob")?);
     let expected = include_str!("refusals/orchestrator-unavailable.txt");
     check(&stack, &[("authorization", &value)], TOC, expected).await?;
     // And nobody is there to start again what dies now.
     match stack.runtime {
-        Runtime::Process => processes::end(&stack.sq_pids()),
+        Runtime::Process => processes::kill_all(&stack.sq_pids()),
         Runtime::Docker => {
-            for id in docker::labelled(&stack.tenant_labels("alice"))? {
+            for id in docker::containers(&stack.tenant_labels("alice"))? {
                 docker::run(&["kill", &id])?;
             }
         }

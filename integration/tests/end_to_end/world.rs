@@ -15,7 +15,7 @@ use anyhow::{Context as _, Result, bail};
 use harness::host::docker;
 use harness::host::signals;
 use harness::host::tools;
-use harness::stack::{Builder, Runtime, Stack};
+use harness::{Runtime, Stack, StackBuilder};
 use libtest_mimic::{Arguments, Failed, Trial};
 use tokio::sync::{OnceCell, watch};
 
@@ -41,9 +41,9 @@ type Run = fn(Arc<Stack>) -> Pin<Box<dyn Future<Output = Result<()>> + Send>>;
 #[derive(Clone, Copy)]
 pub(crate) enum On {
     /// One that all tests with this name share.
-    Shared(&'static str, fn() -> Builder),
+    Shared(&'static str, fn() -> StackBuilder),
     /// One of its own.
-    Own(fn() -> Builder),
+    Own(fn() -> StackBuilder),
 }
 
 impl Case {
@@ -201,13 +201,13 @@ impl World {
                 Err(panic) => (*panic.downcast::<&str>().unwrap_or_default()).to_owned(),
             },
         };
-        Err(format!("{error}\n{}", stack.tails()).into())
+        Err(format!("{error}\n{}", stack.log_tails()).into())
     }
 
     async fn stack(&self, runtime: Runtime, on: On) -> Result<Arc<Stack>> {
         // On one of tokio's own threads, which live as long as this process: Envoy gets SIGTERM when
         // the thread that started it ends, and a test's ends when no test is left for it.
-        let start = |build: fn() -> Builder| async move {
+        let start = |build: fn() -> StackBuilder| async move {
             let start = self.tokio.spawn(async move { build().runtime(runtime).start().await });
             anyhow::Ok(Arc::new(start.await??))
         };
@@ -238,7 +238,7 @@ impl World {
 fn interrupted(tokio: &tokio::runtime::Handle) -> watch::Receiver<bool> {
     let (tell, told) = watch::channel(false);
     tokio.spawn(async move {
-        if let Ok(asked) = signals::to_end() {
+        if let Ok(asked) = signals::shutdown() {
             asked.await;
             eprintln!("interrupted: ending all stacks");
             tell.send_replace(true);
@@ -251,8 +251,8 @@ fn interrupted(tokio: &tokio::runtime::Handle) -> watch::Receiver<bool> {
 
 /// Both runtimes, or the one that is asked for; Docker only where a daemon answers.
 fn runtimes() -> Result<Vec<Runtime>> {
-    if let Some(asked) = Runtime::asked()? {
-        return Ok(vec![Runtime::found(Some(asked))?]);
+    if let Some(asked) = Runtime::from_env()? {
+        return Ok(vec![Runtime::resolve(Some(asked))?]);
     }
     match docker::daemon() {
         Ok(_) => Ok(vec![Runtime::Process, Runtime::Docker]),

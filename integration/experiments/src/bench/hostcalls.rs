@@ -1,14 +1,14 @@
 //! Hostcalls of a warm request, counted where they happen: Envoy's trace log of its wasm host.
 
+use harness::Client;
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 
 use super::generator;
-use harness::Client;
 
 /// Requests that are traced: enough that a flush of usage in between does not count.
 const REQUESTS: u64 = 200;
@@ -29,7 +29,7 @@ pub async fn per_request(admin: &Client, log: &Path, port: u16, key: &str) -> Re
     );
     let address = SocketAddr::from(([127, 0, 0, 1], port));
     let from = fs::metadata(log)?.len();
-    ensure!(admin.post("/logging?wasm=trace", "").await?.ok(), "Envoy does not trace");
+    admin.post("/logging?wasm=trace", "").await?.expect_ok()?;
     generator::run(address, &request, 1, REQUESTS).await?;
     admin.post("/logging?wasm=info", "").await?;
     let bytes = fs::read(log)?;

@@ -21,7 +21,7 @@ use super::{Scale, cpu, generator, judged, percentile, warm};
 use harness::Client;
 use harness::host::ports;
 use harness::host::tools;
-use harness::parts::process::Part;
+use harness::parts::process::Process;
 
 /// CPU per request, µs.
 const GOAL_US: f64 = 1.0;
@@ -35,7 +35,7 @@ const START: Duration = Duration::from_mins(1);
 const ROUNDS: usize = 16;
 
 struct Bench {
-    part: Part,
+    part: Process,
     admin: Client,
     /// With limits, with their headers only, without.
     ports: [u16; 3],
@@ -90,8 +90,8 @@ impl Bench {
         fs::write(&config, yaml)?;
         let mut command = Command::new(tools::envoy()?);
         command.arg("-c").arg(&config).args(["--concurrency", "1", "--disable-hot-restart"]);
-        let part = Part::start("envoy", dir.path(), &mut command)?;
-        let admin = Client::plain(&format!("http://127.0.0.1:{admin_port}"))?;
+        let part = Process::start("envoy", dir.path(), &mut command)?;
+        let admin = Client::plaintext(&format!("http://127.0.0.1:{admin_port}"))?;
         part.ready(START, || async { admin.get("/ready").await.is_ok_and(|answer| answer.ok()) })
             .await?;
         Ok(Self { part, admin, ports, dir, _stubs: stubs })

@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -19,8 +19,7 @@ use harness::host::docker::{self, Engine};
 use harness::host::ports;
 use harness::host::tools;
 use harness::host::tools::SQ_VERSION;
-use harness::stack::{Lifecycle, Runtime, Stack};
-use harness::until;
+use harness::{Lifecycle, Runtime, Stack, until};
 
 /// Ours against bare, at the median and at p99.
 const GOAL: f64 = 1.15;
@@ -39,8 +38,9 @@ const UID: u32 = 10001;
 
 /// Measures and prints the table.
 pub async fn print(runtime: Option<Runtime>, scale: &Scale) -> Result<()> {
-    let runtime = Runtime::found(runtime)?;
-    let one = Stack::builder().runtime(runtime).tenant("bench").lifecycle(Lifecycle::hasty());
+    let runtime = Runtime::resolve(runtime)?;
+    let one =
+        Stack::builder().runtime(runtime).tenant("bench").lifecycle(Lifecycle::short_leases());
     let many = (0..scale.rush).fold(one, |stack, n| stack.tenant(&format!("rush-{n}")));
     let stack = Arc::new(many.start().await?);
     let (mut ours, mut bare) = (Vec::new(), Vec::new());
@@ -90,8 +90,8 @@ async fn at_rest(stack: &Stack) -> Result<()> {
         return Ok(());
     }
     until("the network slots to be complete", PATIENCE, || async {
-        let joined = docker::labelled(&stack.labels()).ok()?.len();
-        let slots = docker::running(&stack.slot_labels()).ok()?.len();
+        let joined = docker::containers(&stack.labels()).ok()?.len();
+        let slots = docker::running_containers(&stack.prepared_network_labels()).ok()?.len();
         (slots == joined + SLOTS).then_some(())
     })
     .await
@@ -101,8 +101,7 @@ async fn at_rest(stack: &Stack) -> Result<()> {
 async fn wake(stack: &Stack, tenant: &str) -> Result<f64> {
     let client = stack.tenant(tenant)?;
     let start = Instant::now();
-    let answer = client.get("/api/v2/toc?p=bench").await?;
-    ensure!(answer.ok(), "{tenant}: {} {}", answer.status, answer.text());
+    client.get("/api/v2/toc?p=bench").await?.expect_ok()?;
     Ok(start.elapsed().as_secs_f64() * 1e3)
 }
 

@@ -19,7 +19,7 @@ use super::{Scale, cpu, generator, hostcalls, judged, percentile};
 use harness::Client;
 use harness::host::ports;
 use harness::host::tools;
-use harness::parts::process::Part;
+use harness::parts::process::Process;
 
 /// CPU above the plain route, µs per request.
 const GOAL_US: f64 = 8.0;
@@ -32,7 +32,7 @@ pub(super) const KEY: &str = "pmb-v1-0123456789abcdef0123456789abcdef";
 
 /// An Envoy with one listener per gate and the stubs around it.
 pub struct Bench {
-    part: Part,
+    part: Process,
     ports: Vec<(Gate, u16)>,
     admin: Client,
     log: PathBuf,
@@ -100,8 +100,8 @@ impl Bench {
         fs::write(&config, yaml)?;
         let mut command = Command::new(tools::envoy()?);
         command.arg("-c").arg(&config).args(["--concurrency", "1", "--disable-hot-restart"]);
-        let part = Part::start("envoy", dir.path(), &mut command)?;
-        let admin = Client::plain(&format!("http://127.0.0.1:{admin_port}"))?;
+        let part = Process::start("envoy", dir.path(), &mut command)?;
+        let admin = Client::plaintext(&format!("http://127.0.0.1:{admin_port}"))?;
         part.ready(START, || {
             let admin = admin.clone();
             async move { admin.get("/ready").await.is_ok_and(|answer| answer.ok()) }

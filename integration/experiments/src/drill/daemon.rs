@@ -12,8 +12,7 @@ use super::tally::Tally;
 use super::{Drill, PATIENCE, Scale, stack, under_load};
 use harness::host::docker;
 use harness::host::processes;
-use harness::stack::Runtime;
-use harness::until;
+use harness::{Runtime, until};
 
 const LIVE_RESTORE: &str = "--live-restore";
 
@@ -54,15 +53,17 @@ async fn start_again(line: &[String]) -> Result<()> {
     // In order where containers are to end with it: a killed daemon leaves them to its next life.
     let kept = line.iter().any(|arg| arg.starts_with(LIVE_RESTORE));
     processes::signal(ending, if kept { Signal::KILL } else { Signal::TERM });
-    until("dockerd to end", PATIENCE, || async { (!processes::alive(ending)).then_some(()) })
+    until("dockerd to end", PATIENCE, || async { (!processes::is_alive(ending)).then_some(()) })
         .await?;
     // Its containerd dies a moment later; the next daemon would take one that nobody has waited for
     // yet for alive.
     let containerd =
         fs::read_to_string(CONTAINERD_PID).ok().and_then(|pid| pid.trim().parse().ok());
     if let Some(pid) = containerd {
-        until("containerd to end", PATIENCE, || async { (!processes::alive(pid)).then_some(()) })
-            .await?;
+        until("containerd to end", PATIENCE, || async {
+            (!processes::is_alive(pid)).then_some(())
+        })
+        .await?;
         let _ = fs::remove_file(CONTAINERD_PID);
     }
     // A service manager may be quicker than we are.
@@ -91,7 +92,7 @@ fn command_line() -> Result<Vec<String>> {
 fn pid() -> Result<i32> {
     let named = |pid: &i32| {
         let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-        name.trim() == "dockerd" && processes::alive(*pid)
+        name.trim() == "dockerd" && processes::is_alive(*pid)
     };
     let all = fs::read_dir("/proc")?.flatten();
     let pids: Vec<i32> =

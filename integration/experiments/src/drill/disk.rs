@@ -1,5 +1,6 @@
 //! A disk that has less room than the floor for a while: writes are refused, reads go on.
 
+use harness::Stack;
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -10,7 +11,6 @@ use super::Scale;
 use super::mixed::Mixed;
 use super::tally::Tally;
 use crate::proof::disk::LoopDisk;
-use harness::stack::Stack;
 
 /// The whole disk.
 const MEGABYTES: u64 = 256;

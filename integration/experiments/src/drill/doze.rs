@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 
 use harness::poll::until;
-use harness::stack::{Lifecycle, Runtime, Stack};
+use harness::{Lifecycle, Runtime, Stack};
 
 /// The middle one is told.
 pub const ROUNDS: usize = 21;
@@ -28,8 +28,7 @@ pub async fn wakes(runtime: Runtime, rounds: usize) -> Result<Duration> {
     let mut took = Vec::new();
     for round in 0..=rounds {
         let start = Instant::now();
-        let answer = alice.get("/api/v2/toc?p=index").await?;
-        ensure!(answer.ok(), "{} {}", answer.status, answer.text());
+        let answer = alice.get("/api/v2/toc?p=index").await?.expect_ok()?;
         // The first one starts it.
         if round > 0 {
             let timing = answer.header("server-timing");

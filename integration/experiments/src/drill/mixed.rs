@@ -3,20 +3,18 @@
 //! A client behaves as its library would: where nobody answers at all it asks a read again, and a
 //! write only when it was never sent. Every such time is counted.
 
+use harness::{Client, Response, Stack, until};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use hyper_util::client::legacy;
 use tokio::task::JoinSet;
 
 use super::PATIENCE;
 use super::scroll::{Blow, Reads, Scroll};
 use super::tally::Tally;
-use harness::client::{Answer, Client};
-use harness::stack::Stack;
-use harness::until;
 
 /// Scrolls per tenant. No multiple of [`WRITE_EVERY`], so that each of them is read and written.
 const SCROLLS: u64 = 10;
@@ -79,8 +77,7 @@ impl Mixed {
                 wakes.spawn(async move { client.post(&path, "x".repeat(BULK_BYTES)).await });
             }
             while let Some(answer) = wakes.join_next().await {
-                let answer = answer??;
-                ensure!(answer.ok(), "{} {}", answer.status, answer.text());
+                answer??.expect_ok()?;
             }
         }
         let orders = Arc::new(Orders {
@@ -179,7 +176,7 @@ struct Tenant {
 /// Why there is no text.
 enum Failed {
     /// This was answered instead.
-    Answered(Answer),
+    Answered(Response),
     /// Nothing was, for as long as a client tries.
     Silence(String),
 }

@@ -10,8 +10,7 @@ use super::{Drill, PATIENCE, clock};
 use harness::host::docker;
 use harness::host::processes;
 use harness::host::tools;
-use harness::stack::{Runtime, Stack};
-use harness::until;
+use harness::{Runtime, Stack, until};
 
 /// More than SQ bears in 64 MiB: it holds a body several times.
 const HOG_BYTES: usize = 40 << 20;
@@ -32,7 +31,7 @@ pub(super) async fn strike(drill: Drill, stack: &Stack, load: &Mixed, number: us
         }
         Drill::OrchestratorUpgraded => {
             let new = stack.dir.join(format!("orchestrator-{number}"));
-            std::fs::copy(tools::own("orchestrator")?, &new)?;
+            std::fs::copy(tools::workspace_binary("orchestrator")?, &new)?;
             stack.orchestrator.service().stop();
             stack.orchestrator.service().replace(new);
             stack.orchestrator.start().await
@@ -73,8 +72,7 @@ async fn all_asleep(stack: &Stack) -> Result<()> {
     let mut before = BTreeMap::new();
     for name in stack.keys.keys() {
         before.insert(name, wakes(stack, name).await.unwrap_or_default());
-        let answer = stack.orchestrator.sleep(name).await?;
-        ensure!(answer.status == 202, "{name}: {} {}", answer.status, answer.text());
+        stack.orchestrator.sleep(name).await?.expect_status(202)?;
     }
     for (name, before) in before {
         until(format!("{name} to have slept"), PATIENCE, || async {
@@ -86,14 +84,14 @@ async fn all_asleep(stack: &Stack) -> Result<()> {
 }
 
 async fn wakes(stack: &Stack, name: &str) -> Option<u64> {
-    stack.orchestrator.tenant(name).await.ok()??["wakes"].as_u64()
+    Some(stack.orchestrator.tenant(name).await.ok()??.wakes)
 }
 
 /// Process or container ids of all tenants' SQs.
 fn instances(stack: &Stack) -> Result<Vec<String>> {
     match stack.runtime {
         Runtime::Process => Ok(stack.sq_pids().iter().map(ToString::to_string).collect()),
-        Runtime::Docker => docker::labelled(&stack.labels()),
+        Runtime::Docker => docker::containers(&stack.labels()),
     }
 }
 
@@ -110,7 +108,7 @@ fn kill(stack: &Stack, instance: &str) -> Result<()> {
 async fn out_of_memory(stack: &Stack, number: usize) -> Result<()> {
     let names: Vec<&String> = stack.keys.keys().collect();
     let name = names.get(number % names.len().max(1)).context("no tenant")?.as_str();
-    let deaths = || async { stack.orchestrator.tenant(name).await.ok()??["deaths"].as_u64() };
+    let deaths = || async { Some(stack.orchestrator.tenant(name).await.ok()??.deaths) };
     let before = deaths().await.unwrap_or_default();
     let hog = stack.tenant(name)?;
     let path = "/api/v2/insert?p=hog&c=1.1.1/1.1.1/1.1.1";
@@ -124,7 +122,7 @@ async fn out_of_memory(stack: &Stack, number: usize) -> Result<()> {
 }
 
 fn second_orchestrator(stack: &Stack) -> Result<()> {
-    let output = Command::new(tools::own("orchestrator")?)
+    let output = Command::new(tools::workspace_binary("orchestrator")?)
         .args(["serve", "--config"])
         .arg(stack.dir.join("orchestrator.toml"))
         .output()?;

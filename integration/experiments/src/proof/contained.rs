@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Result;
 use tempfile::TempDir;
 
-use harness::bare_sq::{Answer, KEY, exchange, request};
+use harness::bare_sq::{KEY, Response, exchange, request};
 use harness::host::docker;
 use harness::host::ports;
 use harness::host::tools;
@@ -41,7 +41,7 @@ impl Contained {
     }
 
     /// One request. Blocks.
-    pub fn send(&self, method: &str, path: &str, body: Option<&[u8]>) -> Result<Answer> {
+    pub fn send(&self, method: &str, path: &str, body: Option<&[u8]>) -> Result<Response> {
         let to = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port));
         exchange(to, &request(method, path, body), PATIENCE)
     }

@@ -22,8 +22,7 @@ use super::target::Target;
 use harness::host::docker;
 use harness::host::processes;
 use harness::host::tools;
-use harness::stack::Runtime;
-use harness::until;
+use harness::{Runtime, until};
 
 /// Longest wait for a daemon to come back or to end, and for tenants after it.
 const BACK: Duration = Duration::from_mins(1);
@@ -149,7 +148,7 @@ impl Daemon {
         // waited for yet for alive.
         let containerd = "exec/containerd/containerd.pid";
         let pids: Vec<i32> = [Some(pid), self.pid_in(containerd)].into_iter().flatten().collect();
-        processes::end(&pids);
+        processes::kill_all(&pids);
         for file in ["docker.pid", containerd] {
             fs::remove_file(self.dir.join(file))?;
         }
@@ -177,14 +176,14 @@ impl Drop for Daemon {
         if let Some(pid) = self.pid() {
             processes::signal(pid, Signal::TERM);
             let end = Instant::now() + BACK;
-            while processes::alive(pid) && Instant::now() < end {
+            while processes::is_alive(pid) && Instant::now() < end {
                 std::thread::sleep(Duration::from_millis(20));
             }
         }
         // One that could not be started again has left its containers.
-        let shims = processes::below(&self.dir, &["containerd-shim-runc-v2"]);
+        let shims = processes::with_argument_below(&self.dir, &["containerd-shim-runc-v2"]);
         let left: Vec<i32> = shims.iter().flat_map(|shim| processes::children(*shim)).collect();
-        processes::end(&[left, shims].concat());
+        processes::kill_all(&[left, shims].concat());
         // Without them the folder can be removed.
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         let points = mounts.lines().filter_map(|line| line.split(' ').nth(4));

@@ -3,6 +3,7 @@
 //! SQ truncates a phext before it writes it, and what takes the room does so just then: SQ 0.6.0
 //! answers 200 all the same and leaves a cut file.
 
+use harness::until;
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -17,7 +18,6 @@ use tokio::task::spawn_blocking;
 
 use super::kill::{Random, Tally, Writers};
 use super::target::{PHEXT, TENANT, Target};
-use harness::until;
 
 /// How long the disk stays full: longer than the gateway takes to see it.
 const FULL: Duration = Duration::from_secs(4);

@@ -5,6 +5,7 @@
 //!        ▲────────────────────────────────────────────────────────────────────────────────────────┘
 //! ```
 
+use harness::until;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -15,7 +16,6 @@ use tokio::task::JoinSet;
 
 use super::model::{Found, Model};
 use super::target::{Blow, Target};
-use harness::until;
 
 /// As many as the free tier has inside SQ at the same time.
 pub const WRITERS: usize = 4;

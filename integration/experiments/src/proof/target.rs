@@ -10,12 +10,10 @@ use tokio::task::spawn_blocking;
 
 use super::contained::Contained;
 use super::model;
-use harness::Client;
-use harness::bare_sq::{Answer, BareSq};
+use harness::bare_sq::{BareSq, Response};
 use harness::host::docker;
 use harness::host::processes;
-use harness::stack::{Runtime, Stack};
-use harness::until;
+use harness::{Client, Runtime, Stack, until};
 
 /// The phext that is written while SQ dies.
 pub const PHEXT: &str = "big";
@@ -135,7 +133,7 @@ impl Target {
         Ok(body)
     }
 
-    fn send(&self, method: &str, path: &str, body: Option<&[u8]>) -> Result<Answer> {
+    fn send(&self, method: &str, path: &str, body: Option<&[u8]>) -> Result<Response> {
         match self {
             Self::Alone(sq) => {
                 sq.read().unwrap_or_else(PoisonError::into_inner).send(method, path, body)
@@ -184,8 +182,8 @@ impl Target {
     pub async fn deaths(&self) -> Result<u64> {
         match self {
             Self::Gateway(stack, _) => {
-                let tenant = stack.orchestrator.tenant(TENANT).await?.context("no tenant")?;
-                Ok(tenant["deaths"].as_u64().unwrap_or(0))
+                let tenant = stack.orchestrator.tenant_status(TENANT).await?;
+                Ok(tenant.deaths)
             }
             Self::Alone(_) | Self::Contained(_) => Ok(0),
         }
@@ -195,8 +193,8 @@ impl Target {
     pub async fn restored(&self) -> Result<u64> {
         match self {
             Self::Gateway(stack, _) => {
-                let tenant = stack.orchestrator.tenant(TENANT).await?.context("no tenant")?;
-                Ok(tenant["restored"].as_u64().unwrap_or(0))
+                let tenant = stack.orchestrator.tenant_status(TENANT).await?;
+                Ok(tenant.restored)
             }
             Self::Alone(_) | Self::Contained(_) => Ok(0),
         }
@@ -208,10 +206,10 @@ fn kill_tenant(stack: &Stack) -> Result<()> {
     match stack.runtime {
         Runtime::Process => {
             let folder = stack.orchestrator.data().join(TENANT);
-            processes::on(&folder, &["sq"]).into_iter().for_each(processes::kill);
+            processes::with_argument(&folder, &["sq"]).into_iter().for_each(processes::kill);
         }
         Runtime::Docker => {
-            for id in docker::labelled(&stack.tenant_labels(TENANT))? {
+            for id in docker::containers(&stack.tenant_labels(TENANT))? {
                 let _ = docker::run(&["kill", &id]);
             }
         }

@@ -8,11 +8,8 @@ use anyhow::{Context, Result};
 use hyper::Method;
 use tokio::task::JoinSet;
 
-use harness::Client;
-use harness::Http;
 use harness::client::raw::Raw;
-use harness::stack::{Builder, Stack};
-use harness::until;
+use harness::{Client, Http, Stack, StackBuilder, Tier, until};
 
 /// Longest wait for more requests: half a minute of them may be 503s of a missing orchestrator.
 const PATIENCE: Duration = Duration::from_mins(3);
@@ -24,9 +21,11 @@ const TENANTS: u64 = 4;
 const LIMITED: &str = "limited";
 
 /// Registers who takes part.
-pub fn tenants(builder: Builder) -> Builder {
+pub fn tenants(builder: StackBuilder) -> StackBuilder {
     let builder = (1..=TENANTS).fold(builder, |builder, n| builder.tenant(&format!("t{n}")));
-    builder.tier("few", "  burst: 5\n  requests-per-s: 2\n").tenant_of(LIMITED, "few")
+    builder
+        .tier(Tier::new("few").set("burst", 5).set("requests-per-s", 2))
+        .tenant_in_tier(LIMITED, "few")
 }
 
 /// What was sent and what became of it.

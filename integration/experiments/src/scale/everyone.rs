@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::figures::Figures;
 use super::host::{self, Host};
 use super::{PATIENCE, ms, rest};
-use harness::parts::orchestrator::sum_of;
+use harness::parts::orchestrator::metric_sum;
 
 /// Measures the push of all clusters, a wake behind it, memory, and a restart without news.
 pub async fn measure(host: &Host, figures: &mut Figures) -> Result<()> {
@@ -47,7 +47,7 @@ pub async fn measure(host: &Host, figures: &mut Figures) -> Result<()> {
     host.leases.ask(&host.last(), host::AWAKE).await?;
     figures.push_ms = ms(start.elapsed());
     figures.pushed = awake - host.shape.awake;
-    figures.all_rss_mb = rest::rss_mb(orchestrator.service().part()?.pid())?;
+    figures.all_rss_mb = rest::rss_mb(orchestrator.service().process()?.pid())?;
     figures.all_envoy_rss_mb = rest::rss_mb(host.stack.envoy.pid()?)?;
     let start = Instant::now();
     orchestrator.service().kill();
@@ -62,7 +62,7 @@ pub async fn measure(host: &Host, figures: &mut Figures) -> Result<()> {
 async fn connected(host: &Host) -> Result<Instant> {
     harness::until("Envoy's stream", PATIENCE, || async {
         let text = host.stack.orchestrator.admin().get("/metrics").await.ok()?.text();
-        (sum_of(&text, "sq_orchestrator_xds_streams") > 0.0).then(Instant::now)
+        (metric_sum(&text, "sq_orchestrator_xds_streams") > 0.0).then(Instant::now)
     })
     .await
 }

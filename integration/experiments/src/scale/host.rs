@@ -16,13 +16,9 @@ use tokio::task::JoinSet;
 
 use super::leases::Leases;
 use super::{PATIENCE, rest};
-use harness::host::ports;
 use harness::host::tools;
 use harness::host::tools::SQ_VERSION;
-use harness::parts::orchestrator;
-use harness::registry::Registry;
-use harness::stack::{Lifecycle, Listen, Runtime, Stack};
-use harness::until;
+use harness::{Lifecycle, Listen, Registry, Runtime, Stack, until};
 
 /// The tier of tenants that are never paused.
 pub const AWAKE: &str = "awake";
@@ -116,7 +112,8 @@ impl Host {
         let dir = tempfile::Builder::new().prefix("sq-gateway-").tempdir()?;
         let path = dir.path().canonicalize()?;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
-        let registry = Registry::new(tools::own("relay")?, path.join("registry.phext"));
+        let registry =
+            Registry::new(tools::workspace_binary("relay")?, path.join("registry.phext"));
         fs::write(registry.file(), registry_text(shape)?)?;
         for number in 0..shape.tenants {
             lay(&path, &name(number), number >= shape.awake + shape.dozing)?;
@@ -129,13 +126,13 @@ impl Host {
             .runtime(Runtime::Process)
             .sq(SQ_VERSION)
             .lifecycle(lifecycle)
-            .start_in(&path, listen()?, registry, BTreeMap::new())
+            .start_in(&path, Listen::free()?, registry, BTreeMap::new())
             .await?;
         let leases = Leases::new(&stack)?;
         let mut host =
             Self { stack, shape, leases, took: began.elapsed(), starts_per_s: 0.0, _dir: dir };
         let filled = host.fill().await;
-        filled.with_context(|| host.stack.tails())?;
+        filled.with_context(|| host.stack.log_tails())?;
         host.took = began.elapsed();
         Ok(host)
     }
@@ -227,17 +224,6 @@ impl Host {
         })
         .await
     }
-}
-
-fn listen() -> Result<Listen> {
-    let orchestrator =
-        orchestrator::Ports { gate: ports::free()?, xds: ports::free()?, admin: ports::free()? };
-    Ok(Listen {
-        https: ports::free()?,
-        envoy_admin: ports::free()?,
-        relay: ports::free()?,
-        orchestrator,
-    })
 }
 
 fn registry_text(shape: Shape) -> Result<String> {

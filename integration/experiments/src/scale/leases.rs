@@ -9,11 +9,8 @@ use protocol::{LeaseResponse, WakeKind};
 use serde_json::{Value, json};
 
 use super::host::{IDLE, limits};
-use harness::Answer;
-use harness::Client;
-use harness::parts::orchestrator::sum_of;
-use harness::stack::Stack;
-use harness::until;
+use harness::parts::orchestrator::metric_sum;
+use harness::{Client, Response, Stack, until};
 
 /// The bootstrap's `node.id`.
 const GATEWAY: &str = "gateway-1";
@@ -40,10 +37,10 @@ impl Leases {
     /// Of a stack's orchestrator.
     pub fn new(stack: &Stack) -> Result<Self> {
         let gate = format!("http://127.0.0.1:{}", stack.listen.orchestrator.gate);
-        Ok(Self { gate: Client::plain(&gate)?, admin: stack.orchestrator.admin().clone() })
+        Ok(Self { gate: Client::plaintext(&gate)?, admin: stack.orchestrator.admin().clone() })
     }
 
-    async fn post(&self, path: &str, body: &Value) -> Result<Answer> {
+    async fn post(&self, path: &str, body: &Value) -> Result<Response> {
         let json = [("content-type", "application/json")];
         self.gate.send(Method::POST, path, &json, body.to_string().into()).await
     }
@@ -53,8 +50,7 @@ impl Leases {
         let body = json!({
             "gateway": GATEWAY, "tenant": tenant, "tier": tier, "limits": limits(tier),
         });
-        let answer = self.post(LEASE_PATH, &body).await?;
-        ensure!(answer.ok(), "{tenant}: {} {}", answer.status, answer.text());
+        let answer = self.post(LEASE_PATH, &body).await?.expect_ok()?;
         Ok(serde_json::from_slice(&answer.body)?)
     }
 
@@ -76,15 +72,14 @@ impl Leases {
 
     async fn runtime(&self) -> Result<Duration> {
         let text = self.admin.get("/metrics").await?.text();
-        Ok(Duration::try_from_secs_f64(sum_of(&text, "sq_orchestrator_wake_seconds_sum"))?)
+        Ok(Duration::try_from_secs_f64(metric_sum(&text, "sq_orchestrator_wake_seconds_sum"))?)
     }
 
     /// Puts rows into the ledger.
     pub async fn report(&self, sequence: u64, rows: Vec<Value>) -> Result<()> {
         let report =
             json!({"gateway": GATEWAY, "source": "scale", "sequence": sequence, "rows": rows});
-        let answer = self.post(USAGE_PATH, &report).await?;
-        ensure!(answer.ok(), "usage: {} {}", answer.status, answer.text());
+        self.post(USAGE_PATH, &report).await?.expect_ok()?;
         Ok(())
     }
 }

@@ -35,7 +35,7 @@ pub fn rss_mb(pid: i32) -> Result<f64> {
 
 /// Takes CPU and memory of orchestrator and Envoy.
 pub async fn measure(host: &Host, figures: &mut Figures) -> Result<()> {
-    let orchestrator = host.stack.orchestrator.service().part()?.pid();
+    let orchestrator = host.stack.orchestrator.service().process()?.pid();
     let envoy = host.stack.envoy.pid()?;
     tokio::time::sleep(SETTLES).await;
     let before = (cpu_s(orchestrator)?, cpu_s(envoy)?);

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use tokio::task::JoinSet;
 
-use crate::client::Answer;
+use crate::client::response::Response;
 
 /// Errors that are kept to be shown; the rest is counted.
 const ERRORS_KEPT: usize = 5;
@@ -47,7 +47,7 @@ impl Load {
     pub fn start<F, Fut>(clients: u64, pause: Duration, request: F) -> Self
     where
         F: Fn(u64, u64) -> Fut + Send + Sync + 'static,
-        Fut: Future<Output = Result<Answer>> + Send,
+        Fut: Future<Output = Result<Response>> + Send,
     {
         let (stop, seen) = (Arc::new(AtomicBool::new(false)), Arc::new(Seen::default()));
         let request = Arc::new(request);
@@ -87,7 +87,7 @@ impl Load {
 }
 
 impl Seen {
-    fn note(&self, took: Duration, answer: Result<Answer>) {
+    fn note(&self, took: Duration, answer: Result<Response>) {
         self.requests.fetch_add(1, Ordering::Relaxed);
         let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         self.longest_us.fetch_max(took, Ordering::Relaxed);

@@ -42,7 +42,7 @@ impl Raw {
     }
 
     /// Sends a request, or the rest of one, and gives the beginning of its answer.
-    pub async fn ask(&mut self, request: &str) -> Result<String> {
+    pub async fn request(&mut self, request: &str) -> Result<String> {
         self.write(request.as_bytes()).await?;
         let mut bytes = vec![0; 16 * 1024];
         let read = tokio::time::timeout(PATIENCE, self.0.read(&mut bytes));

@@ -1,5 +1,6 @@
 //! What the harness asks Docker itself, by its command line: is it there, what was started, end it.
 
+use std::path::Path;
 use std::process::{Command, Output};
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use http_body_util::{BodyExt as _, Empty};
 use hyper::Request;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use protocol::containers;
 use tokio::net::UnixStream;
 
 /// Longest wait for the daemon to say who it is.
@@ -41,7 +43,7 @@ fn run_within(seconds: u64, args: &[&str]) -> Result<String> {
 
 /// Runs `docker …` and gives its stdout and stderr, whatever its status: `docker logs` has a
 /// container's both, and refuses where nothing is logged.
-pub fn run_all(args: &[&str]) -> Result<String> {
+pub fn run_with_stderr(args: &[&str]) -> Result<String> {
     let output = output(PATIENCE_S, args)?;
     Ok(String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
 }
@@ -78,13 +80,19 @@ pub fn daemon() -> Result<String> {
     Ok(version)
 }
 
+/// The label of everything that an orchestrator with this data root makes.
+pub fn installation_label(data: &Path) -> String {
+    let id = containers::installation_id(data.as_os_str().as_encoded_bytes());
+    format!("{}={id}", containers::INSTALLATION)
+}
+
 /// Ids of all containers with all of these labels.
-pub fn labelled(labels: &[String]) -> Result<Vec<String>> {
+pub fn containers(labels: &[String]) -> Result<Vec<String>> {
     listed(&["ps", "--all", "--quiet", "--no-trunc"], labels)
 }
 
 /// Ids of those that run.
-pub fn running(labels: &[String]) -> Result<Vec<String>> {
+pub fn running_containers(labels: &[String]) -> Result<Vec<String>> {
     listed(&["ps", "--filter=status=running", "--quiet", "--no-trunc"], labels)
 }
 
@@ -105,7 +113,7 @@ fn listed(command: &[&str], labels: &[String]) -> Result<Vec<String>> {
 pub fn remove_labelled(labels: &[String]) -> Result<()> {
     // What a killed orchestrator has just asked for may come a moment later.
     for _ in 1..REMOVALS {
-        if remove_once(labels).is_ok() && labelled(labels)?.is_empty() {
+        if remove_once(labels).is_ok() && containers(labels)?.is_empty() {
             return Ok(());
         }
         std::thread::sleep(BETWEEN_REMOVALS);
@@ -114,7 +122,7 @@ pub fn remove_labelled(labels: &[String]) -> Result<()> {
 }
 
 fn remove_once(labels: &[String]) -> Result<()> {
-    let ids = labelled(labels)?;
+    let ids = containers(labels)?;
     if !ids.is_empty() {
         // All at once: docker removes them side by side.
         let ids: Vec<&str> = ids.iter().map(String::as_str).collect();

@@ -15,13 +15,13 @@ const TICK: Duration = Duration::from_millis(2);
 pub const PARTS: [&str; 4] = ["envoy", "relay", "orchestrator", "sq"];
 
 /// Pids of processes named as one of `programs` with an argument that is a path below `dir`.
-pub fn below(dir: &Path, programs: &[&str]) -> Vec<i32> {
+pub fn with_argument_below(dir: &Path, programs: &[&str]) -> Vec<i32> {
     let prefix = format!("{}/", dir.display());
     find(programs, |arg| arg.starts_with(&prefix))
 }
 
 /// Pids of processes named as one of `programs` with `path` as an argument.
-pub fn on(path: &Path, programs: &[&str]) -> Vec<i32> {
+pub fn with_argument(path: &Path, programs: &[&str]) -> Vec<i32> {
     let path = path.display().to_string();
     find(programs, |arg| arg == path)
 }
@@ -53,10 +53,10 @@ pub fn children(parent: i32) -> Vec<i32> {
 }
 
 /// SIGKILL for all of them, and waits until they are gone.
-pub fn end(pids: &[i32]) {
+pub fn kill_all(pids: &[i32]) {
     pids.iter().copied().for_each(kill);
     let start = Instant::now();
-    while pids.iter().any(|pid| alive(*pid)) && start.elapsed() < PATIENCE {
+    while pids.iter().any(|pid| is_alive(*pid)) && start.elapsed() < PATIENCE {
         std::thread::sleep(TICK);
     }
 }
@@ -74,7 +74,7 @@ pub fn signal(pid: i32, signal: Signal) {
 }
 
 /// Whether a process is there.
-pub fn alive(pid: i32) -> bool {
+pub fn is_alive(pid: i32) -> bool {
     // A zombie has ended; only its parent has not looked yet.
     fs::read_to_string(format!("/proc/{pid}/stat"))
         .is_ok_and(|stat| !stat.rsplit(')').next().unwrap_or_default().starts_with(" Z"))

@@ -7,7 +7,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Resolves at SIGINT, SIGTERM or SIGHUP. From this call on they do not end the process by
 /// themselves.
-pub fn to_end() -> Result<impl Future<Output = ()> + Send> {
+pub fn shutdown() -> Result<impl Future<Output = ()> + Send> {
     let mut all: Vec<Signal> =
         [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()]
             .into_iter()

@@ -73,7 +73,7 @@ pub fn empty_filter() -> Result<PathBuf> {
 }
 
 /// A program of this workspace, built in the same profile as this one: `BIN_DIR` or cargo's folder.
-pub fn own(name: &str) -> Result<PathBuf> {
+pub fn workspace_binary(name: &str) -> Result<PathBuf> {
     existing(own_dir()?.join(name), &format!("run 'cargo build -p {name}'"))
 }
 

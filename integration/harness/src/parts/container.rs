@@ -63,7 +63,7 @@ impl Container {
 
     /// All of its log.
     pub(crate) fn log(&self) -> Result<String> {
-        docker::run_all(&["logs", &self.id().context("Envoy's container does not run")?])
+        docker::run_with_stderr(&["logs", &self.id().context("Envoy's container does not run")?])
     }
 
     /// The end of its log.

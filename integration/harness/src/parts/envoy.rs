@@ -14,8 +14,8 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::Client;
 use crate::host::certs::Certs;
 use crate::host::tools;
+use crate::options::{EnvoyHost, Listen};
 use crate::parts::service::Service;
-use crate::stack::Listen;
 use crate::until;
 
 /// Longest wait: Envoy compiles the filter once, and on a busy machine that takes a while.
@@ -34,25 +34,6 @@ const SHARED_MEMORY: &str = "/dev/shm/envoy_shared_memory_";
 
 /// The folder that the bootstrap expects.
 const ETC: &str = "/etc/sq-gateway";
-
-/// Where Envoy runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Host {
-    /// As a process: `.tools/envoy`.
-    Process,
-    /// In a container with the host's network.
-    Container,
-}
-
-impl Host {
-    /// What `ENVOY_HOST` asks for.
-    pub fn asked() -> Self {
-        match std::env::var("ENVOY_HOST").as_deref() {
-            Ok("container") => Self::Container,
-            _ => Self::Process,
-        }
-    }
-}
 
 /// What Envoy is made of.
 pub struct Setup<'a> {
@@ -73,7 +54,7 @@ pub struct Setup<'a> {
     /// Further static clusters, as the end of the bootstrap.
     pub clusters: &'a str,
     /// Where it runs.
-    pub host: Host,
+    pub host: EnvoyHost,
     /// Whether it can hand over to a successor.
     pub hot_restart: bool,
 }
@@ -128,7 +109,7 @@ impl Envoy {
         }
         let logs = setup.dir.join("logs");
         let runner = match setup.host {
-            Host::Process => {
+            EnvoyHost::Process => {
                 let service = Service::new("envoy", tools::envoy()?, args, &logs);
                 Runner::Process(match env {
                     Some((name, value)) => service.env(name, value),
@@ -136,14 +117,14 @@ impl Envoy {
                 })
             }
             #[cfg(feature = "containers")]
-            Host::Container => Runner::Container(Box::new(
+            EnvoyHost::Container => Runner::Container(Box::new(
                 crate::parts::container::Container::new(setup.dir, args),
             )),
             #[cfg(not(feature = "containers"))]
-            Host::Container => bail!("ENVOY_HOST=container needs the feature `containers`"),
+            EnvoyHost::Container => bail!("ENVOY_HOST=container needs the feature `containers`"),
         };
         let admin_url = format!("http://127.0.0.1:{}", setup.listen.envoy_admin);
-        let admin = Client::plain(&admin_url)?;
+        let admin = Client::plaintext(&admin_url)?;
         Ok(Self { runner, admin, admin_url, config, epochs: AtomicU32::new(0) })
     }
 
@@ -177,7 +158,7 @@ impl Envoy {
         args.retain(|arg| !own.contains(arg));
         args.extend(["--base-id".to_owned(), base.trim().to_owned()]);
         args.extend(["--restart-epoch".to_owned(), epoch.to_string()]);
-        let (new, old) = service.succeed(&args)?;
+        let (new, old) = service.start_successor(&args)?;
         let serves = || async {
             let info = self.admin.get("/server_info").await.map(|a| a.text()).unwrap_or_default();
             info.contains(&format!("\"restart_epoch\": {epoch}")) && info.contains("LIVE")
@@ -212,7 +193,7 @@ impl Envoy {
     /// An error when it does not run any more.
     pub fn check(&self) -> Result<()> {
         match &self.runner {
-            Runner::Process(service) => service.part()?.check(),
+            Runner::Process(service) => service.process()?.check(),
             #[cfg(feature = "containers")]
             Runner::Container(_) => Ok(()),
         }
@@ -248,7 +229,7 @@ impl Envoy {
     /// Its process id; fails in a container.
     pub fn pid(&self) -> Result<i32> {
         match &self.runner {
-            Runner::Process(service) => Ok(service.part()?.pid()),
+            Runner::Process(service) => Ok(service.process()?.pid()),
             #[cfg(feature = "containers")]
             Runner::Container(_) => bail!("Envoy runs in a container"),
         }

@@ -1,35 +1,45 @@
-//! The orchestrator as a process, and what an operator asks it.
+//! The orchestrator as a process, and a client of its admin API.
+
+pub mod responses;
 
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use serde_json::Value;
+use anyhow::{Context, Result};
+use serde::Deserialize;
 
-use crate::Answer;
-use crate::Client;
+use crate::client::Client;
+use crate::client::response::Response;
 use crate::host::tools;
+use crate::options::{Lifecycle, OrchestratorPorts, Runtime};
+use crate::parts::orchestrator::responses::{MonthUsage, TenantStatus};
 use crate::parts::service::Service;
-use crate::stack::{Lifecycle, Runtime};
 use crate::until;
 
-/// Longest wait for readiness: it finds its tenants again first.
-const START: Duration = Duration::from_secs(30);
+/// Deadline for readiness, which follows the adoption of running tenants.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Ports of one orchestrator.
-#[derive(Debug, Clone, Copy)]
-pub struct Ports {
-    /// Leases and usage, asked by the filter.
-    pub gate: u16,
-    /// Delta xDS, asked by Envoy.
-    pub xds: u16,
-    /// Asked by operators.
-    pub admin: u16,
+/// Settings of an orchestrator.
+pub struct Setup<'a> {
+    /// Folder for its config, data, state and log.
+    pub dir: &'a Path,
+    /// Ports on the loopback.
+    pub ports: OrchestratorPorts,
+    /// Runtime of the tenants' SQ.
+    pub runtime: Runtime,
+    /// Version of SQ, such as `0.6.0`.
+    pub sq_version: &'a str,
+    /// The `[lifecycle]` section.
+    pub lifecycle: &'a Lifecycle,
+    /// Name of the tenants' Docker network.
+    pub network: &'a str,
+    /// Further sections of the config, as TOML.
+    pub further: &'a str,
 }
 
-/// An orchestrator with its own data root and state.
+/// An orchestrator with its own data root and state folder.
 pub struct Orchestrator {
     service: Service,
     admin: Client,
@@ -38,99 +48,87 @@ pub struct Orchestrator {
     state: PathBuf,
 }
 
+#[derive(Deserialize)]
+struct Status {
+    tenants: Vec<TenantStatus>,
+}
+
 impl Orchestrator {
-    /// Writes `orchestrator.toml` into `dir`; nothing runs yet.
-    pub fn new(
-        dir: &Path,
-        ports: Ports,
-        runtime: Runtime,
-        sq_version: &str,
-        lifecycle: &Lifecycle,
-        network: &str,
-    ) -> Result<Self> {
-        let (data, state) = (dir.join("data"), dir.join("state"));
+    /// Writes `orchestrator.toml` and makes the folders; nothing runs yet.
+    pub fn new(setup: &Setup<'_>) -> Result<Self> {
+        let data = setup.dir.join("data");
+        let state = setup.dir.join("state");
         fs::create_dir_all(&data)?;
         fs::create_dir_all(&state)?;
-        let Ports { gate, xds, admin } = ports;
-        let mut text = format!(
-            "data_root = '{}'\nstate_dir = '{}'\nsq_version = \"{sq_version}\"\n\n\
-             [listen]\ngate = \"127.0.0.1:{gate}\"\nxds = \"127.0.0.1:{xds}\"\n\
-             admin = \"127.0.0.1:{admin}\"\n\n[runtime]\nkind = \"{}\"\n\n",
-            data.display(),
-            state.display(),
-            runtime.name()
-        );
-        match runtime {
-            Runtime::Process => {
-                write!(text, "[process]\nsq = '{}'\n\n", tools::sq(sq_version)?.display())?;
-            }
-            Runtime::Docker => write!(text, "[docker]\nnetwork = \"{network}\"\n\n")?,
-        }
-        text += &lifecycle.to_toml();
-        let config = dir.join("orchestrator.toml");
-        fs::write(&config, text)?;
+        let config = setup.dir.join("orchestrator.toml");
+        fs::write(&config, config_text(setup, &data, &state)?)?;
         let args = ["serve".into(), "--config".into(), config.display().to_string()];
-        let logs = dir.join("logs");
-        let service = Service::new("orchestrator", tools::own("orchestrator")?, args.into(), &logs);
-        let admin_url = format!("http://127.0.0.1:{admin}");
-        Ok(Self { service, admin: Client::plain(&admin_url)?, admin_url, data, state })
+        let program = tools::workspace_binary("orchestrator")?;
+        let service = Service::new("orchestrator", program, args.into(), &setup.dir.join("logs"));
+        let admin_url = format!("http://127.0.0.1:{}", setup.ports.admin);
+        Ok(Self { service, admin: Client::plaintext(&admin_url)?, admin_url, data, state })
     }
 
-    /// Starts it and waits until it is ready.
+    /// Starts the process and waits until it is ready.
     pub async fn start(&self) -> Result<()> {
-        let part = self.service.start()?;
-        part.ready(START, || async {
-            self.admin.get("/readyz").await.is_ok_and(|answer| answer.ok())
-        })
-        .await
+        let process = self.service.start()?;
+        let ready =
+            || async { self.admin.get("/readyz").await.is_ok_and(|response| response.ok()) };
+        process.ready(START_TIMEOUT, ready).await
     }
 
-    /// Its process.
+    /// The service that runs it.
     pub fn service(&self) -> &Service {
         &self.service
     }
 
-    /// `http://127.0.0.1:…` of its admin API.
+    /// Base URL of the admin API, `http://127.0.0.1:…`.
     pub fn admin_url(&self) -> &str {
         &self.admin_url
     }
 
-    /// A client of its admin API.
+    /// A client of the admin API.
     pub fn admin(&self) -> &Client {
         &self.admin
     }
 
-    /// Tenants' folders.
+    /// The data root: a folder per tenant.
     pub fn data(&self) -> &Path {
         &self.data
     }
 
-    /// Its own files.
+    /// The state folder.
     pub fn state(&self) -> &Path {
         &self.state
     }
 
-    /// What it knows of a tenant; `None`: nothing yet.
-    pub async fn tenant(&self, tenant: &str) -> Result<Option<Value>> {
-        let answer = self.admin.get("/v1/tenants").await?;
-        ensure!(answer.ok(), "{}", answer.text());
-        let all: Value = serde_json::from_slice(&answer.body)?;
-        let list = all.get("tenants").unwrap_or(&all).as_array().context("not a list")?;
-        Ok(list.iter().find(|t| t["tenant"] == tenant).cloned())
+    /// The status of a tenant; `None` if the orchestrator has not seen it yet.
+    pub async fn tenant(&self, tenant: &str) -> Result<Option<TenantStatus>> {
+        let status: Status = self.admin.get("/v1/tenants").await?.expect_ok()?.json()?;
+        Ok(status.tenants.into_iter().find(|status| status.tenant == tenant))
     }
 
-    /// The state of a tenant, such as `awake`; `None`: it is not known.
+    /// The status of a tenant that the orchestrator must have seen.
+    pub async fn tenant_status(&self, tenant: &str) -> Result<TenantStatus> {
+        self.tenant(tenant).await?.with_context(|| format!("the orchestrator lists no {tenant}"))
+    }
+
+    /// The lifecycle state of a tenant, such as `awake`; `None` if it has not been seen yet.
     pub async fn state_of(&self, tenant: &str) -> Result<Option<String>> {
-        let found = self.tenant(tenant).await?;
-        Ok(found.and_then(|t| t["state"].as_str().map(str::to_owned)))
+        Ok(self.tenant(tenant).await?.map(|status| status.state))
     }
 
-    /// Asks for sleep.
-    pub async fn sleep(&self, tenant: &str) -> Result<Answer> {
+    /// The present month of all tenants, from the ledger.
+    pub async fn month_usage(&self) -> Result<MonthUsage> {
+        self.admin.get("/v1/usage").await?.expect_ok()?.json()
+    }
+
+    /// Requests that the tenant be put to sleep.
+    pub async fn sleep(&self, tenant: &str) -> Result<Response> {
         self.admin.post(&format!("/v1/tenants/{tenant}/sleep"), "").await
     }
 
-    /// Asks for sleep until the tenant is asleep: a renewal of a lease under way wakes it again.
+    /// Requests sleep until the tenant is asleep: a lease renewal in flight may wake it again.
     pub async fn put_to_sleep(&self, tenant: &str, within: Duration) -> Result<()> {
         until(format!("{tenant} to be asleep"), within, || async {
             match self.state_of(tenant).await.ok()??.as_str() {
@@ -143,27 +141,50 @@ impl Orchestrator {
         .await
     }
 
-    /// The value of one metric with its labels, such as `sq_orchestrator_tenants{kind="awake"}`; 0 when it is
-    /// absent.
-    pub async fn labelled(&self, metric: &str) -> Result<f64> {
+    /// The value of one metric with its labels, such as
+    /// `sq_orchestrator_tenants{kind="awake"}`; 0 if it is absent.
+    pub async fn labelled_metric(&self, metric: &str) -> Result<f64> {
         let text = self.admin.get("/metrics").await?.text();
         let value = text.lines().find_map(|line| line.strip_prefix(metric)?.strip_prefix(' '));
         Ok(value.map_or(Ok(0.0), str::parse)?)
     }
 
-    /// The value of a metric, summed over its labels; 0 when it is absent.
+    /// The value of a metric, summed over its labels; 0 if it is absent.
     pub async fn metric(&self, name: &str) -> Result<f64> {
         let text = self.admin.get("/metrics").await?.text();
-        Ok(sum_of(&text, name))
+        Ok(metric_sum(&text, name))
     }
 }
 
-/// Sum over the lines of Prometheus' text format whose metric is `name`.
-pub fn sum_of(text: &str, name: &str) -> f64 {
+fn config_text(setup: &Setup<'_>, data: &Path, state: &Path) -> Result<String> {
+    let sq_version = setup.sq_version;
+    let OrchestratorPorts { gate, xds, admin } = setup.ports;
+    let mut text = format!(
+        "data_root = '{}'\nstate_dir = '{}'\nsq_version = \"{sq_version}\"\n\n\
+         [listen]\ngate = \"127.0.0.1:{gate}\"\nxds = \"127.0.0.1:{xds}\"\n\
+         admin = \"127.0.0.1:{admin}\"\n\n[runtime]\nkind = \"{}\"\n\n",
+        data.display(),
+        state.display(),
+        setup.runtime.name()
+    );
+    match setup.runtime {
+        Runtime::Process => {
+            write!(text, "[process]\nsq = '{}'\n\n", tools::sq(sq_version)?.display())?;
+        }
+        Runtime::Docker => write!(text, "[docker]\nnetwork = \"{}\"\n\n", setup.network)?,
+    }
+    Ok(text + &setup.lifecycle.to_toml() + setup.further)
+}
+
+/// Sums a metric over its labels in a text of Prometheus' exposition format.
+pub fn metric_sum(text: &str, name: &str) -> f64 {
     text.lines()
         .filter_map(|line| {
             let rest = line.strip_prefix(name)?;
-            (rest.starts_with('{') || rest.starts_with(' ')).then_some(())?;
+            // A longer name may begin with this one.
+            if !rest.starts_with('{') && !rest.starts_with(' ') {
+                return None;
+            }
             rest.rsplit(' ').next()?.parse::<f64>().ok()
         })
         .sum()
@@ -176,6 +197,6 @@ mod tests {
     #[test]
     fn a_metric_is_summed_over_its_labels() {
         let text = "# TYPE a counter\na_total{k=\"1\"} 2\na_total{k=\"2\"} 3\na_total_x 7\n";
-        assert!((sum_of(text, "a_total") - 5.0).abs() < f64::EPSILON);
+        assert!((metric_sum(text, "a_total") - 5.0).abs() < f64::EPSILON);
     }
 }

@@ -26,15 +26,15 @@ const TAIL_LINES: usize = 30;
 
 /// A running process.
 #[derive(Debug)]
-pub struct Part {
+pub struct Process {
     name: String,
     pid: Pid,
     log: PathBuf,
     child: Mutex<Child>,
-    left: AtomicBool,
+    detached: AtomicBool,
 }
 
-impl Part {
+impl Process {
     /// Starts `command` with stdout and stderr appended to `<logs>/<name>.log`.
     pub fn start(name: &str, logs: &Path, command: &mut Command) -> Result<Self> {
         fs::create_dir_all(logs)?;
@@ -55,7 +55,7 @@ impl Part {
             pid,
             log,
             child: Mutex::new(child),
-            left: AtomicBool::default(),
+            detached: AtomicBool::default(),
         })
     }
 
@@ -128,8 +128,8 @@ impl Part {
     }
 
     /// Lets it run on when this is dropped.
-    pub fn leave(self) {
-        self.left.store(true, Ordering::Relaxed);
+    pub fn detach(self) {
+        self.detached.store(true, Ordering::Relaxed);
     }
 
     /// The last lines of its log.
@@ -155,9 +155,9 @@ pub(crate) fn last_lines(text: &str) -> String {
     [&failed, &lines[from..]].concat().join("\n")
 }
 
-impl Drop for Part {
+impl Drop for Process {
     fn drop(&mut self) {
-        if !self.left.load(Ordering::Relaxed) {
+        if !self.detached.load(Ordering::Relaxed) {
             self.kill();
         }
     }

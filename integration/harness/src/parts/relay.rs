@@ -20,7 +20,7 @@ const START: Duration = Duration::from_secs(10);
 pub struct Relay {
     port: u16,
     service: Service,
-    gateway: Client,
+    client: Client,
 }
 
 impl Relay {
@@ -37,9 +37,15 @@ impl Relay {
         );
         fs::write(&config, text)?;
         let args = ["serve".into(), "--config".into(), config.display().to_string()];
-        let service = Service::new("relay", tools::own("relay")?, args.into(), &dir.join("logs"));
-        let gateway = Client::certified(&format!("https://127.0.0.1:{port}"), certs, "gateway")?;
-        Ok(Self { port, service, gateway })
+        let service = Service::new(
+            "relay",
+            tools::workspace_binary("relay")?,
+            args.into(),
+            &dir.join("logs"),
+        );
+        let client =
+            Client::with_certificate(&format!("https://127.0.0.1:{port}"), certs, "gateway")?;
+        Ok(Self { port, service, client })
     }
 
     /// Starts it and waits until it listens.
@@ -52,9 +58,9 @@ impl Relay {
             .await
     }
 
-    /// Who may ask it: a gateway.
-    pub fn gateway(&self) -> &Client {
-        &self.gateway
+    /// A client with a gateway's certificate, which the relay accepts.
+    pub fn client(&self) -> &Client {
+        &self.client
     }
 
     /// Its process.

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result};
 
-use crate::parts::process::Part;
+use crate::parts::process::{self, Process};
 
 /// A program, its arguments and the process that runs it at present.
 #[derive(Debug)]
@@ -17,14 +17,14 @@ pub struct Service {
     args: Vec<String>,
     envs: Vec<(&'static str, String)>,
     logs: PathBuf,
-    part: Mutex<Option<Arc<Part>>>,
+    process: Mutex<Option<Arc<Process>>>,
 }
 
 impl Service {
     /// Nothing runs yet.
     pub fn new(name: &'static str, program: PathBuf, args: Vec<String>, logs: &Path) -> Self {
         let program = Mutex::new(program);
-        Self { name, program, args, envs: vec![], logs: logs.to_owned(), part: Mutex::default() }
+        Self { name, program, args, envs: vec![], logs: logs.to_owned(), process: Mutex::default() }
     }
 
     /// Sets an environment variable of the process.
@@ -35,26 +35,27 @@ impl Service {
     }
 
     /// Starts the process; one that runs is killed first.
-    pub fn start(&self) -> Result<Arc<Part>> {
+    pub fn start(&self) -> Result<Arc<Process>> {
         self.kill();
-        let part = Arc::new(self.spawn(&self.args)?);
-        *self.part.lock().unwrap_or_else(PoisonError::into_inner) = Some(part.clone());
-        Ok(part)
+        let process = Arc::new(self.spawn(&self.args)?);
+        *self.process.lock().unwrap_or_else(PoisonError::into_inner) = Some(process.clone());
+        Ok(process)
     }
 
-    fn spawn(&self, args: &[String]) -> Result<Part> {
+    fn spawn(&self, args: &[String]) -> Result<Process> {
         let program = self.program.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut command = Command::new(program);
         command.args(args).envs(self.envs.iter().map(|(name, value)| (name, value)));
-        Part::start(self.name, &self.logs, &mut command)
+        Process::start(self.name, &self.logs, &mut command)
     }
 
     /// Starts another process with these arguments, to take over from the one that runs; gives the
     /// new one and the old one.
-    pub fn succeed(&self, args: &[String]) -> Result<(Arc<Part>, Option<Arc<Part>>)> {
-        let part = Arc::new(self.spawn(args)?);
-        let old = self.part.lock().unwrap_or_else(PoisonError::into_inner).replace(part.clone());
-        Ok((part, old))
+    pub fn start_successor(&self, args: &[String]) -> Result<(Arc<Process>, Option<Arc<Process>>)> {
+        let process = Arc::new(self.spawn(args)?);
+        let old =
+            self.process.lock().unwrap_or_else(PoisonError::into_inner).replace(process.clone());
+        Ok((process, old))
     }
 
     /// What it is started with.
@@ -68,22 +69,22 @@ impl Service {
     }
 
     /// The process.
-    pub fn part(&self) -> Result<Arc<Part>> {
-        let part = self.part.lock().unwrap_or_else(PoisonError::into_inner);
-        part.clone().with_context(|| format!("{} is not started", self.name))
+    pub fn process(&self) -> Result<Arc<Process>> {
+        let process = self.process.lock().unwrap_or_else(PoisonError::into_inner);
+        process.clone().with_context(|| format!("{} is not started", self.name))
     }
 
     /// SIGKILL.
     pub fn kill(&self) {
-        if let Some(part) = self.part.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            part.kill();
+        if let Some(process) = self.process.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            process.kill();
         }
     }
 
     /// SIGTERM, and SIGKILL when that does not help.
     pub fn stop(&self) {
-        if let Some(part) = self.part.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            part.stop();
+        if let Some(process) = self.process.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            process.stop();
         }
     }
 
@@ -94,7 +95,7 @@ impl Service {
 
     /// The end of it.
     pub fn tail(&self) -> String {
-        crate::parts::process::tail(self.name, &self.log_file())
+        process::tail(self.name, &self.log_file())
     }
 
     fn log_file(&self) -> PathBuf {

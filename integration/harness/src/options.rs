@@ -1,0 +1,160 @@
+//! Choices that stack, parts and experiments share: the runtime, the ports, the lifecycle settings
+//! and where Envoy runs.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use anyhow::{Context, Result, bail};
+
+use crate::host::docker;
+use crate::host::ports;
+
+/// The runtime that runs the tenants' SQ instances.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Runtime {
+    /// Child processes of the orchestrator.
+    Process,
+    /// Docker containers.
+    Docker,
+}
+
+impl Runtime {
+    /// The name as `RUNTIME` and the orchestrator's config spell it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Process => "process",
+            Self::Docker => "docker",
+        }
+    }
+
+    /// Reads `RUNTIME`; `None` if it is unset or `auto`.
+    pub fn from_env() -> Result<Option<Self>> {
+        match std::env::var("RUNTIME").unwrap_or_default().as_str() {
+            "" | "auto" => Ok(None),
+            "process" => Ok(Some(Self::Process)),
+            "docker" => Ok(Some(Self::Docker)),
+            other => bail!("invalid RUNTIME={other}: use docker, process or auto"),
+        }
+    }
+
+    /// Resolves `auto` to Docker if a usable daemon responds. An explicit choice of Docker without
+    /// such a daemon is an error, never a silent change to processes.
+    pub fn resolve(requested: Option<Self>) -> Result<Self> {
+        match requested {
+            Some(Self::Process) => Ok(Self::Process),
+            Some(Self::Docker) => {
+                docker::daemon().context("RUNTIME=docker, but Docker can't be used")?;
+                Ok(Self::Docker)
+            }
+            None => match docker::daemon() {
+                Ok(_) => Ok(Self::Docker),
+                Err(error) => {
+                    eprintln!("Tenants run as processes: {error:#}");
+                    Ok(Self::Process)
+                }
+            },
+        }
+    }
+}
+
+/// The host of Envoy: a process or a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EnvoyHost {
+    /// A process of `.tools/envoy`.
+    Process,
+    /// A container with the host's network.
+    Container,
+}
+
+impl EnvoyHost {
+    /// Reads `ENVOY_HOST`; a process unless it says `container`.
+    pub fn from_env() -> Self {
+        match std::env::var("ENVOY_HOST").as_deref() {
+            Ok("container") => Self::Container,
+            _ => Self::Process,
+        }
+    }
+}
+
+/// The ports of a stack, all on this machine.
+#[derive(Debug, Clone, Copy)]
+pub struct Listen {
+    /// HTTPS port of the gateway.
+    pub https: u16,
+    /// Port of Envoy's admin interface.
+    pub envoy_admin: u16,
+    /// Port of the relay.
+    pub relay: u16,
+    /// Ports of the orchestrator.
+    pub orchestrator: OrchestratorPorts,
+}
+
+/// The three ports of one orchestrator, on the loopback.
+#[derive(Debug, Clone, Copy)]
+pub struct OrchestratorPorts {
+    /// Leases and usage, requested by the filter.
+    pub gate: u16,
+    /// Delta xDS, requested by Envoy.
+    pub xds: u16,
+    /// The admin API of operators.
+    pub admin: u16,
+}
+
+impl Listen {
+    /// Picks a free port for each listener.
+    pub fn free() -> Result<Self> {
+        Ok(Self {
+            https: ports::free()?,
+            envoy_admin: ports::free()?,
+            relay: ports::free()?,
+            orchestrator: OrchestratorPorts {
+                gate: ports::free()?,
+                xds: ports::free()?,
+                admin: ports::free()?,
+            },
+        })
+    }
+}
+
+/// Settings of the orchestrator's `[lifecycle]` section; its defaults hold for the others.
+#[derive(Debug, Clone, Default)]
+pub struct Lifecycle {
+    settings: BTreeMap<&'static str, String>,
+}
+
+impl Lifecycle {
+    /// Leases so short that a tenant sleeps within a second of an explicit request. Tenants do not
+    /// doze or sleep because they are idle.
+    pub fn short_leases() -> Self {
+        const NEVER_MS: u64 = 3_600_000;
+        Self::default()
+            .duration_ms("lease", 200)
+            .duration_ms("grace", 500)
+            .duration_ms("doze_after", NEVER_MS)
+            .duration_ms("sleep_after", NEVER_MS)
+    }
+
+    /// Sets a number of the section, such as `max_starts`.
+    #[must_use]
+    pub fn set(mut self, name: &'static str, value: u64) -> Self {
+        self.settings.insert(name, value.to_string());
+        self
+    }
+
+    /// Sets a duration of the section, in milliseconds.
+    #[must_use]
+    pub fn duration_ms(mut self, name: &'static str, ms: u64) -> Self {
+        self.settings.insert(name, format!("\"{ms}ms\""));
+        self
+    }
+
+    /// The section as TOML of `orchestrator.toml`.
+    pub fn to_toml(&self) -> String {
+        let mut text = "[lifecycle]\n".to_owned();
+        for (name, value) in &self.settings {
+            // Writing into a String does not fail.
+            let _ = writeln!(text, "{name} = {value}");
+        }
+        text
+    }
+}
