@@ -65,8 +65,8 @@ async fn every_route_says_what_it_refuses(stack: Arc<Stack>) -> Result<()> {
     is(&admin.get("/v1/tenants").await?, 200, "\"tenants\"")?;
     for route in ["sleep", "repaired"] {
         let path = |tenant: &str| format!("/v1/tenants/{tenant}/{route}");
-        is(&admin.post(&path("stranger"), "").await?, 404, "no tenant")?;
-        is(&admin.post(&path("..%2Fx"), "").await?, 404, "no tenant")?;
+        is(&admin.post(&path("stranger"), "").await?, 404, "unknown tenant")?;
+        is(&admin.post(&path("..%2Fx"), "").await?, 404, "unknown tenant")?;
         is(&admin.get(&path("alice")).await?, 405, "")?;
     }
     is(&admin.post("/v1/tenants/alice/sleep?now=true", "").await?, 400, "")?;

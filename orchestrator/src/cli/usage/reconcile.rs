@@ -86,7 +86,7 @@ pub(super) async fn run(
 
     // The order matters: first the filter, then the ledger, then Envoy. Requests that arrive
     // between these reads become Envoy's surplus, and neither a loss nor a double.
-    let stats: Stats = envoy.get("/stats?format=json&filter=^wasmcustom%5C.sq%5C.").await?;
+    let stats: Stats = envoy.get("/stats?format=json&filter=^wasmcustom%5C.sq_gate%5C.").await?;
     let Some(metered) = stats.value("wasmcustom.sq_gate.metered") else {
         bail!(
             "Envoy at {} has no counter wasmcustom.sq_gate.metered: its filter is older than this \
