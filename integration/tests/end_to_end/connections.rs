@@ -1,4 +1,4 @@
-//! What connections do to SQ alone, and what the gateway makes of the same.
+//! Connections that kill or block SQ alone, and the gateway's behaviour on the same connections.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -8,225 +8,237 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use experiments::proof;
 use harness::bare_sq::{BareSq, exchange, request};
+use harness::client::FIRST_SCROLL;
 use harness::client::raw::Raw;
 use harness::{Stack, StackBuilder};
 use tokio::io::AsyncWriteExt as _;
 
-use crate::alone::{
-    AT, BOTH, NEW, OLD, PATIENCE, alone, alone_0_5_0, deaths, row, sq, status, stored, through,
+use crate::shared_stack::MAIN;
+use crate::sq_alone::{
+    BOTH, NEW, OLD, PATIENCE, Row, blocking, deaths, send_to_gateway, status_line, stored_text,
+    with_new_sq, with_old_sq,
 };
-use crate::refusals::MAIN;
-use crate::world::{Case, On, case};
+use crate::suite::{Case, On, case};
 
-/// Longest that a client that asks beside another is waited for, before SQ counts as wedged.
-const WEDGED: Duration = Duration::from_secs(2);
-/// A phext that no buffer of the kernel's takes whole.
+/// Time after which SQ counts as blocked if another client has no response.
+const BLOCKED_AFTER: Duration = Duration::from_secs(2);
+/// Size of a phext that does not fit into the kernel's socket buffers.
 const LARGE: usize = 3_000_000;
-/// As much address space as 64 MiB of memory, nearly.
+/// Address space of an SQ with little memory, in KiB: slightly less than 64 MiB.
 const SMALL_KB: u64 = 60_000;
-/// What 64 MiB can't hold, and SQ 0.6.0 reads before it asks for a key.
+/// Size of a body that does not fit into 64 MiB; SQ 0.6.0 reads it before it checks the key.
 const BODY: usize = 60_000_000;
-/// More than a small address space has room for their threads' stacks.
+/// Connections whose threads' stacks do not fit into a small address space.
 const MANY: usize = 300;
 
-fn roomy_0_5_0() -> StackBuilder {
-    Stack::builder().sq(OLD).tier(proof::tier("roomy", 256)).tenant_in_tier("alice", "roomy")
+fn large_old_sq() -> StackBuilder {
+    Stack::builder().sq(OLD).tier(proof::tier("large", 256)).tenant_in_tier("alice", "large")
 }
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
-        case!(On::Own(alone_0_5_0), sq_alone_dies_of_a_port_scan),
-        case!(On::Own(alone_0_5_0), sq_alone_hangs_on_an_idle_connection),
-        case!(On::Own(roomy_0_5_0), sq_alone_hangs_on_a_slow_reader),
-        case!(MAIN, sq_alone_dies_of_a_body_without_a_key),
-        case!(On::Own(alone), sq_alone_dies_of_more_connections_than_threads),
+        case!(On::Own(with_old_sq), sq_alone_dies_of_a_port_scan),
+        case!(On::Own(with_old_sq), sq_alone_hangs_on_an_idle_connection),
+        case!(On::Own(large_old_sq), sq_alone_hangs_on_a_slow_reader),
+        case!(MAIN, sq_alone_dies_of_an_unauthenticated_body),
+        case!(On::Own(with_new_sq), sq_alone_dies_of_more_connections_than_threads),
     ]
 }
 
-/// What a connection does before it is gone.
+/// A connection as a port scanner makes it.
 #[derive(Debug, Clone, Copy)]
 enum Scan {
-    Nothing,
+    ConnectAndClose,
     Reset,
     TlsHello,
-    HalfAHead,
+    PartialHead,
 }
 
 impl Scan {
-    const ALL: [Self; 4] = [Self::Nothing, Self::Reset, Self::TlsHello, Self::HalfAHead];
+    const ALL: [Self; 4] = [Self::ConnectAndClose, Self::Reset, Self::TlsHello, Self::PartialHead];
 
     fn name(self) -> &'static str {
         match self {
-            Self::Nothing => "connect and close",
+            Self::ConnectAndClose => "connect and close",
             Self::Reset => "RST",
             Self::TlsHello => "TLS hello",
-            Self::HalfAHead => "half a head",
+            Self::PartialHead => "half a head",
         }
     }
 
     async fn run(self, port: u16) -> Result<()> {
         let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", port)).await?;
         match self {
-            Self::Nothing => {}
+            Self::ConnectAndClose => {}
             Self::Reset => stream.set_zero_linger()?,
             Self::TlsHello => {
                 stream.write_all(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03").await?;
             }
-            Self::HalfAHead => stream.write_all(b"GET /api/v2/toc?p=a HTT").await?,
+            Self::PartialHead => stream.write_all(b"GET /api/v2/toc?p=a HTT").await?,
         }
         Ok(())
     }
 }
 
 async fn sq_alone_dies_of_a_port_scan(stack: Arc<Stack>) -> Result<()> {
-    ensure!(stored(&stack, "a").await?.is_empty(), "a first read");
+    ensure!(stored_text(&stack, "a").await?.is_empty(), "a new phext is not empty");
     for scan in Scan::ALL {
-        let mut alone = sq(|| BareSq::start(OLD)).await?;
-        scan.run(alone.address().port()).await?;
-        let exit = sq(move || Ok(alone.ended(PATIENCE))).await?;
+        let mut sq = blocking(|| BareSq::start(OLD)).await?;
+        scan.run(sq.address().port()).await?;
+        let exit = blocking(move || Ok(sq.ended(PATIENCE))).await?;
         let exit = exit.with_context(|| format!("SQ survives: {}", scan.name()))?;
         for _ in 0..50 {
             scan.run(stack.listen.https).await?;
         }
-        ensure!(stored(&stack, "a").await?.is_empty(), "a read");
+        ensure!(stored_text(&stack, "a").await?.is_empty(), "the phext has changed");
         ensure!(deaths(&stack).await? == 0, "{} reached SQ", scan.name());
-        row(
-            "sq_alone_dies_of_a_port_scan",
-            scan.name(),
-            OLD,
-            &exit.to_string(),
-            "50 of them: not noticed",
-        );
+        Row {
+            case: "sq_alone_dies_of_a_port_scan",
+            rule: scan.name(),
+            sq: OLD,
+            alone: &exit.to_string(),
+            gateway: "50 of them: no effect",
+        }
+        .print();
     }
     Ok(())
 }
 
-/// Has `hold` keep SQ alone busy; whether others are answered meanwhile, and how SQ ends when it lets
-/// go.
-fn wedged(sq: &mut BareSq, hold: impl FnOnce(&mut TcpStream) -> Result<()>) -> Result<String> {
+/// Keeps SQ busy with one connection, on which `occupy` sends and reads. Checks that SQ does not
+/// respond to a second client and dies when the connection closes, and describes both for the
+/// table.
+fn block(sq: &mut BareSq, occupy: impl FnOnce(&mut TcpStream) -> Result<()>) -> Result<String> {
     let mut stream = TcpStream::connect(sq.address())?;
-    hold(&mut stream)?;
-    let asked = exchange(sq.address(), &request("GET", "/api/v2/toc?p=a", None), WEDGED);
-    ensure!(asked.is_err(), "SQ answers beside it");
+    occupy(&mut stream)?;
+    let toc = request("GET", "/api/v2/toc?p=a", None);
+    let second = exchange(sq.address(), &toc, BLOCKED_AFTER);
+    ensure!(second.is_err(), "SQ responds to a second client");
     drop(stream);
-    let exit = sq.ended(PATIENCE).context("SQ survives its end")?;
-    Ok(format!("no answer for anybody, then {exit}"))
+    let exit = sq.ended(PATIENCE).context("SQ survives the end of the connection")?;
+    Ok(format!("no response for other clients, then {exit}"))
 }
 
 async fn sq_alone_hangs_on_an_idle_connection(stack: Arc<Stack>) -> Result<()> {
-    let said = sq(|| wedged(&mut BareSq::start(OLD)?, |_| Ok(()))).await?;
+    let alone = blocking(|| block(&mut BareSq::start(OLD)?, |_| Ok(()))).await?;
+    let alice = stack.tenant("alice")?;
     let mut idle = Vec::new();
     for _ in 0..50 {
         idle.push(Raw::connect(stack.listen.https, &stack.certs.ca()).await?);
     }
-    stack.tenant("alice")?.get("/api/v2/toc?p=a").await?.expect_ok()?;
+    alice.toc("a").await?.expect_ok()?;
     drop(idle);
-    stack.tenant("alice")?.get("/api/v2/toc?p=a").await?.expect_ok()?;
-    ensure!(deaths(&stack).await? == 0, "SQ died");
-    row(
-        "sq_alone_hangs_on_an_idle_connection",
-        "one idle connection",
-        OLD,
-        &said,
-        "50 of them: not noticed",
-    );
+    alice.toc("a").await?.expect_ok()?;
+    ensure!(deaths(&stack).await? == 0, "SQ died behind the gateway");
+    Row {
+        case: "sq_alone_hangs_on_an_idle_connection",
+        rule: "one idle connection",
+        sq: OLD,
+        alone: &alone,
+        gateway: "50 of them: no effect",
+    }
+    .print();
     Ok(())
+}
+
+fn hang_on_slow_reader() -> Result<String> {
+    let mut sq = BareSq::start(OLD)?;
+    let path = format!("/api/v2/update?p=a&{FIRST_SCROLL}");
+    sq.send("POST", &path, Some(&vec![b'x'; 2 * LARGE]))?;
+    block(&mut sq, |stream| {
+        stream.write_all(&request("GET", "/api/v2/get?p=a", None))?;
+        // Read until SQ has begun to respond, and no further.
+        Ok(stream.read_exact(&mut [0; 100])?)
+    })
 }
 
 async fn sq_alone_hangs_on_a_slow_reader(stack: Arc<Stack>) -> Result<()> {
-    let said = sq(|| {
-        let mut sq = BareSq::start(OLD)?;
-        let path = format!("/api/v2/update?p=a&{AT}");
-        sq.send("POST", &path, Some(&vec![b'x'; 2 * LARGE]))?;
-        wedged(&mut sq, |stream| {
-            stream.write_all(&request("GET", "/api/v2/get?p=a", None))?;
-            // It has begun to answer.
-            Ok(stream.read_exact(&mut [0; 100])?)
-        })
-    })
-    .await?;
+    let alone = blocking(hang_on_slow_reader).await?;
     let alice = stack.tenant("alice")?;
-
-    alice.post(&format!("/api/v2/update?p=a&{AT}"), "x".repeat(LARGE)).await?.expect_ok()?;
+    let path = format!("/api/v2/update?p=a&{FIRST_SCROLL}");
+    alice.post(&path, "x".repeat(LARGE)).await?.expect_ok()?;
+    let head = "GET /api/v2/get?p=a HTTP/1.1\r\nhost: x\r\nauthorization: KEY\r\n\r\n";
+    let head = head.replace("KEY", stack.key("alice")?);
     let mut slow = Vec::new();
     for _ in 0..5 {
         let mut raw = Raw::connect(stack.listen.https, &stack.certs.ca()).await?;
-        let head = "GET /api/v2/get?p=a HTTP/1.1\r\nhost: x\r\nauthorization: KEY\r\n\r\n";
-        raw.write(head.replace("KEY", stack.key("alice")?).as_bytes()).await?;
+        raw.write(head.as_bytes()).await?;
         raw.read_some(100).await?;
         slow.push(raw);
     }
-    let read = tokio::time::timeout(WEDGED, alice.get("/api/v2/toc?p=b")).await;
-    ensure!(read.context("slow readers hold up others")??.ok(), "a read");
+    let other = tokio::time::timeout(BLOCKED_AFTER, alice.toc("b")).await;
+    other.context("slow readers block other requests")??.expect_ok()?;
     drop(slow);
-    alice.get("/api/v2/toc?p=b").await?.expect_ok()?;
-    ensure!(deaths(&stack).await? == 0, "SQ died");
-    row(
-        "sq_alone_hangs_on_a_slow_reader",
-        "slow reader, client abort",
-        OLD,
-        &said,
-        "5 of them: others are answered",
-    );
+    alice.toc("b").await?.expect_ok()?;
+    ensure!(deaths(&stack).await? == 0, "SQ died behind the gateway");
+    Row {
+        case: "sq_alone_hangs_on_a_slow_reader",
+        rule: "slow reader, client abort",
+        sq: OLD,
+        alone: &alone,
+        gateway: "5 of them: others get responses",
+    }
+    .print();
     Ok(())
 }
 
-async fn sq_alone_dies_of_a_body_without_a_key(stack: Arc<Stack>) -> Result<()> {
+async fn sq_alone_dies_of_an_unauthenticated_body(stack: Arc<Stack>) -> Result<()> {
     for version in BOTH {
-        let exit = sq(move || {
+        let exit = blocking(move || {
             let mut sq = BareSq::start_with_memory_limit(version, SMALL_KB)?;
             let mut stream = TcpStream::connect(sq.address())?;
             let head = "POST /api/v2/update?p=a HTTP/1.1\r\nhost: x\r\n";
             write!(stream, "{head}content-length: {BODY}\r\n\r\n")?;
-            // It may end before it has read all.
+            // The write fails if SQ dies before it has read everything.
             let _ = stream.write_all(&vec![b'x'; BODY]);
             sq.ended(PATIENCE).with_context(|| format!("SQ {version} survives"))
         })
         .await?;
-        let head = format!("POST /api/v2/update?p=a&{AT} HTTP/1.1\r\nhost: x\r\n");
+        let head = format!("POST /api/v2/update?p=a&{FIRST_SCROLL} HTTP/1.1\r\nhost: x\r\n");
         let bytes = format!("{head}content-length: {BODY}\r\nconnection: close\r\n\r\n");
-        let said = through(&stack, &bytes).await?;
-        ensure!(said.contains(" 401 "), "{said}");
-        row(
-            "sq_alone_dies_of_a_body_without_a_key",
-            "body of 60 MB without a key",
-            version,
-            &exit.to_string(),
-            &format!("{} before the body", status(&said)),
-        );
+        let response = send_to_gateway(&stack, &bytes).await?;
+        ensure!(response.contains(" 401 "), "{response}");
+        Row {
+            case: "sq_alone_dies_of_an_unauthenticated_body",
+            rule: "body of 60 MB without a key",
+            sq: version,
+            alone: &exit.to_string(),
+            gateway: &format!("{} before the body", status_line(&response)),
+        }
+        .print();
     }
     Ok(())
 }
 
 async fn sq_alone_dies_of_more_connections_than_threads(stack: Arc<Stack>) -> Result<()> {
-    let exit = sq(|| {
+    let exit = blocking(|| {
         let mut sq = BareSq::start_with_memory_limit(NEW, 220_000)?;
-        let to = sq.address();
-        let idle: Vec<_> = (0..MANY).map_while(|_| TcpStream::connect(to).ok()).collect();
-        let exit = sq.ended(PATIENCE).context("SQ has threads for all");
+        let address = sq.address();
+        let idle: Vec<_> = (0..MANY).map_while(|_| TcpStream::connect(address).ok()).collect();
+        let exit = sq.ended(PATIENCE).context("SQ has a thread for each connection");
         drop(idle);
         exit
     })
     .await?;
-    let mut idle = Vec::new();
     let head = "GET /api/v2/toc?p=a HTTP/1.1\r\nhost: x\r\nauthorization: KEY\r\n\r\n";
     let head = head.replace("KEY", stack.key("alice")?);
+    let mut connections = Vec::new();
     for _ in 0..MANY {
         let mut raw = Raw::connect(stack.listen.https, &stack.certs.ca()).await?;
         raw.write(head.as_bytes()).await?;
-        idle.push(raw);
+        connections.push(raw);
     }
-    for raw in &mut idle {
+    for raw in &mut connections {
         raw.read_some(100).await?;
     }
-    stack.tenant("alice")?.get("/api/v2/toc?p=a").await?.expect_ok()?;
-    ensure!(deaths(&stack).await? == 0, "SQ died");
-    row(
-        "sq_alone_dies_of_more_connections_than_threads",
-        "more connections than it can have threads (memory, pids-limit)",
-        NEW,
-        &exit.to_string(),
-        "300 that ask at once: all answered",
-    );
+    stack.tenant("alice")?.toc("a").await?.expect_ok()?;
+    ensure!(deaths(&stack).await? == 0, "SQ died behind the gateway");
+    Row {
+        case: "sq_alone_dies_of_more_connections_than_threads",
+        rule: "more connections than it can have threads (memory, pids-limit)",
+        sq: NEW,
+        alone: &exit.to_string(),
+        gateway: "300 concurrent requests: a response to each",
+    }
+    .print();
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! The drills of `make drill`, in their short form. Left to `make drill` alone: a full disk, which
-//! needs root, and the restarts of Docker's daemon.
+//! The drills of `make drill` in their short form. Two kinds run in `make drill` only: a full disk,
+//! which needs root, and restarts of the Docker daemon.
 
 use std::sync::Arc;
 
@@ -8,53 +8,52 @@ use experiments::drill::{self, Allowance, Drill, Scale, Tally, clock, under_load
 use harness::host::tools;
 use harness::{Stack, StackBuilder};
 
-use crate::refusals::MAIN;
-use crate::world::{Case, On, case};
+use crate::shared_stack::MAIN;
+use crate::suite::{Case, On, case};
 
-/// A case per drill, each on a stack of its own.
+/// Defines a case per drill, each on its own stack.
 macro_rules! drills {
     ($($name:ident: $drill:ident,)*) => {
         pub(crate) fn cases() -> Vec<Case> {
-            let clock = case!(MAIN, drill_nothing_is_lost_when_the_clock_jumps);
-            let mut cases = vec![clock];
-            cases.extend([$({
-                fn four_tenants() -> StackBuilder {
-                    drill::stack(Drill::$drill, Scale::QUICK.tenants)
-                }
-                async fn $name(stack: Arc<Stack>) -> Result<()> {
-                    no_read_fails_and_no_acknowledged_write_is_lost(Drill::$drill, &stack).await
-                }
-                case!(On::Own(four_tenants), $name)
-            },)*]);
-            cases
+            vec![
+                case!(MAIN, nothing_is_lost_when_the_clock_jumps),
+                $({
+                    fn stack() -> StackBuilder {
+                        drill::stack(Drill::$drill, Scale::QUICK.tenants)
+                    }
+                    async fn $name(stack: Arc<Stack>) -> Result<()> {
+                        run(Drill::$drill, &stack).await
+                    }
+                    case!(On::Own(stack), $name)
+                },)*
+            ]
         }
     };
 }
 
 drills! {
-    drill_nothing_is_lost_when_nothing_breaks: Nothing,
-    drill_nothing_is_lost_when_one_sq_is_killed: SqKilled,
-    drill_nothing_is_lost_when_one_sq_runs_out_of_memory: SqOutOfMemory,
-    drill_nothing_is_lost_when_all_sqs_are_killed_at_once: AllSqsKilled,
-    drill_nothing_is_lost_when_the_orchestrator_is_killed: OrchestratorKilled,
-    drill_nothing_is_lost_when_the_orchestrator_is_upgraded: OrchestratorUpgraded,
-    drill_nothing_is_lost_when_a_second_orchestrator_is_started: SecondOrchestrator,
-    drill_nothing_is_lost_when_envoy_hands_over: EnvoyHotRestarted,
-    drill_nothing_is_lost_when_envoy_is_killed: EnvoyKilled,
-    drill_nothing_is_lost_when_the_relay_is_gone: RelayGone,
-    drill_nothing_is_lost_when_all_are_put_to_sleep: AllAsleep,
-    drill_nothing_is_lost_when_all_wake_at_once: AllAtOnce,
+    nothing_is_lost_when_nothing_breaks: Nothing,
+    nothing_is_lost_when_one_sq_is_killed: SqKilled,
+    nothing_is_lost_when_sq_exhausts_its_memory: SqOutOfMemory,
+    nothing_is_lost_when_all_sqs_are_killed: AllSqsKilled,
+    nothing_is_lost_when_the_orchestrator_is_killed: OrchestratorKilled,
+    nothing_is_lost_when_the_orchestrator_is_upgraded: OrchestratorUpgraded,
+    nothing_is_lost_when_a_second_orchestrator_starts: SecondOrchestrator,
+    nothing_is_lost_when_envoy_hot_restarts: EnvoyHotRestarted,
+    nothing_is_lost_when_envoy_is_killed: EnvoyKilled,
+    nothing_is_lost_when_the_relay_is_killed: RelayGone,
+    nothing_is_lost_when_all_tenants_sleep: AllAsleep,
+    nothing_is_lost_when_all_tenants_wake: AllAtOnce,
 }
 
-async fn drill_nothing_is_lost_when_the_clock_jumps(_: Arc<Stack>) -> Result<()> {
+async fn nothing_is_lost_when_the_clock_jumps(_: Arc<Stack>) -> Result<()> {
     let program = tools::workspace_binary("integration")?;
     tokio::task::spawn_blocking(move || clock::run_shifted(&program, true)).await?
 }
 
-async fn no_read_fails_and_no_acknowledged_write_is_lost(
-    drill: Drill,
-    stack: &Stack,
-) -> Result<()> {
+/// Runs a drill under load. No read may fail and no acknowledged write may be lost, beyond what
+/// the drill itself allows.
+async fn run(drill: Drill, stack: &Stack) -> Result<()> {
     let tally = under_load(drill, stack, Scale::QUICK).await?;
     println!("{}\n{}", Tally::HEADING, tally.row(drill.title()));
     let missed = Allowance::of(drill).missed(&tally);

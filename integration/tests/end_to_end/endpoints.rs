@@ -1,4 +1,4 @@
-//! Every endpoint, for both SQ versions, over HTTP/1.1 and HTTP/2: what was stored comes back.
+//! Every endpoint of both SQ versions, over HTTP/1.1 and HTTP/2, and any text unchanged.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use harness::{Client, Http, Response, Stack, StackBuilder};
 use hyper::{Method, Version};
 use serde_json::Value;
 
-use crate::world::{Case, On, case};
+use crate::suite::{Case, On, case};
 
 fn sq_0_6_0() -> StackBuilder {
     Stack::builder().tenant("one").tenant("two")
@@ -22,132 +22,164 @@ pub(crate) fn cases() -> Vec<Case> {
     let new = On::Shared("sq 0.6.0", sq_0_6_0);
     let old = On::Shared("sq 0.5.0", sq_0_5_0);
     vec![
-        case!(new, every_endpoint_of_sq_0_6_0_answers_over_http_1),
-        case!(new, every_endpoint_of_sq_0_6_0_answers_over_http_2),
-        case!(old, every_endpoint_of_sq_0_5_0_answers_over_http_1),
-        case!(old, every_endpoint_of_sq_0_5_0_answers_over_http_2),
-        case!(new, any_text_comes_back_from_sq_0_6_0_as_it_was_stored),
-        case!(old, any_text_comes_back_from_sq_0_5_0_as_it_was_stored),
+        case!(new, every_sq_0_6_endpoint_works_over_http1),
+        case!(new, every_sq_0_6_endpoint_works_over_http2),
+        case!(old, every_sq_0_5_endpoint_works_over_http1),
+        case!(old, every_sq_0_5_endpoint_works_over_http2),
+        case!(new, sq_0_6_returns_text_as_stored),
+        case!(old, sq_0_5_returns_text_as_stored),
     ]
 }
 
-async fn every_endpoint_of_sq_0_6_0_answers_over_http_1(stack: Arc<Stack>) -> Result<()> {
-    every_endpoint(&stack, "0.6.0", Http::One, "one").await
+async fn every_sq_0_6_endpoint_works_over_http1(stack: Arc<Stack>) -> Result<()> {
+    let api = Api::new(&stack, Http::One, "one")?;
+    check_endpoints(&api, "0.6.0").await?;
+    check_query(&api).await
 }
 
-async fn every_endpoint_of_sq_0_6_0_answers_over_http_2(stack: Arc<Stack>) -> Result<()> {
-    every_endpoint(&stack, "0.6.0", Http::Two, "two").await
+async fn every_sq_0_6_endpoint_works_over_http2(stack: Arc<Stack>) -> Result<()> {
+    let api = Api::new(&stack, Http::Two, "two")?;
+    check_endpoints(&api, "0.6.0").await?;
+    check_query(&api).await
 }
 
-async fn every_endpoint_of_sq_0_5_0_answers_over_http_1(stack: Arc<Stack>) -> Result<()> {
-    every_endpoint(&stack, "0.5.0", Http::One, "one").await
+async fn every_sq_0_5_endpoint_works_over_http1(stack: Arc<Stack>) -> Result<()> {
+    let api = Api::new(&stack, Http::One, "one")?;
+    check_endpoints(&api, "0.5.0").await?;
+    check_query_is_unsupported(&api).await
 }
 
-async fn every_endpoint_of_sq_0_5_0_answers_over_http_2(stack: Arc<Stack>) -> Result<()> {
-    every_endpoint(&stack, "0.5.0", Http::Two, "two").await
+async fn every_sq_0_5_endpoint_works_over_http2(stack: Arc<Stack>) -> Result<()> {
+    let api = Api::new(&stack, Http::Two, "two")?;
+    check_endpoints(&api, "0.5.0").await?;
+    check_query_is_unsupported(&api).await
 }
 
-async fn any_text_comes_back_from_sq_0_6_0_as_it_was_stored(stack: Arc<Stack>) -> Result<()> {
-    any_text(&stack).await
+async fn sq_0_6_returns_text_as_stored(stack: Arc<Stack>) -> Result<()> {
+    check_texts(&stack).await
 }
 
-async fn any_text_comes_back_from_sq_0_5_0_as_it_was_stored(stack: Arc<Stack>) -> Result<()> {
-    any_text(&stack).await
+async fn sq_0_5_returns_text_as_stored(stack: Arc<Stack>) -> Result<()> {
+    check_texts(&stack).await
 }
 
-/// A client, and what it is to see in every answer.
-struct Asker {
+/// A tenant's client of `/api/v2/`, and the HTTP version of its responses.
+struct Api {
     client: Client,
     version: Version,
 }
 
-impl Asker {
-    async fn ask(&self, method: Method, path: &str, body: &str) -> Result<Response> {
+impl Api {
+    fn new(stack: &Stack, http: Http, tenant: &str) -> Result<Self> {
+        let client = stack.client(http)?.key(stack.key(tenant)?);
+        let version = if http == Http::One { Version::HTTP_11 } else { Version::HTTP_2 };
+        Ok(Self { client, version })
+    }
+
+    /// Sends a request and checks status, HTTP version and the headers of every response.
+    async fn send(&self, method: Method, path: &str, body: &str) -> Result<Response> {
         let path = format!("/api/v2/{path}");
-        let answer =
-            self.client.send(method, &path, &[], body.to_owned().into()).await?.expect_ok()?;
-        ensure!(answer.version == self.version, "{path}: {:?}", answer.version);
-        ensure!(!answer.header("content-type").is_empty(), "{path} has no content type");
-        ensure!(answer.header("x-content-type-options") == "nosniff", "{path}: {answer:?}");
-        ensure!(!answer.header("x-request-id").is_empty(), "{path} has no request id");
-        Ok(answer)
+        let response = self.client.send(method, &path, &[], body.to_owned().into()).await?;
+        let response = response.expect_ok()?;
+        ensure!(response.version == self.version, "{path}: {:?}", response.version);
+        ensure!(!response.header("content-type").is_empty(), "{path} has no content type");
+        ensure!(response.header("x-content-type-options") == "nosniff", "{path}: {response:?}");
+        ensure!(!response.header("x-request-id").is_empty(), "{path} has no request id");
+        Ok(response)
     }
 
     async fn get(&self, path: &str) -> Result<String> {
-        Ok(self.ask(Method::GET, path, "").await?.text())
+        Ok(self.send(Method::GET, path, "").await?.text())
     }
 
     async fn expect(&self, method: Method, path: &str, body: &str, text: &str) -> Result<()> {
-        let said = self.ask(method, path, body).await?.text();
-        ensure!(said.contains(text), "{path} says {said:?}, not {text:?}");
+        let response = self.send(method, path, body).await?.text();
+        ensure!(response.contains(text), "{path} returns {response:?} without {text:?}");
+        Ok(())
+    }
+
+    /// Checks the text of [`SCROLL`].
+    async fn expect_stored(&self, text: &str) -> Result<()> {
+        let stored = self.get(&format!("select?{SCROLL}")).await?;
+        ensure!(stored == text, "stored {stored:?}, expected {text:?}");
         Ok(())
     }
 }
 
-const C: &str = "c=1.1.1/1.1.1/1.1.2";
+const SCROLL: &str = "p=book&c=1.1.1/1.1.1/1.1.2";
 
-async fn every_endpoint(stack: &Stack, sq: &str, http: Http, tenant: &str) -> Result<()> {
-    let client = stack.client(http)?.key(stack.key(tenant)?);
-    let version = if http == Http::One { Version::HTTP_11 } else { Version::HTTP_2 };
-    let a = Asker { client, version };
-    a.expect(Method::GET, "version", "", sq).await?;
-    // Writes.
-    let p = "p=book";
-    a.expect(Method::GET, &format!("insert?{p}&{C}&s=a%20b"), "", "Inserted").await?;
-    a.expect(Method::POST, &format!("insert?{p}&{C}"), "+c", "Inserted").await?;
-    ensure!(a.get(&format!("select?{p}&{C}")).await? == "a b+c", "inserts append");
-    a.expect(Method::GET, &format!("update?{p}&{C}&s=new"), "", "Updated").await?;
-    ensure!(a.get(&format!("select?{p}&{C}")).await? == "new", "an update overwrites");
-    a.expect(Method::POST, &format!("update?{p}&{C}"), "newer", "Updated").await?;
-    ensure!(a.get(&format!("select?{p}&{C}")).await? == "newer", "an update overwrites");
-    // Reads.
-    a.expect(Method::GET, &format!("toc?{p}"), "", "1.1.2").await?;
-    for (read, said) in [
+async fn check_endpoints(api: &Api, sq: &str) -> Result<()> {
+    api.expect(Method::GET, "version", "", sq).await?;
+    check_writes(api).await?;
+    check_reads(api).await?;
+    check_deletes(api).await?;
+    let head = api.send(Method::HEAD, "toc?p=book", "").await?;
+    ensure!(head.body.is_empty(), "the response to HEAD has a body");
+    Ok(())
+}
+
+/// Leaves the text `newer` in [`SCROLL`]. `insert` appends, `update` overwrites.
+async fn check_writes(api: &Api) -> Result<()> {
+    api.expect(Method::GET, &format!("insert?{SCROLL}&s=a%20b"), "", "Inserted").await?;
+    api.expect(Method::POST, &format!("insert?{SCROLL}"), "+c", "Inserted").await?;
+    api.expect_stored("a b+c").await?;
+    api.expect(Method::GET, &format!("update?{SCROLL}&s=new"), "", "Updated").await?;
+    api.expect_stored("new").await?;
+    api.expect(Method::POST, &format!("update?{SCROLL}"), "newer", "Updated").await?;
+    api.expect_stored("newer").await
+}
+
+async fn check_reads(api: &Api) -> Result<()> {
+    api.expect(Method::GET, "toc?p=book", "", "1.1.2").await?;
+    for (read, expected) in [
         ("get", "\x17newer"),
         ("delta", "\x17newer"),
-        // Of these six bytes; where it lies on the server is not told.
+        // The checksum of these six bytes.
         ("checksum", "67f40a5e1f3d58287ac95d0d7d64e974"),
+        // The gateway removes the path on the server.
         ("load", "Loaded book"),
     ] {
-        let answer = a.get(&format!("{read}?{p}")).await?;
-        ensure!(answer == said, "{read} says {answer:?}, not {said:?}");
+        let text = api.get(&format!("{read}?p=book")).await?;
+        ensure!(text == expected, "{read} returns {text:?}, not {expected:?}");
     }
-    let status = a.get(&format!("status?{p}")).await?;
+    let status = api.get("status?p=book").await?;
     let lines: Vec<&str> = status.lines().collect();
     ensure!(lines.contains(&"Hosting: book") && lines.contains(&"Phext Size: 6"), "{status}");
-    let export = a.get(&format!("json-export?{p}")).await?;
-    ensure!(serde_json::from_str::<Value>(&export).is_ok(), "json-export is no JSON: {export}");
+    let export = api.get("json-export?p=book").await?;
+    ensure!(serde_json::from_str::<Value>(&export).is_ok(), "json-export is not JSON: {export}");
     let stale = format!("1.1.1/1.1.1/1.1.2: {}\n", "0".repeat(32));
-    a.expect(Method::POST, &format!("delta?{p}"), &stale, "newer").await?;
-    query(&a, sq, p).await?;
-    // And gone.
-    a.expect(Method::GET, &format!("delete?{p}&{C}"), "", "Removed").await?;
-    ensure!(a.get(&format!("select?{p}&{C}")).await?.is_empty(), "deleted is gone");
-    a.ask(Method::GET, &format!("update?{p}&{C}&s=again"), "").await?;
-    a.expect(Method::DELETE, &format!("delete?{p}&{C}"), "", "Removed").await?;
-    ensure!(a.get(&format!("select?{p}&{C}")).await?.is_empty(), "deleted is gone");
-    let head = a.ask(Method::HEAD, &format!("toc?{p}"), "").await?;
-    ensure!(head.body.is_empty(), "HEAD has no body");
-    Ok(())
+    api.expect(Method::POST, "delta?p=book", &stale, "newer").await
 }
 
-/// `query` is younger than SQ 0.5.0, and the gateway says so there.
-async fn query(a: &Asker, sq: &str, p: &str) -> Result<()> {
-    let path = format!("query?{p}&from=1.1.1/1.1.1/1.1.1&to=1.1.1/1.1.1/1.1.9&limit=5");
-    if sq == "0.5.0" {
-        a.client.get(&format!("/api/v2/{path}")).await?.expect_status(501)?;
-        return Ok(());
-    }
-    for (method, path, body) in
-        [(Method::GET, path, ""), (Method::POST, format!("query?{p}"), "1.1.1/1.1.1/1.1.2\n")]
-    {
-        let answer: Value = serde_json::from_str(&a.ask(method, &path, body).await?.text())?;
-        ensure!(answer.as_array().is_some_and(|all| all.len() == 1), "{path}: {answer}");
+async fn check_deletes(api: &Api) -> Result<()> {
+    let delete = format!("delete?{SCROLL}");
+    api.expect(Method::GET, &delete, "", "Removed").await?;
+    api.expect_stored("").await?;
+    api.send(Method::GET, &format!("update?{SCROLL}&s=again"), "").await?;
+    api.expect(Method::DELETE, &delete, "", "Removed").await?;
+    api.expect_stored("").await
+}
+
+/// Checks `query`, by a range and by a list of coordinates.
+async fn check_query(api: &Api) -> Result<()> {
+    api.send(Method::GET, &format!("update?{SCROLL}&s=newer"), "").await?;
+    let set = "1.1.1/1.1.1/1.1.2\n";
+    for (method, path, body) in [(Method::GET, RANGE, ""), (Method::POST, "query?p=book", set)] {
+        let found: Value = api.send(method, path, body).await?.json()?;
+        ensure!(found.as_array().is_some_and(|all| all.len() == 1), "{path}: {found}");
     }
     Ok(())
 }
 
-/// What breaks encoders, parsers and framings.
+const RANGE: &str = "query?p=book&from=1.1.1/1.1.1/1.1.1&to=1.1.1/1.1.1/1.1.9&limit=5";
+
+/// SQ 0.5.0 has no `query`, and the gateway says so.
+async fn check_query_is_unsupported(api: &Api) -> Result<()> {
+    api.client.get(&format!("/api/v2/{RANGE}")).await?.expect_status(501)?;
+    Ok(())
+}
+
+/// Texts that break encoders, parsers and framing.
 const TEXTS: [&str; 9] = [
     "two words",
     "1+1=2",
@@ -160,27 +192,26 @@ const TEXTS: [&str; 9] = [
     "   spaces around   ",
 ];
 
-async fn any_text(stack: &Stack) -> Result<()> {
+async fn check_texts(stack: &Stack) -> Result<()> {
     for (tenant, http) in [("one", Http::One), ("two", Http::Two)] {
         let client = stack.client(http)?.key(stack.key(tenant)?);
-        for (number, text) in TEXTS.iter().enumerate() {
-            for by_body in [false, true] {
-                let at = format!("p=texts&c=1.1.1/1.1.1/1.1.{}", number + 1);
-                let answer = if by_body {
-                    client.post(&format!("/api/v2/update?{at}"), *text).await?
-                } else {
-                    let s = encode(text);
-                    client.get(&format!("/api/v2/update?{at}&s={s}")).await?
-                };
-                ensure!(answer.ok(), "{text:?}: {} {}", answer.status, answer.text());
-                let back = client.get(&format!("/api/v2/select?{at}")).await?;
-                ensure!(back.text() == *text, "{text:?} came back as {:?}", back.text());
-            }
+        for (number, text) in (1..).zip(TEXTS) {
+            let scroll = format!("p=texts&c=1.1.1/1.1.1/1.1.{number}");
+            let in_query = format!("/api/v2/update?{scroll}&s={}", encode(text));
+            client.get(&in_query).await?.expect_ok()?;
+            check_text(&client, &scroll, text).await?;
+            client.post(&format!("/api/v2/update?{scroll}"), text).await?.expect_ok()?;
+            check_text(&client, &scroll, text).await?;
         }
-        let plus = "/api/v2/update?p=texts&c=1.1.1/1.1.1/1.2.1&s=a+b";
-        client.get(plus).await?.expect_ok()?;
-        let back = client.get("/api/v2/select?p=texts&c=1.1.1/1.1.1/1.2.1").await?;
-        ensure!(back.text() == "a b", "+ came back as {:?}", back.text());
+        // In a query `+` is a space.
+        let scroll = "p=texts&c=1.1.1/1.1.1/1.2.1";
+        client.get(&format!("/api/v2/update?{scroll}&s=a+b")).await?.expect_ok()?;
+        check_text(&client, scroll, "a b").await?;
     }
+    Ok(())
+}
+
+async fn check_text(client: &Client, scroll: &str, text: &str) -> Result<()> {
+    client.get(&format!("/api/v2/select?{scroll}")).await?.expect_text(200, text)?;
     Ok(())
 }

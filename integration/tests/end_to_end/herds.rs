@@ -1,21 +1,22 @@
-//! Many first requests at once.
+//! Many first requests at the same time.
 
-use harness::{Http, Lifecycle, Stack, StackBuilder};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use harness::client::TOC;
+use harness::{Http, Lifecycle, Stack, StackBuilder};
 use tokio::task::JoinSet;
 
-use crate::refusals::MAIN;
-use crate::world::{Case, On, case};
+use crate::shared_stack::MAIN;
+use crate::suite::{Case, On, case};
 
-/// First requests to one tenant at once.
+/// Concurrent first requests to one tenant.
 const HERD: usize = 200;
-/// Tenants woken at once.
+/// Tenants woken at the same time.
 const CROWD: usize = 20;
-/// Longest wait for a sleep.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Deadline for a tenant to fall asleep.
+const SLEEP_TIMEOUT: Duration = Duration::from_secs(30);
 
 fn sleeper() -> StackBuilder {
     Stack::builder().workers(4).tenant("herd").lifecycle(Lifecycle::short_leases())
@@ -23,80 +24,77 @@ fn sleeper() -> StackBuilder {
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
-        case!(On::Own(sleeper), two_hundred_requests_at_once_wake_a_sleeping_tenant_once),
-        case!(MAIN, two_hundred_first_requests_make_one_start_and_all_are_answered),
-        case!(MAIN, twenty_tenants_at_once_are_all_started_and_answered),
+        case!(On::Own(sleeper), two_hundred_requests_wake_a_tenant_once),
+        case!(MAIN, two_hundred_first_requests_make_one_start),
+        case!(MAIN, twenty_tenants_start_at_once),
     ]
 }
 
-/// Who takes part.
+/// The tenants that these cases need on the shared stack.
 pub(crate) fn tenants() -> Vec<String> {
-    let crowd = (1..=CROWD).map(|number| format!("crowd-{number}"));
-    crowd.chain(["herd".to_owned()]).collect()
+    let mut tenants: Vec<String> = (1..=CROWD).map(member).collect();
+    tenants.push("herd".to_owned());
+    tenants
 }
 
-/// How often a tenant was started.
-async fn starts(stack: &Stack, tenant: &str) -> Result<u64> {
-    let found = stack.orchestrator.tenant(tenant).await?;
-    Ok(found.map(|status| status.wakes).unwrap_or_default())
+fn member(number: usize) -> String {
+    format!("crowd-{number}")
 }
 
-async fn two_hundred_first_requests_make_one_start_and_all_are_answered(
-    stack: Arc<Stack>,
-) -> Result<()> {
-    herd(&stack).await?;
-    let starts = starts(&stack, "herd").await?;
-    ensure!(starts == 1, "{starts} starts");
+async fn wakes(stack: &Stack, tenant: &str) -> Result<u64> {
+    Ok(stack.orchestrator.tenant_status(tenant).await?.wakes)
+}
+
+async fn two_hundred_first_requests_make_one_start(stack: Arc<Stack>) -> Result<()> {
+    send_herd(&stack, "herd", HERD).await?;
+    let wakes = wakes(&stack, "herd").await?;
+    ensure!(wakes == 1, "{wakes} starts");
     Ok(())
 }
 
-/// Verdict and lease are known to the workers here, and the lease has ended.
-async fn two_hundred_requests_at_once_wake_a_sleeping_tenant_once(stack: Arc<Stack>) -> Result<()> {
+/// Differs from a first request: here the workers have the verdict cached and a lease that has
+/// ended.
+async fn two_hundred_requests_wake_a_tenant_once(stack: Arc<Stack>) -> Result<()> {
     let client = stack.tenant("herd")?;
-    let at = "p=index&c=1.1.1/1.1.1/1.1.1";
-    client.get(&format!("/api/v2/update?{at}&s=kept")).await?.expect_ok()?;
-    stack.orchestrator.put_to_sleep("herd", PATIENCE).await?;
-    let before = starts(&stack, "herd").await?;
-    herd(&stack).await?;
-    let more = starts(&stack, "herd").await? - before;
-    ensure!(more == 1, "{more} starts");
-    let answer = client.get(&format!("/api/v2/select?{at}")).await?;
-    ensure!(answer.text() == "kept", "{} {:?}", answer.status, answer.text());
+    client.update("index", "kept").await?.expect_ok()?;
+    stack.orchestrator.put_to_sleep("herd", SLEEP_TIMEOUT).await?;
+    let before = wakes(&stack, "herd").await?;
+    send_herd(&stack, "herd", HERD).await?;
+    let starts = wakes(&stack, "herd").await? - before;
+    ensure!(starts == 1, "{starts} starts");
+    client.select("index").await?.expect_text(200, "kept")?;
     Ok(())
 }
 
-/// All of them ask the tenant at once, and all are answered.
-async fn herd(stack: &Stack) -> Result<()> {
+/// Sends concurrent requests to one tenant and expects a response of 200 to each.
+pub(crate) async fn send_herd(stack: &Stack, tenant: &str, size: usize) -> Result<()> {
     let mut tasks = JoinSet::new();
-    for number in 0..HERD {
-        // Connections of their own, so that every worker has some of them.
+    for number in 0..size {
+        // Each client has its own connection, so that every worker gets some of them.
         let http = if number % 2 == 0 { Http::One } else { Http::Two };
-        let client = stack.client(http)?.key(stack.key("herd")?);
-        tasks.spawn(async move { client.get("/api/v2/toc?p=index").await });
+        let client = stack.client(http)?.key(stack.key(tenant)?);
+        tasks.spawn(async move { client.get(TOC).await });
     }
-    while let Some(answer) = tasks.join_next().await {
-        answer??.expect_ok()?;
+    while let Some(response) = tasks.join_next().await {
+        response??.expect_ok()?;
     }
     Ok(())
 }
 
-async fn twenty_tenants_at_once_are_all_started_and_answered(stack: Arc<Stack>) -> Result<()> {
+async fn twenty_tenants_start_at_once(stack: Arc<Stack>) -> Result<()> {
     let mut tasks = JoinSet::new();
-    for number in 1..=CROWD {
-        let name = format!("crowd-{number}");
-        let client = stack.tenant(&name)?;
-        let path = format!("/api/v2/update?p=index&c=1.1.1/1.1.1/1.1.1&s={name}");
-        tasks.spawn(async move { client.get(&path).await });
+    for tenant in (1..=CROWD).map(member) {
+        let client = stack.tenant(&tenant)?;
+        tasks.spawn(async move { client.update("index", &tenant).await });
     }
-    while let Some(answer) = tasks.join_next().await {
-        answer??.expect_ok()?;
+    while let Some(response) = tasks.join_next().await {
+        response??.expect_ok()?;
     }
-    for number in 1..=CROWD {
-        let name = format!("crowd-{number}");
-        let answer = stack.tenant(&name)?.get("/api/v2/select?p=index&c=1.1.1/1.1.1/1.1.1").await?;
-        ensure!(answer.text() == name, "{name} was given {:?}", answer.text());
-        ensure!(starts(&stack, &name).await? == 1, "{name} was started twice");
-        stack.orchestrator.sleep(&name).await?;
+    for tenant in (1..=CROWD).map(member) {
+        stack.tenant(&tenant)?.select("index").await?.expect_text(200, &tenant)?;
+        let wakes = wakes(&stack, &tenant).await?;
+        ensure!(wakes == 1, "{wakes} starts of {tenant}");
+        stack.orchestrator.sleep(&tenant).await?;
     }
     Ok(())
 }

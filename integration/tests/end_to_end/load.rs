@@ -14,7 +14,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-use crate::world::{Case, On, case};
+use crate::suite::{Case, On, case};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const AT: &str = "p=index&c=1.1.1/1.1.1/1.1.1";
@@ -66,7 +66,7 @@ pub(crate) fn cases() -> Vec<Case> {
         case!(On::Own(old), nothing_but_whole_requests_reaches_sq_0_5_0),
         case!(On::Own(old), clients_that_leave_large_answers_cost_sq_0_5_0_a_moment_at_most),
         case!(On::Own(neighbours), a_tenant_out_of_memory_is_back_at_once_and_disturbs_nobody)
-            .alone(),
+            .exclusive(),
     ]
 }
 

@@ -13,7 +13,7 @@ use harness::parts::orchestrator::responses::{MonthUsage, TenantUsage};
 use harness::{Http, Lifecycle, Runtime, Stack, StackBuilder, Tier, until};
 use hyper::Method;
 
-use crate::world::{Case, On, case};
+use crate::suite::{Case, On, case};
 
 /// Longest wait for reports to be in the ledger, which takes a second or two.
 const REPORTED: Duration = Duration::from_secs(10);
@@ -41,7 +41,7 @@ fn endable() -> StackBuilder {
 }
 
 fn books() -> StackBuilder {
-    // The case's runtime is set by the world.
+    // The suite sets the case's runtime.
     reconcile::builder(Runtime::Process)
 }
 

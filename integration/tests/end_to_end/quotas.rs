@@ -8,7 +8,7 @@ use harness::client::TOC;
 use harness::{Client, Http, Lifecycle, Response, Stack, StackBuilder, Tier, until};
 use serde_json::Value;
 
-use crate::world::{Case, On, case};
+use crate::suite::{Case, On, case};
 use protocol::time::DAY_S;
 
 /// A quota is passed → every worker refuses.
@@ -43,11 +43,11 @@ fn sleepy() -> StackBuilder {
 pub(crate) fn cases() -> Vec<Case> {
     let quotas = On::Shared("quotas", tiers);
     vec![
-        case!(quotas, a_used_up_day_is_refused_at_every_worker_within_two_seconds).alone(),
+        case!(quotas, a_used_up_day_is_refused_at_every_worker_within_two_seconds).exclusive(),
         case!(quotas, answers_warn_from_80_percent_on),
-        case!(quotas, a_raised_tier_lifts_a_used_up_day_at_once).alone(),
-        case!(quotas, two_envoys_count_together).alone(),
-        case!(quotas, a_used_up_month_is_refused_until_the_month_ends).alone(),
+        case!(quotas, a_raised_tier_lifts_a_used_up_day_at_once).exclusive(),
+        case!(quotas, two_envoys_count_together).exclusive(),
+        case!(quotas, a_used_up_month_is_refused_until_the_month_ends).exclusive(),
         case!(quotas, used_up_writes_leave_the_reads),
         case!(On::Own(sleepy), a_tenant_over_its_day_is_refused_without_being_woken),
     ]

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use harness::client::TOC;
 use harness::{Client, Http, Response, Stack, StackBuilder, Tier, holds, until};
 
-use crate::world::{Case, On, case};
+use crate::suite::{Case, On, case};
 
 /// The registry is saved → every worker knows.
 const BITES_WITHIN: Duration = Duration::from_secs(1);
@@ -32,9 +32,9 @@ fn two_workers() -> StackBuilder {
 pub(crate) fn cases() -> Vec<Case> {
     let (four, two) = (On::Own(four_workers), On::Own(two_workers));
     vec![
-        case!(four, a_revoked_key_is_refused_within_a_second_on_every_worker).alone(),
-        case!(four, a_changed_tier_bites_within_a_second_on_every_worker).alone(),
-        case!(two, a_rotated_key_serves_the_same_data).alone(),
+        case!(four, a_revoked_key_is_refused_within_a_second_on_every_worker).exclusive(),
+        case!(four, a_changed_tier_bites_within_a_second_on_every_worker).exclusive(),
+        case!(two, a_rotated_key_serves_the_same_data).exclusive(),
         case!(two, a_bad_edit_of_the_registry_changes_nothing),
         case!(two, without_the_relay_known_keys_work_and_unknown_ones_get_503),
     ]

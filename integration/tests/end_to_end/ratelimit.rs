@@ -24,7 +24,7 @@ use harness::{Client, Stack, StackBuilder, until};
 use tonic::transport::Server;
 use tonic::{Request, Response, Status};
 
-use crate::world::{Case, On, case};
+use crate::suite::{Case, On, case};
 
 /// Longest wait for Envoy, which compiles the filter first.
 const START: Duration = Duration::from_mins(1);

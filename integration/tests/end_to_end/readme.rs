@@ -10,7 +10,7 @@ use harness::Stack;
 use harness::host::tools;
 use integration::dev;
 
-use crate::world::{Case, On, case};
+use crate::suite::{Case, On, case};
 
 pub(crate) fn cases() -> Vec<Case> {
     let demo = On::Own(|| Stack::builder().tenant("alice").tenant("bob"));

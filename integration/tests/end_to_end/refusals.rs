@@ -5,31 +5,18 @@ use std::sync::Arc;
 use anyhow::{Result, ensure};
 use harness::client::TOC;
 use harness::client::raw::Raw;
-use harness::{Client, Http, Lifecycle, Response, Stack, StackBuilder};
+use harness::{Client, Http, Response, Stack};
 use hyper::Method;
 
-use crate::world::{Case, On, case};
-
-/// The stack of all tests that disturb nobody: four workers.
-pub(crate) const MAIN: On = On::Shared("main", main_stack);
-
-fn main_stack() -> StackBuilder {
-    // Twenty starts take four seconds on a quiet machine and many more on one that compiles.
-    let patient = Lifecycle::default().duration_ms("patience", 25_000);
-    let mut builder = Stack::builder().lifecycle(patient).filter_config("lease_timeout", "\"27s\"");
-    builder = builder.workers(4).tenant("alice").tenant("bob").tenant("suspended");
-    for tenant in crate::herds::tenants() {
-        builder = builder.tenant(&tenant);
-    }
-    builder
-}
+use crate::shared_stack::MAIN;
+use crate::suite::{Case, case};
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
         case!(MAIN, a_request_without_a_key_is_refused_byte_for_byte),
         case!(MAIN, a_malformed_key_is_refused_byte_for_byte),
         case!(MAIN, an_unknown_key_is_refused_byte_for_byte),
-        case!(MAIN, a_suspended_tenant_is_refused_byte_for_byte).alone(),
+        case!(MAIN, a_suspended_tenant_is_refused_byte_for_byte).exclusive(),
         case!(MAIN, an_unknown_endpoint_is_refused_byte_for_byte),
         case!(MAIN, a_key_is_taken_from_each_of_its_three_places),
         case!(MAIN, every_answer_tells_what_it_cost_and_which_request_it_was),

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use hyper::Method;
 use serde_json::{Value, json};
 
-use crate::world::{Case, On, case};
+use crate::suite::{Case, On, case};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 const AT: &str = "p=index&c=1.1.1/1.1.1/1.1.1";

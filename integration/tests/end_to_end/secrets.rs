@@ -9,7 +9,7 @@ use anyhow::{Result, ensure};
 use harness::host::docker;
 use harness::{Http, Runtime, Stack, StackBuilder, until};
 
-use crate::world::{Case, On, case};
+use crate::suite::{Case, On, case};
 
 /// Longest wait until what was asked is in Envoy's access log.
 const LOGGED: Duration = Duration::from_secs(20);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use crate::world::{Case, On, case};
+use crate::suite::{Case, On, case};
 
 /// Sleeps and wakes under load.
 const ROUNDS: u64 = 50;

@@ -11,7 +11,7 @@ use harness::{Client, Response, Stack, StackBuilder, Tier, until};
 use hyper::Method;
 use serde_json::Value;
 
-use crate::world::{Case, On, case};
+use crate::suite::{Case, On, case};
 
 /// Long enough for the orchestrator's next measurement to reach every worker.
 const MEASURED: Duration = Duration::from_secs(15);

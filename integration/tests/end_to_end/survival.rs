@@ -10,8 +10,8 @@ use harness::host::tools;
 use harness::{Load, Runtime, Stack, StackBuilder, until};
 use rustix::process::Signal;
 
-use crate::refusals::MAIN;
-use crate::world::{Case, On, case};
+use crate::shared_stack::MAIN;
+use crate::suite::{Case, On, case};
 
 const AT: &str = "p=index&c=1.1.1/1.1.1/1.1.1";
 const PATIENCE: Duration = Duration::from_secs(20);

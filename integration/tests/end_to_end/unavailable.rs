@@ -11,7 +11,7 @@ use harness::host::processes;
 use harness::{Lifecycle, Runtime, Stack, StackBuilder, until};
 
 use crate::refusals::check;
-use crate::world::{Case, On, case};
+use crate::suite::{Case, On, case};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
