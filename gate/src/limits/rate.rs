@@ -24,6 +24,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use protocol::time::SECOND_NS;
 use protocol::{Limits, TenantId};
 
 use crate::shared::Shared;
@@ -298,5 +299,5 @@ impl Batch {
 }
 
 fn seconds_up(ns: u64) -> u32 {
-    u32::try_from(ns.div_ceil(1_000_000_000)).unwrap_or(u32::MAX)
+    u32::try_from(ns.div_ceil(SECOND_NS)).unwrap_or(u32::MAX)
 }

@@ -5,6 +5,7 @@
 //! at most the larger burst plus both rates, and switching back and forth gains nothing. A pair
 //! whose time has passed is a full bucket, which equals an absent one, so records need no expiry.
 
+use protocol::time::SECOND_NS;
 use protocol::{Limits, TenantId};
 
 use crate::shared::Shared;
@@ -16,7 +17,7 @@ const BYTES: usize = 1 + 2 * ENTRY_BYTES;
 const ENTRY_BYTES: usize = 24;
 /// A bucket's debt cannot exceed its depth. A record further ahead than this was written before the
 /// clock stepped back; it keeps the debt that it had when it was last read. Smaller steps only delay.
-const CLOCK_STEP_NS: u64 = 1_000_000_000;
+const CLOCK_STEP_NS: u64 = SECOND_NS;
 
 /// Rate and burst, with the time per token that the arithmetic uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -190,8 +190,6 @@ pub(super) struct Budget {
     starts: u32,
 }
 
-/// The window of the wake budget.
-
 impl Budget {
     /// Milliseconds until a start is allowed; `None`: now.
     pub(super) fn wait(&self, per_hour: u32, now: Ms) -> Option<Ms> {
