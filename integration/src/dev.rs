@@ -348,5 +348,5 @@ fn clear_away(dir: &Path) {
     kill_tenants(docker, &dir.join("data"));
     // Without it the orchestrator would not run processes where containers ran and no daemon tells
     // whether they still do.
-    let _ = fs::remove_file(dir.join("state/life.json"));
+    let _ = fs::remove_file(dir.join("state/run.json"));
 }

@@ -29,7 +29,6 @@ use crate::api::snapshots::{self, SnapshotsApi};
 use crate::api::startup::Startup;
 use crate::api::usage::{self as usage_api, UsageApi};
 use crate::config::{Config, Listen};
-use crate::host;
 use crate::metrics::Metrics;
 use crate::runtime::{Runtime, select};
 use crate::storage::disk::Disk;
@@ -38,7 +37,8 @@ use crate::storage::private;
 use crate::storage::vault::Vault;
 use crate::tenants::backup_task;
 use crate::tenants::driver::{Driver, Handle, Parts};
-use crate::tenants::previous_run::Life;
+use crate::tenants::pressure;
+use crate::tenants::previous_run::RunRecord;
 use crate::usage::ledger::Ledger;
 use crate::usage::metrics::UsageCollector;
 use crate::xds::{self, Publisher, XdsEvent};
@@ -226,7 +226,7 @@ impl App {
 
         let floor_bytes = self.config.memory_floor_bytes;
         let memory =
-            host::watch(floor_bytes, handle.clone(), runtime.clone(), self.metrics.clone());
+            pressure::watch(floor_bytes, handle.clone(), runtime.clone(), self.metrics.clone());
         tasks.spawn_until(Stage::Draining, TaskName::Memory, async { Ok(memory.await?) });
 
         // Completes its round before it ends: a blocking thread of the round may be asking SQ.
@@ -240,13 +240,13 @@ impl App {
 /// Chooses the runtime. Returns with it how long leases of earlier runs may still be live.
 async fn choose_runtime(config: &Config) -> anyhow::Result<(Arc<dyn Runtime>, u64)> {
     let state_dir = &config.state_dir;
-    let unusable = || format!("{} can't be used", Life::path(state_dir).display());
-    let last = Life::last(state_dir).with_context(unusable)?;
-    let previous = last.as_ref().map(|life| life.runtime.as_str());
-    let runtime = select::choose(config, previous, &Life::path(state_dir)).await?;
-    let life = Life::new(config.lifecycle.lease_ms, runtime.describe().kind);
-    let leases_ms = life.leases_ms(last.as_ref());
-    life.write(state_dir).with_context(unusable)?;
+    let unusable = || format!("{} can't be used", RunRecord::path(state_dir).display());
+    let previous = RunRecord::read(state_dir).with_context(unusable)?;
+    let kind = previous.as_ref().map(|run| run.runtime.as_str());
+    let runtime = select::choose(config, kind, &RunRecord::path(state_dir)).await?;
+    let present = RunRecord::new(config.lifecycle.lease_ms, runtime.describe().kind);
+    let leases_ms = present.earlier_leases_ms(previous.as_ref());
+    present.write(state_dir).with_context(unusable)?;
     Ok((runtime, leases_ms))
 }
 

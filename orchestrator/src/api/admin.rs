@@ -174,9 +174,9 @@ async fn sleep(
     match handle.sleep(tenant, drain).await {
         Err(_) => shutting_down(),
         Ok(None) => unknown_tenant(&id),
-        Ok(Some(answer)) => {
-            let state = answer.state.label().to_owned();
-            let report = SleepReport { state, earliest_ms: answer.earliest_ms };
+        Ok(Some(outcome)) => {
+            let state = outcome.state.label().to_owned();
+            let report = SleepReport { state, earliest_ms: outcome.earliest_ms };
             (StatusCode::ACCEPTED, Json(report)).into_response()
         }
     }

@@ -22,7 +22,7 @@ use crate::api::usage::UsageApi;
 use crate::host;
 use crate::metrics::Metrics;
 use crate::tenants::driver::Handle;
-use crate::tenants::lifecycle::Answer;
+use crate::tenants::lifecycle::LeaseDecision;
 
 /// Bound on a request body: a few names and a tier's limits.
 const BODY_MAX_BYTES: usize = 64 * 1024;
@@ -64,8 +64,8 @@ async fn lease(State(api): State<LeaseApi>, Json(request): Json<LeaseRequest>) -
         Ok(Err(closed)) => return unavailable(&closed.to_string()),
         Err(_) => return unavailable("the driver does not respond"),
     };
-    match outcome.answer {
-        Answer::Granted { wake, wake_ms, waker } => {
+    match outcome.decision {
+        LeaseDecision::Granted { wake, wake_ms, waker } => {
             let cluster = tenant.cluster();
             Json(LeaseResponse {
                 cluster,
@@ -78,7 +78,7 @@ async fn lease(State(api): State<LeaseApi>, Json(request): Json<LeaseRequest>) -
             })
             .into_response()
         }
-        Answer::Refused { kind, retry_after_s, detail } => {
+        LeaseDecision::Refused { kind, retry_after_s, detail } => {
             let detail = detail.to_owned();
             refuse(&LeaseRefusal { kind, retry_after_s, detail, notice: None })
         }

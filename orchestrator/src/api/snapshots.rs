@@ -164,14 +164,14 @@ async fn restore_locked(
     tenant: TenantId,
     taken_s: u64,
 ) -> io::Result<Option<u64>> {
-    handle.hold(tenant.clone(), true).await.map_err(io::Error::other)?;
+    handle.lock_for_restore(tenant.clone()).await.map_err(io::Error::other)?;
     let restored = if wait_until_at_rest(handle, &tenant).await {
         let tenant = tenant.clone();
         blocking(move || vault.restore(&tenant, taken_s)).await.map(Some)
     } else {
         Ok(None)
     };
-    handle.hold(tenant, false).await.map_err(io::Error::other)?;
+    handle.unlock_after_restore(tenant).await.map_err(io::Error::other)?;
     restored
 }
 

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::fs::{File, Metadata};
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{Mode, OFlags, open as open_at};
@@ -75,27 +75,27 @@ pub(crate) fn phext_files(folder: &Path) -> io::Result<BTreeMap<String, Stamp>> 
     Ok(files)
 }
 
-/// Opens a regular file for reading. Anything else is an error of kind `InvalidData`.
+/// Opens a regular file for reading. Anything else is an error with the cause [`NotAPhext`].
 pub(crate) fn open(path: &Path) -> io::Result<(File, Metadata)> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = match open_at(path, flags, Mode::empty()) {
         Ok(file) => File::from(file),
-        Err(Errno::LOOP) => return Err(no_phext(path, "a symbolic link")),
+        Err(Errno::LOOP) => return Err(not_a_phext(path, "a symbolic link")),
         Err(error) => return Err(error.into()),
     };
     let metadata = file.metadata()?;
     if !metadata.is_file() {
-        return Err(no_phext(path, "not a regular file"));
+        return Err(not_a_phext(path, "not a regular file"));
     }
     Ok((file, metadata))
 }
 
-/// Reads an open file from its present position. More than [`FILE_MAX_BYTES`] is an error of kind
-/// `InvalidData`.
+/// Reads an open file from its present position. More than [`FILE_MAX_BYTES`] is an error with the
+/// cause [`NotAPhext`].
 pub(crate) fn read_all(file: &File, path: &Path) -> io::Result<Vec<u8>> {
     let bytes = file.metadata()?.len();
     if bytes > FILE_MAX_BYTES {
-        return Err(no_phext(path, "larger than any phext"));
+        return Err(not_a_phext(path, "larger than any phext"));
     }
     let mut content = Vec::with_capacity(usize::try_from(bytes).unwrap_or(0));
     file.take(FILE_MAX_BYTES).read_to_end(&mut content)?;
@@ -111,8 +111,24 @@ pub(crate) fn read(path: &Path) -> io::Result<Option<(Vec<u8>, Stamp)>> {
     }
 }
 
-fn no_phext(path: &Path, kind: &str) -> io::Error {
-    io::Error::new(ErrorKind::InvalidData, format!("{} is {kind}", path.display()))
+/// Cause of the [`io::Error`] about a file that can't be a phext. No retry heals it.
+#[derive(Debug, thiserror::Error)]
+#[error("{} is {kind}", path.display())]
+pub(crate) struct NotAPhext {
+    path: PathBuf,
+    kind: &'static str,
+}
+
+impl NotAPhext {
+    /// Returns true if the error was made by [`not_a_phext`].
+    pub(crate) fn is_cause_of(error: &io::Error) -> bool {
+        error.get_ref().is_some_and(|cause| cause.is::<Self>())
+    }
+}
+
+/// Makes the error about a file that can't be a phext.
+pub(crate) fn not_a_phext(path: &Path, kind: &'static str) -> io::Error {
+    io::Error::new(ErrorKind::InvalidData, NotAPhext { path: path.to_owned(), kind })
 }
 
 #[cfg(test)]
@@ -137,7 +153,7 @@ mod tests {
         )
         .unwrap();
         for name in ["link", "folder", "pipe"] {
-            assert_eq!(read(&at(name)).unwrap_err().kind(), ErrorKind::InvalidData, "{name}");
+            assert!(NotAPhext::is_cause_of(&read(&at(name)).unwrap_err()), "{name}");
         }
         assert_eq!(read(&at("host")).unwrap().unwrap().0, b"the host's");
         assert_eq!(read(&at("nothing")).unwrap(), None);
@@ -148,6 +164,6 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("sparse");
         File::create(&path).unwrap().set_len(1 << 40).unwrap();
-        assert_eq!(read(&path).unwrap_err().kind(), ErrorKind::InvalidData);
+        assert!(NotAPhext::is_cause_of(&read(&path).unwrap_err()));
     }
 }

@@ -59,6 +59,7 @@ use super::tenant_file::{self, phext_files};
 use crate::host;
 use copy_phext::{CopyOutcome, Writer};
 use examine::Damage;
+pub use start::PrepareError;
 use track::Track;
 
 /// Time without a write after which a phext is copied.

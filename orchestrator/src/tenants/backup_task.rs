@@ -32,7 +32,7 @@ const ALIVE_WITHIN: Duration = Duration::from_secs(1);
 /// Tenants worked on at the same time. Each waits for the disk and has one phext in memory.
 const CONCURRENT_ROUNDS: usize = 4;
 
-/// Time between two deletions of what is too old.
+/// Time between two deletions of expired copies.
 const SWEEP_INTERVAL: Duration = Duration::from_hours(1);
 
 /// Copies what changes until the driver has ended or `stopping` is ready. A round that has begun is
@@ -80,15 +80,15 @@ struct BackupTask {
     metrics: Arc<Metrics>,
     /// The awake tenants.
     tenants: BTreeMap<TenantId, TenantState>,
-    /// Tenants whose round is to be started.
+    /// Tenants whose round has not started.
     queue: VecDeque<Running>,
-    /// Tenants whose round is going on.
+    /// Tenants whose round is under way.
     busy: BTreeSet<TenantId>,
     rounds: JoinSet<RoundResult>,
     swept_at: Option<Instant>,
 }
 
-/// What the last round of a tenant found.
+/// Findings of a tenant's last round.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct TenantState {
     /// Time of the last write that was possible, if everything up to then has a copy.
@@ -106,7 +106,7 @@ struct RoundResult {
 }
 
 impl BackupTask {
-    /// Queues the tenants whose files may have changed, and deletes what is too old.
+    /// Queues the tenants whose files may have changed, and deletes expired copies.
     async fn tick(&mut self) -> Result<(), Closed> {
         // Rounds of the last tick still wait for the disk: more of them would not help.
         if !self.queue.is_empty() {

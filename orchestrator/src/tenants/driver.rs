@@ -1,96 +1,117 @@
-//! The one task that owns the lifecycle: it takes events from everywhere, asks the machine, and
-//! has its effects done. Others ask it through a [`Handle`].
+//! The driver: the one task that owns the state machine of all tenants.
 //!
 //! ```text
-//!  gate API, admin ──Command──►┌────────┐──Answer──► gate API
-//!  xDS ──────────────XdsEvent─►│ driver │──publish, withdraw──► xDS
-//!  runtime ──────────────Died─►│        │──start, pause, resume, stop──► runtime (a job each)
-//!  jobs ────────────────Event─►└────────┘
+//!  gate API, admin API ── Command ──►┌────────┐── LeaseOutcome ──► gate API
+//!  xDS ───────────────── XdsEvent ──►│ driver │── publish, withdraw ──► xDS
+//!  runtime ───────────────── Died ──►│        │── start, pause, resume, stop ──► jobs
+//!  jobs ─────────────────── Event ──►└────────┘
 //! ```
 //!
-//! The driver never waits for anything but the next event. The machine asks one thing per tenant
-//! at a time, so at most one job per tenant is under way.
+//! The driver receives inputs from all sides, hands them to the machine as events, and performs the
+//! effects. It awaits nothing but the next input. Other tasks send commands through a [`Handle`].
+//!
+//! | file | content |
+//! |---|---|
+//! | `handle.rs` | the commands, and the methods that send them |
+//! | `commands.rs` | execution of commands |
+//! | `effects.rs` | execution of effects |
+//! | `jobs.rs` | calls of the runtime and the vault |
 
+mod commands;
+mod effects;
 mod handle;
 mod jobs;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::future::pending;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::sync::Arc;
 use std::time::Duration;
 
-use protocol::{SqVersion, TenantId};
+use protocol::{SqVersion, TenantId, WakeKind};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{info, warn};
 
 use crate::host;
 use crate::metrics::Metrics;
-use crate::runtime::instance_key::InstanceKey;
-use crate::runtime::{Died, Endpoint, Found, Runtime, Spec};
+use crate::runtime::{Died, Endpoint, Found, Runtime};
 use crate::storage::vault::Vault;
-use crate::tenants::lifecycle::{Answer, Effect, Event, Lifecycle, Ms, Settings, State};
-use crate::xds::cluster::{BearerToken, ClusterSpec};
-use crate::xds::{Publisher, StreamId, XdsEvent};
+use crate::tenants::lifecycle::{Event, Lifecycle, Ms, Settings, WaiterId};
+use crate::xds::{Publisher, XdsEvent};
 use handle::Command;
-pub use handle::{Closed, Handle, LeaseOutcome, Running, SleepAnswer};
+pub use handle::{Closed, Handle, LeaseOutcome, Running, SleepOutcome};
 use jobs::Done;
 
-/// Commands not yet taken: enough for a herd; then its askers wait in their connections.
-const COMMANDS: usize = 1_024;
-/// How long jobs may go on after the end was asked for.
+/// Bound on queued commands: enough for a burst. When the queue is full, HTTP requests wait.
+const COMMANDS_MAX: usize = 1_024;
+
+/// Time for jobs to end after the shutdown was requested.
 const DRAIN: Duration = Duration::from_secs(10);
-/// How often the wall clock is looked at: it may jump, and warm hours are judged by it.
-const CLOCK: Duration = Duration::from_mins(1);
 
-/// Refuses every connection at once: the port is reserved, needs root to be listened on, and the
-/// kernel never chooses it, so that no connection ends at itself.
-const NOWHERE: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 1));
+/// Interval of reading the wall clock, which may be set at any time; warm hours depend on it.
+const CLOCK_INTERVAL: Duration = Duration::from_mins(1);
 
-/// What the driver works with.
+/// The parts that the driver works with. Cheap to clone.
 #[derive(Clone)]
 pub struct Parts {
-    /// Runs tenants.
+    /// Runs the tenants' SQ.
     pub runtime: Arc<dyn Runtime>,
-    /// Tells Envoys.
+    /// Publishes clusters to Envoys.
     pub publisher: Publisher,
-    /// Looks at a tenant's data before a start; `None`: not kept.
+    /// Examines and copies tenants' data; `None` in tests without data.
     pub vault: Option<Arc<Vault>>,
-    /// Counts.
+    /// The orchestrator's metrics.
     pub metrics: Arc<Metrics>,
-    /// What tenants run.
+    /// SQ version of tenants that are started from now on.
     pub sq_version: SqVersion,
 }
 
-/// Why the driver can't go on; the process goes down with it.
+/// Reason why the driver can't go on. The process ends with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct Broken(&'static str);
+pub enum DriverError {
+    /// The xDS server no longer sends events.
+    #[error("the channel of xDS events closed")]
+    XdsClosed,
+    /// The runtime no longer reports deaths.
+    #[error("the channel of deaths closed")]
+    DeathsClosed,
+    /// A panic in a job leaves a tenant's state unknown.
+    #[error("a job panicked")]
+    JobPanicked,
+}
 
-/// The task's state.
+/// State of the driver's task.
 pub struct Driver {
     lifecycle: Lifecycle,
     parts: Parts,
+    /// Zero of the machine's clock.
     epoch: Instant,
     commands: mpsc::Receiver<Command>,
     xds: mpsc::Receiver<XdsEvent>,
+    /// `None` for a runtime that reports no deaths.
     deaths: Option<mpsc::Receiver<Died>>,
     jobs: JoinSet<Done>,
+    /// Endpoints of the tenants that have a live instance.
     endpoints: HashMap<TenantId, Endpoint>,
-    /// SQ versions of tenants found running with another than the present one.
-    versions: HashMap<TenantId, SqVersion>,
-    replies: HashMap<u64, (TenantId, oneshot::Sender<LeaseOutcome>)>,
-    next_waiter: u64,
+    /// SQ versions of adopted instances, which may differ from the present version.
+    adopted_versions: HashMap<TenantId, SqVersion>,
+    pending_leases: HashMap<WaiterId, PendingLease>,
+    last_waiter: u64,
+}
+
+/// A lease request that the machine has not decided.
+struct PendingLease {
+    tenant: TenantId,
+    reply: oneshot::Sender<LeaseOutcome>,
 }
 
 impl Driver {
-    /// Takes over what the runtime has found, publishes it and opens the publisher. Nothing is
-    /// stopped or withdrawn before all of it is known. `leases_ms`: how long leases of an earlier
-    /// life may hold from now on.
+    /// Adopts the instances that the runtime has found, publishes them, and opens the publisher: a
+    /// restarted server may send a set of clusters only once the set is complete. `leases_ms` is how
+    /// long leases of earlier runs may be live from now on.
     pub fn adopt(
         settings: Settings,
         parts: Parts,
@@ -100,16 +121,16 @@ impl Driver {
     ) -> (Self, Handle) {
         let deaths = parts.runtime.events();
         let mut endpoints = HashMap::new();
-        let mut versions = HashMap::new();
-        for f in &found {
-            if let Some(endpoint) = &f.endpoint {
-                endpoints.insert(f.tenant.clone(), endpoint.clone());
-                versions.insert(f.tenant.clone(), f.sq_version);
+        let mut adopted_versions = HashMap::new();
+        for instance in &found {
+            if let Some(endpoint) = &instance.endpoint {
+                endpoints.insert(instance.tenant.clone(), endpoint.clone());
+                adopted_versions.insert(instance.tenant.clone(), instance.sq_version);
             }
         }
-        info!(tenants = found.len(), running = endpoints.len(), "adopted");
+        info!(tenants = found.len(), alive = endpoints.len(), "tenants adopted");
         let (lifecycle, effects) = Lifecycle::adopt(settings, found, leases_ms, 0);
-        let (sender, commands) = mpsc::channel(COMMANDS);
+        let (sender, commands) = mpsc::channel(COMMANDS_MAX);
         let mut driver = Self {
             lifecycle,
             parts,
@@ -119,24 +140,24 @@ impl Driver {
             deaths,
             jobs: JoinSet::new(),
             endpoints,
-            versions,
-            replies: HashMap::new(),
-            next_waiter: 0,
+            adopted_versions,
+            pending_leases: HashMap::new(),
+            last_waiter: 0,
         };
         driver.perform(effects);
-        driver.on(Event::Clock(host::now_s()));
+        driver.on(Event::Clock { utc_s: host::now_s() });
         driver.parts.publisher.ready();
         driver.parts.metrics.set_ready();
         (driver, Handle { commands: sender })
     }
 
-    /// Works until `shutdown`, or every handle is gone; then ends the jobs under way. Tenants are
-    /// left as they are, for the next life to adopt.
-    pub async fn run(mut self, shutdown: impl Future<Output = ()>) -> Result<(), Broken> {
+    /// Runs until `shutdown` completes or all handles are dropped, then waits for the jobs under way.
+    /// Tenants keep running, for the next run to adopt.
+    pub async fn run(mut self, shutdown: impl Future<Output = ()>) -> Result<(), DriverError> {
         tokio::pin!(shutdown);
-        let mut clock = tokio::time::interval(CLOCK);
+        let mut clock = tokio::time::interval(CLOCK_INTERVAL);
         loop {
-            let deadline = self.lifecycle.next_deadline().map(|ms| self.at(ms));
+            let deadline = self.lifecycle.next_deadline().map(|ms| self.instant(ms));
             tokio::select! {
                 () = &mut shutdown => break,
                 command = self.commands.recv() => match command {
@@ -144,28 +165,31 @@ impl Driver {
                     None => break,
                 },
                 event = self.xds.recv() => {
-                    self.xds_event(event.ok_or(Broken("nothing is heard of Envoys any more"))?);
+                    self.xds_event(event.ok_or(DriverError::XdsClosed)?);
                 }
                 died = next_death(self.deaths.as_mut()) => {
-                    self.died(died.ok_or(Broken("nothing is heard of deaths any more"))?);
+                    self.died(died.ok_or(DriverError::DeathsClosed)?);
                 }
                 Some(done) = self.jobs.join_next() => {
-                    self.done(done.map_err(|_| Broken("a call of the runtime panicked"))?);
+                    self.job_done(done.map_err(|_| DriverError::JobPanicked)?);
                 }
-                () = maybe_sleep(deadline) => self.on(Event::Tick),
-                _ = clock.tick() => self.on(Event::Clock(host::now_s())),
+                () = sleep_until_deadline(deadline) => self.on(Event::Tick),
+                _ = clock.tick() => self.on(Event::Clock { utc_s: host::now_s() }),
             }
-            self.publish_counts();
+            self.update_metrics();
         }
-        let drained =
-            tokio::time::timeout(DRAIN, async { while self.jobs.join_next().await.is_some() {} });
-        if drained.await.is_err() {
-            warn!(jobs = self.jobs.len(), "the runtime was still at work");
-        }
+        self.drain_jobs().await;
         Ok(())
     }
 
-    fn at(&self, ms: Ms) -> Instant {
+    async fn drain_jobs(&mut self) {
+        let drained = timeout(DRAIN, async { while self.jobs.join_next().await.is_some() {} });
+        if drained.await.is_err() {
+            warn!(jobs = self.jobs.len(), "jobs were still running at the shutdown");
+        }
+    }
+
+    fn instant(&self, ms: Ms) -> Instant {
         self.epoch + Duration::from_millis(ms)
     }
 
@@ -178,92 +202,21 @@ impl Driver {
         self.perform(effects);
     }
 
-    fn command(&mut self, command: Command) {
-        match command {
-            Command::Lease { request, reply } => {
-                self.next_waiter += 1;
-                let waiter = self.next_waiter;
-                self.replies.insert(waiter, (request.tenant.clone(), reply));
-                self.on(Event::Lease { waiter, request });
-            }
-            Command::Sleep { tenant, drain, reply } => {
-                let now = self.now();
-                let earliest_ms = self.lifecycle.earliest_sleep(&tenant, now);
-                self.on(Event::Sleep(tenant.clone(), drain));
-                let state = self.lifecycle.state(&tenant);
-                let answer = earliest_ms.zip(state).map(|(earliest_ms, state)| SleepAnswer {
-                    state,
-                    earliest_ms: if state == State::Awake { earliest_ms } else { 0 },
-                });
-                let _ = reply.send(answer);
-            }
-            Command::Hold { tenant, held, reply } => {
-                self.on(Event::Hold(tenant, held));
-                let _ = reply.send(());
-            }
-            Command::Repaired { tenant, reply } => {
-                self.on(Event::Repaired(tenant.clone()));
-                let _ = reply.send(self.lifecycle.state(&tenant));
-            }
-            Command::View { reply } => {
-                let _ = reply.send(self.lifecycle.view(self.now()).collect());
-            }
-            Command::ViewOne { tenant, reply } => {
-                let _ = reply.send(self.lifecycle.view_one(&tenant, self.now()));
-            }
-            Command::State { tenant, reply } => {
-                let _ = reply.send(self.lifecycle.state(&tenant));
-            }
-            Command::Running { reply } => {
-                let _ = reply.send(self.running());
-            }
-            Command::Sample { most, reply } => {
-                let _ = reply.send(self.sample(most));
-            }
-            Command::Pressure { tenants } => self.on(Event::Pressure(tenants)),
-        }
-    }
-
-    fn running(&self) -> Vec<Running> {
-        let up = |t: &TenantId| {
-            matches!(self.lifecycle.state(t), Some(State::Awake | State::Retiring(_)))
-        };
-        let now = self.now();
-        let quiet_at = |t: &TenantId| self.lifecycle.quiet_at(t).unwrap_or(Ms::MAX);
-        let running = self.endpoints.iter().filter(|(tenant, _)| up(tenant));
-        running
-            .map(|(tenant, endpoint)| Running {
-                tenant: tenant.clone(),
-                address: endpoint.address,
-                limits: self.lifecycle.limits(tenant).cloned().unwrap_or_default(),
-                quiet_at_ms: quiet_at(tenant),
-                quiet: quiet_at(tenant) <= now,
-            })
-            .collect()
-    }
-
-    /// Only tenants with an endpoint hold memory: those asleep are not looked at.
-    fn sample(&self, most: usize) -> Vec<TenantId> {
-        let there =
-            |t: &&TenantId| matches!(self.lifecycle.state(t), Some(State::Awake | State::Dozing));
-        self.endpoints.keys().filter(there).take(most).cloned().collect()
-    }
-
     fn xds_event(&mut self, event: XdsEvent) {
         match event {
             XdsEvent::Connected { stream, gateway } => {
                 info!(stream = stream.0, %gateway, "Envoy connected");
-                self.on(Event::Connected(stream.0, gateway));
+                self.on(Event::Connected { stream, gateway });
             }
-            XdsEvent::Acked { stream, seq } => self.on(Event::Acked(stream.0, seq)),
+            XdsEvent::Acked { stream, seq } => self.on(Event::Acked { stream, seq }),
             XdsEvent::Nacked { stream, tenants, seq, reason } => {
-                warn!(stream = stream.0, ?tenants, reason, "Envoy refused clusters");
+                warn!(stream = stream.0, ?tenants, error = reason, "Envoy rejected clusters");
                 self.parts.metrics.count_rejected(tenants.len());
-                self.on(Event::Nacked(stream.0, tenants, seq));
+                self.on(Event::Nacked { stream, tenants, seq });
             }
             XdsEvent::Disconnected { stream } => {
                 info!(stream = stream.0, "Envoy disconnected");
-                self.on(Event::Disconnected(stream.0));
+                self.on(Event::Disconnected(stream));
             }
         }
     }
@@ -274,18 +227,20 @@ impl Driver {
         self.on(Event::Died(died));
     }
 
-    fn done(&mut self, done: Done) {
+    fn job_done(&mut self, done: Done) {
         if let Some(endpoint) = done.endpoint {
-            self.versions.remove(&done.tenant);
+            self.adopted_versions.remove(&done.tenant);
             self.endpoints.insert(done.tenant, endpoint);
         }
         let Some(event) = done.event else { return };
         match &event {
-            Event::Started(_, _, kind) => self.parts.metrics.observe_wake(*kind, done.took),
-            Event::Resumed(_, true) => {
-                self.parts.metrics.observe_wake(protocol::WakeKind::Doze, done.took);
+            Event::Started { kind, .. } => self.parts.metrics.observe_wake(*kind, done.took),
+            Event::Resumed { result: Ok(()), .. } => {
+                self.parts.metrics.observe_wake(WakeKind::Doze, done.took);
             }
-            Event::Paused(tenant, true) if self.parts.runtime.capabilities().can_reclaim => {
+            Event::Paused { tenant, result: Ok(()) }
+                if self.parts.runtime.capabilities().can_reclaim =>
+            {
                 self.jobs.spawn(jobs::reclaim(self.parts.clone(), tenant.clone()));
             }
             _ => (),
@@ -293,94 +248,10 @@ impl Driver {
         self.on(event);
     }
 
-    /// Does what the machine wants; numbers of changes go back to it at once.
-    fn perform(&mut self, effects: Vec<Effect>) {
-        let mut effects = VecDeque::from(effects);
-        while let Some(effect) = effects.pop_front() {
-            let numbered = match effect {
-                Effect::Publish(tenant) => self.publish(&tenant, None).map(|seq| (tenant, seq)),
-                Effect::PointNowhere(tenant) => {
-                    self.publish(&tenant, Some(NOWHERE)).map(|seq| (tenant, seq))
-                }
-                Effect::Withdraw(tenant) => {
-                    let seq = self.parts.publisher.withdraw(&tenant);
-                    Some((tenant, seq))
-                }
-                other => {
-                    self.perform_one(other);
-                    None
-                }
-            };
-            if let Some((tenant, seq)) = numbered {
-                let event = Event::Numbered(tenant, seq);
-                effects.extend(self.lifecycle.on(event, self.now()));
-            }
-        }
-    }
-
-    fn publish(&self, tenant: &TenantId, instead: Option<SocketAddr>) -> Option<u64> {
-        let (address, key) = match self.endpoints.get(tenant) {
-            Some(endpoint) => (instead.unwrap_or(endpoint.address), endpoint.key.clone()),
-            // A tenant that was found dead has no endpoint, so no key either.
-            None => (instead?, InstanceKey::placeholder()),
-        };
-        let token = BearerToken::new(key.expose());
-        let limits = self.lifecycle.limits(tenant).cloned().unwrap_or_default();
-        let spec = ClusterSpec::new(address, token, &limits, self.version(tenant));
-        Some(self.parts.publisher.publish(tenant, &spec))
-    }
-
-    fn version(&self, tenant: &TenantId) -> SqVersion {
-        self.versions.get(tenant).copied().unwrap_or(self.parts.sq_version)
-    }
-
-    fn perform_one(&mut self, effect: Effect) {
-        match effect {
-            Effect::Start { tenant, tier, limits } => {
-                let sq_version = self.parts.sq_version;
-                let spec = Spec { tenant, tier, limits: *limits, sq_version };
-                self.jobs.spawn(jobs::start(self.parts.clone(), spec));
-            }
-            Effect::Pause(tenant) => {
-                self.jobs.spawn(jobs::pause(self.parts.clone(), tenant));
-            }
-            Effect::Resume(tenant) => {
-                self.jobs.spawn(jobs::resume(self.parts.clone(), tenant));
-            }
-            Effect::Stop { tenant, orderly } => {
-                self.endpoints.remove(&tenant);
-                let limits = self.lifecycle.limits(&tenant).cloned().unwrap_or_default();
-                self.jobs.spawn(jobs::stop(self.parts.clone(), tenant, limits, orderly));
-            }
-            Effect::Resize { tenant, memory_bytes } => {
-                self.jobs.spawn(jobs::resize(self.parts.clone(), tenant, memory_bytes));
-            }
-            Effect::Disconnect(stream) => {
-                warn!(stream, "Envoy does not acknowledge: its stream is cut");
-                self.parts.publisher.disconnect(StreamId(stream));
-            }
-            Effect::Answer(waiter, answer) => {
-                let refusal = match &answer {
-                    Answer::Granted { .. } => None,
-                    Answer::Refused { kind, .. } => Some(*kind),
-                };
-                self.parts.metrics.count_lease_request(refusal);
-                if let Some((tenant, reply)) = self.replies.remove(&waiter) {
-                    let sq_version = self.version(&tenant);
-                    // An asker that has left needs no answer.
-                    let _ = reply.send(LeaseOutcome { answer, sq_version });
-                }
-            }
-            Effect::Moved { tenant, from, to } => {
-                info!(%tenant, from = from.label(), to = to.label(), "moved");
-            }
-            Effect::Publish(_) | Effect::PointNowhere(_) | Effect::Withdraw(_) => (),
-        }
-    }
-
-    fn publish_counts(&self) {
-        let (streams, queued) = (self.lifecycle.streams(), self.lifecycle.queued());
-        self.parts.metrics.set_counts(self.lifecycle.counts(), streams, queued);
+    fn update_metrics(&self) {
+        let counts = self.lifecycle.counts();
+        let streams = self.lifecycle.streams();
+        self.parts.metrics.set_counts(counts, streams, self.lifecycle.queued());
     }
 }
 
@@ -391,7 +262,7 @@ async fn next_death(deaths: Option<&mut mpsc::Receiver<Died>>) -> Option<Died> {
     }
 }
 
-async fn maybe_sleep(deadline: Option<Instant>) {
+async fn sleep_until_deadline(deadline: Option<Instant>) {
     match deadline {
         Some(at) => sleep_until(at).await,
         None => pending().await,

@@ -1,4 +1,8 @@
-//! What one life of the orchestrator leaves to the next, in `<state_dir>/life.json`.
+//! The record that one run of the orchestrator leaves to the next, in `<state_dir>/run.json`.
+//!
+//! The next run reads two facts from it. For how long may leases of earlier runs still be live? And
+//! which runtime may still have the tenants' instances? Another runtime would not see those and could
+//! start a second SQ on the same folder.
 
 use std::fs;
 use std::io;
@@ -9,51 +13,51 @@ use serde::{Deserialize, Serialize};
 use crate::host;
 use crate::storage::atomic_file;
 
-const FILE: &str = "life.json";
+const FILE: &str = "run.json";
 
-/// One life.
+/// Facts about one run of the orchestrator.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Life {
-    /// The kernel's boot that it is in; empty where that can't be told.
+pub(crate) struct RunRecord {
+    /// The host's boot id; empty where it can't be read.
     boot: String,
-    /// How long its leases hold.
+    /// Length of the run's leases.
     lease_ms: u64,
-    /// What runs its tenants, as `runtime::Description` has it.
-    pub runtime: String,
+    /// Kind of the runtime, as in [`Description::kind`](crate::runtime::Description::kind).
+    pub(crate) runtime: String,
 }
 
-impl Life {
-    /// The present one.
-    pub fn new(lease_ms: u64, runtime: &str) -> Self {
+impl RunRecord {
+    /// Describes the present run.
+    pub(crate) fn new(lease_ms: u64, runtime: &str) -> Self {
         Self { boot: host::boot().unwrap_or_default(), lease_ms, runtime: runtime.to_owned() }
     }
 
-    /// Where it stands.
-    pub fn path(state_dir: &Path) -> PathBuf {
+    /// Returns the path of the record.
+    pub(crate) fn path(state_dir: &Path) -> PathBuf {
         state_dir.join(FILE)
     }
 
-    /// The last one that was written; `None`: there was none. A file that can't be read is an error:
-    /// what it says keeps two SQs from one folder.
-    pub fn last(state_dir: &Path) -> io::Result<Option<Self>> {
+    /// Reads the record of the previous run; `None` at the first one. A record that can't be read is
+    /// an error, because only the record keeps a second SQ away from a folder that is in use.
+    pub(crate) fn read(state_dir: &Path) -> io::Result<Option<Self>> {
         match fs::read(Self::path(state_dir)) {
             Ok(json) => Ok(Some(serde_json::from_slice(&json)?)),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(e),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
         }
     }
 
-    /// Leaves it to the next. On disk when this returns.
-    pub fn write(&self, state_dir: &Path) -> io::Result<()> {
+    /// Writes the record for the next run. It is on disk when this returns.
+    pub(crate) fn write(&self, state_dir: &Path) -> io::Result<()> {
         atomic_file::write(&Self::path(state_dir), &serde_json::to_vec(self)?)
     }
 
-    /// How long leases that earlier lives gave may hold from now on. Who holds one runs on this
-    /// host: none survives a boot.
-    pub fn leases_ms(&self, last: Option<&Self>) -> u64 {
-        match last {
-            Some(last) if last.boot != self.boot => 0,
-            Some(last) => self.lease_ms.max(last.lease_ms),
+    /// Returns how long leases of earlier runs may still be live, from now on, in milliseconds. The
+    /// gateways that hold leases run on this host, so no lease survives a boot.
+    pub(crate) fn earlier_leases_ms(&self, previous: Option<&Self>) -> u64 {
+        match previous {
+            Some(previous) if previous.boot != self.boot => 0,
+            Some(previous) => self.lease_ms.max(previous.lease_ms),
             None => self.lease_ms,
         }
     }
@@ -64,15 +68,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn leases_of_the_last_life_hold_as_long_as_it_gave_them_and_none_survives_a_boot() {
+    fn earlier_leases_live_their_full_length() {
         let dir = tempfile::tempdir().unwrap();
-        let short = Life::new(1_000, "docker");
-        assert_eq!(Life::last(dir.path()).unwrap(), None);
-        assert_eq!(short.leases_ms(None), 1_000);
-        Life::new(30_000, "docker").write(dir.path()).unwrap();
-        let last = Life::last(dir.path()).unwrap().unwrap();
-        assert_eq!((short.leases_ms(Some(&last)), last.leases_ms(Some(&short))), (30_000, 30_000));
-        let other_boot = Life { boot: "another".to_owned(), ..last };
-        assert_eq!(short.leases_ms(Some(&other_boot)), 0);
+        let short = RunRecord::new(1_000, "docker");
+        assert_eq!(RunRecord::read(dir.path()).unwrap(), None);
+        assert_eq!(short.earlier_leases_ms(None), 1_000);
+        RunRecord::new(30_000, "docker").write(dir.path()).unwrap();
+        let long = RunRecord::read(dir.path()).unwrap().unwrap();
+        assert_eq!(short.earlier_leases_ms(Some(&long)), 30_000);
+        assert_eq!(long.earlier_leases_ms(Some(&short)), 30_000);
+    }
+
+    #[test]
+    fn no_lease_survives_a_boot() {
+        let present = RunRecord::new(1_000, "docker");
+        let earlier = RunRecord { boot: "another".to_owned(), ..present.clone() };
+        assert_eq!(present.earlier_leases_ms(Some(&earlier)), 0);
     }
 }

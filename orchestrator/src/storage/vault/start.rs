@@ -14,13 +14,29 @@ use super::track::Track;
 use super::{Repair, Vault};
 use crate::storage::atomic_file::{self, entries, remove_if_exists, sync_folder};
 use crate::storage::private::create_private_folder;
-use crate::storage::tenant_file::{self, PHEXT_SUFFIX, Stamp, phext_files};
+use crate::storage::tenant_file::{self, NotAPhext, PHEXT_SUFFIX, Stamp, phext_files};
+
+/// Failure to prepare a tenant's data for a start.
+#[derive(Debug, thiserror::Error)]
+pub enum PrepareError {
+    /// Something other than a phext has a phext's name. No retry heals that: it needs the operator.
+    #[error("{0}")]
+    NotAPhext(#[source] io::Error),
+    /// Another failure, such as a full disk. A retry may succeed.
+    #[error("{0}")]
+    Io(#[source] io::Error),
+}
+
+impl From<io::Error> for PrepareError {
+    fn from(error: io::Error) -> Self {
+        if NotAPhext::is_cause_of(&error) { Self::NotAPhext(error) } else { Self::Io(error) }
+    }
+}
 
 impl Vault {
     /// To be called before each start. Unless the last stop was orderly, examines every phext and
-    /// repairs those that are damaged. On an error the tenant must not start. An error of the kind
-    /// `InvalidData` is one that no retry heals: something other than a phext has a phext's name.
-    pub fn before_start(&self, tenant: &TenantId) -> io::Result<Vec<Repair>> {
+    /// repairs those that are damaged. On an error the tenant must not start.
+    pub fn before_start(&self, tenant: &TenantId) -> Result<Vec<Repair>, PrepareError> {
         self.exclusive(tenant, |track| {
             let data = self.data(tenant);
             create_private_folder(&self.good(tenant))?;
@@ -42,7 +58,7 @@ impl Vault {
 
     /// To be called after [`Vault::before_start`]. SQ may be starting at the same time, but must not
     /// receive a request before this is done. On an error SQ must be stopped again.
-    pub fn while_starting(&self, tenant: &TenantId) -> io::Result<()> {
+    pub fn while_starting(&self, tenant: &TenantId) -> Result<(), PrepareError> {
         self.exclusive(tenant, |track| {
             // 1. The marker must survive a crash of the host that interrupts SQ's first write.
             let marker = self.marker(tenant);
@@ -176,8 +192,7 @@ fn only_files(folder: &Path) -> io::Result<()> {
     for entry in entries(folder)? {
         let is_phext = entry.file_name().to_str().is_some_and(|n| n.ends_with(PHEXT_SUFFIX));
         if is_phext && !entry.file_type()?.is_file() {
-            let text = format!("{} is not a regular file", entry.path().display());
-            return Err(io::Error::new(ErrorKind::InvalidData, text));
+            return Err(tenant_file::not_a_phext(&entry.path(), "not a regular file"));
         }
     }
     Ok(())

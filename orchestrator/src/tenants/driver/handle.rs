@@ -1,133 +1,142 @@
-//! How the rest of the orchestrator asks the driver.
+//! The driver's API for the other tasks: each method sends one command and awaits its response.
 
 use std::net::SocketAddr;
 
 use protocol::{LeaseRequest, Limits, SqVersion, TenantId};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::tenants::lifecycle::{Answer, Drain, Ms, State, TenantView};
+use crate::tenants::lifecycle::{Drain, LeaseDecision, Ms, State, TenantView};
 
-/// What others ask of the driver.
+/// A command, with the channel for its response.
 #[derive(Debug)]
 pub(super) enum Command {
     Lease { request: Box<LeaseRequest>, reply: oneshot::Sender<LeaseOutcome> },
-    Sleep { tenant: TenantId, drain: Drain, reply: oneshot::Sender<Option<SleepAnswer>> },
-    Hold { tenant: TenantId, held: bool, reply: oneshot::Sender<()> },
+    Sleep { tenant: TenantId, drain: Drain, reply: oneshot::Sender<Option<SleepOutcome>> },
+    LockForRestore { tenant: TenantId, reply: oneshot::Sender<()> },
+    UnlockAfterRestore { tenant: TenantId, reply: oneshot::Sender<()> },
     Repaired { tenant: TenantId, reply: oneshot::Sender<Option<State>> },
-    View { reply: oneshot::Sender<Vec<TenantView>> },
-    ViewOne { tenant: TenantId, reply: oneshot::Sender<Option<TenantView>> },
+    Tenants { reply: oneshot::Sender<Vec<TenantView>> },
+    Tenant { tenant: TenantId, reply: oneshot::Sender<Option<TenantView>> },
     State { tenant: TenantId, reply: oneshot::Sender<Option<State>> },
     Running { reply: oneshot::Sender<Vec<Running>> },
-    Sample { most: usize, reply: oneshot::Sender<Vec<TenantId>> },
-    Pressure { tenants: usize },
+    Sample { max: usize, reply: oneshot::Sender<Vec<TenantId>> },
+    RelievePressure { tenants: usize },
 }
 
-/// A tenant whose SQ answers.
+/// A tenant whose SQ responds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Running {
-    /// Who.
+    /// The tenant's id.
     pub tenant: TenantId,
-    /// Where.
+    /// Address of its SQ.
     pub address: SocketAddr,
-    /// As of its last lease.
+    /// Limits as of its last lease request.
     pub limits: Limits,
-    /// Until then SQ may be writing, on the driver's clock; each lease moves it.
+    /// End of the last lease's grace, on the driver's clock. SQ does not write after it; each lease
+    /// moves it.
     pub quiet_at_ms: Ms,
-    /// That time has come.
+    /// `quiet_at_ms` has passed.
     pub quiet: bool,
 }
 
-/// What the operator is told who sends a tenant to sleep.
+/// Result of putting a tenant to sleep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SleepAnswer {
-    /// Where it is now.
+pub struct SleepOutcome {
+    /// The tenant's state after the command.
     pub state: State,
-    /// No sooner than this it can be stopped: a lease is live, or was a moment ago.
+    /// Time until the tenant can be stopped: while a lease is live, and in the grace after it, it
+    /// can't.
     pub earliest_ms: Ms,
 }
 
-/// What an asker of a lease is told.
+/// Result of a lease request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LeaseOutcome {
-    /// The lease, or why not.
-    pub answer: Answer,
-    /// What the tenant runs.
+    /// The lease or the refusal.
+    pub decision: LeaseDecision,
+    /// The SQ version that the tenant runs.
     pub sq_version: SqVersion,
 }
 
-/// Asks the driver. Cheap to clone.
+/// Sends commands to the driver. Cheap to clone. The driver ends when all handles are dropped.
 #[derive(Debug, Clone)]
 pub struct Handle {
     pub(super) commands: mpsc::Sender<Command>,
 }
 
-/// The driver is gone: the process is about to end.
+/// The driver has ended, and the process is about to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the orchestrator is shutting down")]
 pub struct Closed;
 
 impl Handle {
-    async fn ask<T>(
+    async fn send<T>(
         &self,
         command: impl FnOnce(oneshot::Sender<T>) -> Command,
     ) -> Result<T, Closed> {
-        let (reply, answer) = oneshot::channel();
+        let (reply, response) = oneshot::channel();
         self.commands.send(command(reply)).await.map_err(|_| Closed)?;
-        answer.await.map_err(|_| Closed)
+        response.await.map_err(|_| Closed)
     }
 
-    /// Asks for a lease; answers when it is decided.
+    /// Requests a lease. Completes when it is granted or refused, after the patience at the latest.
     pub async fn lease(&self, request: LeaseRequest) -> Result<LeaseOutcome, Closed> {
-        self.ask(|reply| Command::Lease { request: Box::new(request), reply }).await
+        self.send(|reply| Command::Lease { request: Box::new(request), reply }).await
     }
 
-    /// Sends a tenant to sleep; `None`: there is no such tenant.
+    /// Puts a tenant to sleep; `None` if there is no such tenant.
     pub async fn sleep(
         &self,
         tenant: TenantId,
         drain: Drain,
-    ) -> Result<Option<SleepAnswer>, Closed> {
-        self.ask(|reply| Command::Sleep { tenant, drain, reply }).await
+    ) -> Result<Option<SleepOutcome>, Closed> {
+        self.send(|reply| Command::Sleep { tenant, drain, reply }).await
     }
 
-    /// Puts a tenant to sleep as soon as no lease is live, and keeps it so; or lets it go again.
-    /// Whoever asks for it meanwhile waits.
-    pub async fn hold(&self, tenant: TenantId, held: bool) -> Result<(), Closed> {
-        self.ask(|reply| Command::Hold { tenant, held, reply }).await
+    /// Takes the restore lock: the tenant is put to sleep gently and not started again. Lease requests
+    /// wait until the lock is released.
+    pub async fn lock_for_restore(&self, tenant: TenantId) -> Result<(), Closed> {
+        self.send(|reply| Command::LockForRestore { tenant, reply }).await
     }
 
-    /// Lets a damaged or failing tenant be tried again; answers with its state.
+    /// Releases the restore lock.
+    pub async fn unlock_after_restore(&self, tenant: TenantId) -> Result<(), Closed> {
+        self.send(|reply| Command::UnlockAfterRestore { tenant, reply }).await
+    }
+
+    /// Lets a damaged or failing tenant start again. Returns its state; `None` if there is no such
+    /// tenant.
     pub async fn repaired(&self, tenant: TenantId) -> Result<Option<State>, Closed> {
-        self.ask(|reply| Command::Repaired { tenant, reply }).await
+        self.send(|reply| Command::Repaired { tenant, reply }).await
     }
 
-    /// All tenants: the driver's time grows with them, so only the operator asks.
+    /// Lists all tenants. O(tenants) in the driver's task, so only the operator may call it.
     pub async fn tenants(&self) -> Result<Vec<TenantView>, Closed> {
-        self.ask(|reply| Command::View { reply }).await
+        self.send(|reply| Command::Tenants { reply }).await
     }
 
-    /// One tenant; `None`: it was never asked for.
+    /// Returns one tenant; `None` if it has never been requested.
     pub async fn tenant(&self, tenant: TenantId) -> Result<Option<TenantView>, Closed> {
-        self.ask(|reply| Command::ViewOne { tenant, reply }).await
+        self.send(|reply| Command::Tenant { tenant, reply }).await
     }
 
-    /// One tenant's state; `None`: there is no such tenant.
+    /// Returns a tenant's state; `None` if it has never been requested.
     pub async fn state(&self, tenant: TenantId) -> Result<Option<State>, Closed> {
-        self.ask(|reply| Command::State { tenant, reply }).await
+        self.send(|reply| Command::State { tenant, reply }).await
     }
 
-    /// The tenants whose SQ answers now.
+    /// Lists the tenants whose SQ responds.
     pub async fn running(&self) -> Result<Vec<Running>, Closed> {
-        self.ask(|reply| Command::Running { reply }).await
+        self.send(|reply| Command::Running { reply }).await
     }
 
-    /// Some tenants that hold memory, awake or dozing: `most` of them at most.
-    pub async fn sample(&self, most: usize) -> Result<Vec<TenantId>, Closed> {
-        self.ask(|reply| Command::Sample { most, reply }).await
+    /// Returns up to `max` tenants that use memory: awake or dozing ones.
+    pub async fn sample(&self, max: usize) -> Result<Vec<TenantId>, Closed> {
+        self.send(|reply| Command::Sample { max, reply }).await
     }
 
-    /// The host is short of memory: so many tenants are to make room.
-    pub async fn pressure(&self, tenants: usize) -> Result<(), Closed> {
-        self.commands.send(Command::Pressure { tenants }).await.map_err(|_| Closed)
+    /// Stops up to `tenants` tenants that no request needs, to free memory or instances.
+    pub async fn relieve_pressure(&self, tenants: usize) -> Result<(), Closed> {
+        self.commands.send(Command::RelievePressure { tenants }).await.map_err(|_| Closed)
     }
 }

@@ -1,30 +1,33 @@
-//! What the driver has done elsewhere: calls of the runtime and the vault, each ending in one event.
+//! Jobs: calls of the runtime and the vault, each in a task that ends with at most one event.
 
 use std::time::{Duration, Instant};
 
 use protocol::{Limits, TenantId};
+use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use tracing::{error, info, warn};
 
 use super::Parts;
 use crate::runtime::{Endpoint, RuntimeError, Spec, Started, Stopped};
-use crate::storage::vault::Vault;
-use crate::tenants::lifecycle::Event;
+use crate::storage::vault::{PrepareError, Vault};
+use crate::tenants::lifecycle::{CallError, Event, StartError};
 
-/// The longest a start may take with everything the runtime waits for; a slow daemon under a herd
-/// took 4 s.
+/// Bound on a start, with everything that the runtime waits for. A slow Docker daemon under many
+/// concurrent starts took 4 s.
 const START_LIMIT: Duration = Duration::from_mins(1);
-/// The longest any other call may take.
+
+/// Bound on each other call of the runtime.
 const CALL_LIMIT: Duration = Duration::from_secs(30);
 
-/// How a job ended.
+/// Result of a job.
 #[derive(Debug)]
 pub(super) struct Done {
     pub(super) tenant: TenantId,
-    /// `None`: nobody waits for it.
+    /// `None` if no state depends on the job.
     pub(super) event: Option<Event>,
+    /// Endpoint of the instance that the job started.
     pub(super) endpoint: Option<Endpoint>,
-    /// What the runtime's call took.
+    /// Duration of the runtime call.
     pub(super) took: Duration,
 }
 
@@ -32,148 +35,176 @@ impl Done {
     fn new(tenant: TenantId, event: Event, began: Instant) -> Self {
         Self { tenant, event: Some(event), endpoint: None, took: began.elapsed() }
     }
-}
 
-async fn limited<T>(
-    call: impl Future<Output = Result<T, RuntimeError>>,
-    limit: Duration,
-) -> Result<T, String> {
-    match timeout(limit, call).await {
-        Ok(Ok(value)) => Ok(value),
-        Ok(Err(e)) => Err(e.to_string()),
-        Err(_) => Err(format!("it took longer than {} s", limit.as_secs())),
+    fn without_event(tenant: TenantId, began: Instant) -> Self {
+        Self { tenant, event: None, endpoint: None, took: began.elapsed() }
     }
 }
 
+/// Repairs the tenant's data and starts SQ. Copies are made while SQ starts, because they need not
+/// precede its start, only its first request.
 pub(super) async fn start(parts: Parts, spec: Spec) -> Done {
     let began = Instant::now();
     let tenant = spec.tenant.clone();
-    let failed = |damaged, reason: String| {
-        error!(%tenant, damaged, reason, "start failed");
-        let event = Event::StartFailed { tenant: tenant.clone(), damaged, reason };
-        Done::new(tenant.clone(), event, began)
-    };
-    if let Err((damaged, reason)) = look_at_data(&parts, &tenant).await {
-        return failed(damaged, reason);
+    // 1. Repair the data. SQ must not see damaged files.
+    if let Err(error) = repair_data(&parts, &tenant).await {
+        return start_failed(tenant, error, began);
     }
-    let call = async {
+    // 2. Start SQ and copy at the same time.
+    let timed_start = async {
         let called = Instant::now();
         let started = limited(parts.runtime.start(spec), START_LIMIT).await;
-        (started.map_err(|reason| (false, reason)), called.elapsed())
+        (started.map_err(StartError::from), called.elapsed())
     };
-    let ((started, took), settled) = tokio::join!(call, settle_data(&parts, &tenant));
-    match started.and_then(|started| settled.map(|()| started)) {
+    let copies = prepare_data(&parts, &tenant, Vault::while_starting);
+    let ((started, took), copied) = tokio::join!(timed_start, copies);
+    // 3. Both must have succeeded: without copies SQ must not receive a request.
+    match started.and_then(|started| copied.map(|_| started)) {
         Ok(Started { endpoint, kind }) => {
-            let event = Event::Started(tenant.clone(), endpoint.instance.clone(), kind);
+            let instance = endpoint.instance.clone();
+            let event = Event::Started { tenant: tenant.clone(), instance, kind };
             Done { tenant, event: Some(event), endpoint: Some(endpoint), took }
         }
-        Err((damaged, reason)) => {
-            // A call given up half-way may have left something running.
-            if let Err(reason) = limited(parts.runtime.stop(&tenant), CALL_LIMIT).await {
-                warn!(%tenant, reason, "what is left of the start can't be stopped");
+        Err(error) => {
+            // A call that was given up may have left an instance.
+            if let Err(error) = limited(parts.runtime.stop(&tenant), CALL_LIMIT).await {
+                warn!(%tenant, %error, "instance of a failed start can't be stopped");
             }
-            failed(damaged, reason)
+            start_failed(tenant, error, began)
         }
     }
 }
 
-/// Puts back what an abnormal death cut. An error says whether the data need the operator: only
-/// where something that is no phext stands in a phext's place. All else, a full disk or one that
-/// fails to read for a moment, is tried again after the back-off.
-async fn look_at_data(parts: &Parts, tenant: &TenantId) -> Result<(), (bool, String)> {
-    for repair in of_vault(parts, tenant, Vault::before_start).await?.unwrap_or_default() {
+fn start_failed(tenant: TenantId, error: StartError, began: Instant) -> Done {
+    let damaged = matches!(error, StartError::Damaged(_));
+    error!(%tenant, damaged, %error, "tenant can't be started");
+    let event = Event::StartFailed { tenant: tenant.clone(), error };
+    Done::new(tenant, event, began)
+}
+
+/// Repairs phexts that a crash damaged.
+async fn repair_data(parts: &Parts, tenant: &TenantId) -> Result<(), StartError> {
+    let repairs = prepare_data(parts, tenant, Vault::before_start).await?;
+    for repair in repairs.unwrap_or_default() {
         warn!(%tenant, ?repair, "phext repaired");
         parts.metrics.count_restored(repair.damage.as_str());
     }
     Ok(())
 }
 
-/// What need not be over before SQ runs, but before anybody asks it for anything.
-async fn settle_data(parts: &Parts, tenant: &TenantId) -> Result<(), (bool, String)> {
-    of_vault(parts, tenant, Vault::while_starting).await.map(drop)
-}
-
-async fn of_vault<T: Send + 'static>(
+/// Calls the vault on a blocking thread; `None` without a vault.
+async fn prepare_data<T: Send + 'static>(
     parts: &Parts,
     tenant: &TenantId,
-    call: fn(&Vault, &TenantId) -> std::io::Result<T>,
-) -> Result<Option<T>, (bool, String)> {
+    call: fn(&Vault, &TenantId) -> Result<T, PrepareError>,
+) -> Result<Option<T>, StartError> {
     let Some(vault) = parts.vault.clone() else { return Ok(None) };
     let id = tenant.clone();
-    match tokio::task::spawn_blocking(move || call(&vault, &id)).await {
-        Ok(Ok(done)) => Ok(Some(done)),
-        Ok(Err(e)) => {
-            let lasting = e.kind() == std::io::ErrorKind::InvalidData;
-            Err((lasting, format!("its data can't be examined: {e}")))
+    match spawn_blocking(move || call(&vault, &id)).await {
+        Ok(Ok(prepared)) => Ok(Some(prepared)),
+        Ok(Err(error)) => {
+            let text = format!("the tenant's data can't be examined: {error}");
+            Err(match error {
+                PrepareError::NotAPhext(_) => StartError::Damaged(text),
+                PrepareError::Io(_) => StartError::Transient(text),
+            })
         }
-        Err(e) => Err((false, format!("examining its data failed: {e}"))),
+        Err(panic) => {
+            let text = format!("examination of the tenant's data panicked: {panic}");
+            Err(StartError::Transient(text))
+        }
     }
 }
 
 pub(super) async fn pause(parts: Parts, tenant: TenantId) -> Done {
     let began = Instant::now();
     let result = limited(parts.runtime.pause(&tenant), CALL_LIMIT).await;
-    let ok = told(&tenant, "pause", &result);
-    Done::new(tenant.clone(), Event::Paused(tenant, ok), began)
-}
-
-/// What can't be given now counts from the next start on.
-pub(super) async fn resize(parts: Parts, tenant: TenantId, memory_bytes: u64) -> Done {
-    let began = Instant::now();
-    match limited(parts.runtime.resize(&tenant, memory_bytes), CALL_LIMIT).await {
-        Ok(()) => info!(%tenant, memory_bytes, "its memory is another now"),
-        Err(reason) => warn!(%tenant, memory_bytes, reason, "its memory stays as it is"),
+    if let Err(error) = &result {
+        error!(%tenant, %error, "tenant can't be paused");
     }
-    Done { tenant, event: None, endpoint: None, took: began.elapsed() }
-}
-
-/// After a pause: what the tenant holds is of more use elsewhere.
-pub(super) async fn reclaim(parts: Parts, tenant: TenantId) -> Done {
-    let began = Instant::now();
-    match limited(parts.runtime.reclaim(&tenant), CALL_LIMIT).await {
-        Ok(Some(bytes)) => info!(%tenant, bytes, "memory handed back"),
-        Ok(None) => {}
-        Err(reason) => warn!(%tenant, reason, "its memory can't be handed back"),
-    }
-    Done { tenant, event: None, endpoint: None, took: began.elapsed() }
+    Done::new(tenant.clone(), Event::Paused { tenant, result }, began)
 }
 
 pub(super) async fn resume(parts: Parts, tenant: TenantId) -> Done {
     let began = Instant::now();
     let result = limited(parts.runtime.resume(&tenant), CALL_LIMIT).await;
-    let ok = told(&tenant, "resume", &result);
-    Done::new(tenant.clone(), Event::Resumed(tenant, ok), began)
+    if let Err(error) = &result {
+        error!(%tenant, %error, "tenant can't be resumed");
+    }
+    Done::new(tenant.clone(), Event::Resumed { tenant, result }, began)
 }
 
-/// Stops, and keeps copies of what was written when nothing was in flight. An instance that had died
-/// unnoticed may have died within a write: its files are left for the next start to examine.
+/// Sets the memory limit of a running tenant. If that fails, the limit takes effect with the next
+/// start.
+pub(super) async fn set_memory(parts: Parts, tenant: TenantId, memory_bytes: u64) -> Done {
+    let began = Instant::now();
+    match limited(parts.runtime.resize(&tenant, memory_bytes), CALL_LIMIT).await {
+        Ok(()) => info!(%tenant, memory_bytes, "memory limit updated"),
+        Err(error) => warn!(%tenant, memory_bytes, %error, "memory limit can't be updated"),
+    }
+    Done::without_event(tenant, began)
+}
+
+/// Returns the memory of a paused tenant to the host.
+pub(super) async fn reclaim(parts: Parts, tenant: TenantId) -> Done {
+    let began = Instant::now();
+    match limited(parts.runtime.reclaim(&tenant), CALL_LIMIT).await {
+        Ok(Some(bytes)) => info!(%tenant, bytes, "memory reclaimed"),
+        Ok(None) => {}
+        Err(error) => warn!(%tenant, %error, "memory can't be reclaimed"),
+    }
+    Done::without_event(tenant, began)
+}
+
+/// Stops SQ. After an orderly stop, copies the phexts that have changed since the last copies.
 pub(super) async fn stop(parts: Parts, tenant: TenantId, limits: Limits, orderly: bool) -> Done {
     let began = Instant::now();
-    let result = limited(parts.runtime.stop(&tenant), CALL_LIMIT).await;
-    let ok = told(&tenant, "stop", &result);
-    let whole = orderly && result == Ok(Stopped::Alive);
-    if let (true, Some(vault)) = (whole, parts.vault) {
-        let id = tenant.clone();
-        let (hourly, daily) = (limits.snapshots_hourly, limits.snapshots_daily);
-        let kept = tokio::task::spawn_blocking(move || vault.after_stop(&id, hourly, daily)).await;
-        match kept {
-            Ok(Ok(round)) => match round.failed {
-                None => info!(%tenant, copied = round.copied, "kept copies"),
-                Some(error) => {
-                    parts.metrics.count_failed_copy();
-                    warn!(%tenant, error, "copies can't be kept; the next start examines");
-                }
-            },
-            Ok(Err(error)) => warn!(%tenant, %error, "copies can't be kept"),
-            Err(error) => warn!(%tenant, %error, "keeping copies failed"),
-        }
+    let stopped = limited(parts.runtime.stop(&tenant), CALL_LIMIT).await;
+    if let Err(error) = &stopped {
+        error!(%tenant, %error, "tenant can't be stopped");
     }
-    Done::new(tenant.clone(), Event::Stopped(tenant, ok), began)
+    // An instance that had died unnoticed may have died in the middle of a write: its files are left
+    // for the next start to examine.
+    if orderly && stopped == Ok(Stopped::Alive) {
+        copy_after_stop(&parts, &tenant, &limits).await;
+    }
+    let result = stopped.map(|_| ());
+    Done::new(tenant.clone(), Event::Stopped { tenant, result }, began)
 }
 
-fn told<T>(tenant: &TenantId, what: &str, result: &Result<T, String>) -> bool {
-    if let Err(reason) = result {
-        error!(%tenant, reason, "{what} failed");
+/// Copies what changed, for the next start. If that fails, the next start examines the files.
+async fn copy_after_stop(parts: &Parts, tenant: &TenantId, limits: &Limits) {
+    let Some(vault) = parts.vault.clone() else { return };
+    let id = tenant.clone();
+    let hourly = limits.snapshots_hourly;
+    let daily = limits.snapshots_daily;
+    let round = match spawn_blocking(move || vault.after_stop(&id, hourly, daily)).await {
+        Ok(Ok(round)) => round,
+        Ok(Err(error)) => {
+            warn!(%tenant, %error, "stopped tenant can't be copied");
+            return;
+        }
+        Err(error) => {
+            warn!(%tenant, %error, "copying a stopped tenant panicked");
+            return;
+        }
+    };
+    match round.failed {
+        None => info!(%tenant, copied = round.copied, "stopped tenant copied"),
+        Some(error) => {
+            parts.metrics.count_failed_copy();
+            warn!(%tenant, error, "phext of a stopped tenant can't be copied");
+        }
     }
-    result.is_ok()
+}
+
+/// Bounds the time of a runtime call.
+async fn limited<T>(
+    call: impl Future<Output = Result<T, RuntimeError>>,
+    limit: Duration,
+) -> Result<T, CallError> {
+    match timeout(limit, call).await {
+        Ok(result) => Ok(result?),
+        Err(_) => Err(CallError::TimedOut { limit_s: limit.as_secs() }),
+    }
 }

@@ -1,73 +1,69 @@
-//! The beginning: what the runtime has found, and what an earlier life may have promised.
+//! Adoption: the machine's initial state, from the instances that an earlier orchestrator process
+//! left and the leases that it may have granted.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use super::queue::Queue;
-use super::state::{Cluster, Ms, State, Tenant, UNNUMBERED};
-use super::{Effect, Lifecycle, Settings, Shared, describe};
+use super::Lifecycle;
+use super::event::{Effect, Settings};
+use super::shared::Shared;
+use super::state::{Cluster, Ms, State, Tenant, describe_exit};
 use crate::runtime::{ExitKind, Found, FoundState};
 
 impl Lifecycle {
-    /// Takes over what the runtime has found. Leases given by the orchestrator's last life are not
-    /// known, but they hold for `leases_ms` at most: so long whoever runs counts as leased, and who
-    /// died while nobody watched as well: it is started again. Who is paused has none, for it was
-    /// paused when its leases and their grace were over. The effects publish what runs.
+    /// Creates the machine with the instances that the runtime has found, and returns effects that
+    /// publish those that run.
+    ///
+    /// Leases of the previous process are not recorded, but none of them outlives `leases_ms` from
+    /// now. Until then each running tenant counts as leased. So does each tenant that died while no
+    /// orchestrator ran: it is started again. A paused tenant has no lease, because it was paused
+    /// after its leases and their grace had ended.
     pub fn adopt(
         settings: Settings,
         found: Vec<Found>,
         leases_ms: Ms,
         now: Ms,
     ) -> (Self, Vec<Effect>) {
-        let queue = Queue::new(settings.start_ms);
-        let shared = Shared {
-            settings,
-            broken: None,
-            streams: BTreeMap::new(),
-            queue,
-            starting: 0,
-            suspects: 0,
-            waiting: 0,
-            counts: [0; State::COUNT],
-            due: BTreeSet::new(),
-            acks: BTreeSet::new(),
-            effects: Vec::new(),
-            clock: None,
-        };
-        let mut machine = Self { tenants: BTreeMap::new(), shared };
-        let leased = (leases_ms > 0).then(|| now + leases_ms);
+        let mut machine = Self { tenants: BTreeMap::new(), shared: Shared::new(settings) };
+        let lease_until = if leases_ms > 0 { Some(now + leases_ms) } else { None };
         for found in found {
-            machine.adopt_one(found, leased, now);
+            machine.adopt_one(found, lease_until, now);
         }
-        machine.fill_slots(now);
+        machine.assign_permits(now);
         let effects = std::mem::take(&mut machine.shared.effects);
         (machine, effects)
     }
 
-    fn adopt_one(&mut self, found: Found, leased: Option<Ms>, now: Ms) {
+    fn adopt_one(&mut self, found: Found, lease_until: Option<Ms>, now: Ms) {
         let mut t = Tenant::new(found.tier, found.limits, now);
         t.instance = found.endpoint.map(|endpoint| endpoint.instance);
-        self.shared.counts[t.state.index()] += 1;
+        let shared = &mut self.shared;
+        shared.counts[t.state.index()] += 1;
         match found.state {
             FoundState::Running => {
-                t.lease_until = leased;
-                t.started = now;
-                self.shared.publish(&found.tenant, &mut t);
-                self.shared.go(&found.tenant, &mut t, State::Awake, now);
+                t.lease_until = lease_until;
+                t.starts.last_at = now;
+                shared.publish(&found.tenant, &mut t);
+                shared.change_state(&found.tenant, &mut t, State::Awake, now);
             }
-            FoundState::Paused => self.shared.go(&found.tenant, &mut t, State::Dozing, now),
-            FoundState::FromEarlierBoot => t.history.last_death = Some(describe(ExitKind::Gone)),
+            FoundState::Paused => {
+                shared.change_state(&found.tenant, &mut t, State::Dozing, now);
+            }
+            FoundState::FromEarlierBoot => {
+                t.history.last_death = Some(describe_exit(ExitKind::Gone));
+            }
             FoundState::Stopped(exit) => {
-                t.history.last_death = Some(describe(exit));
-                if leased.is_some() {
-                    t.lease_until = leased;
+                t.history.last_death = Some(describe_exit(exit));
+                if lease_until.is_some() {
+                    t.lease_until = lease_until;
                     t.restart = true;
-                    // Envoys may have its cluster still, at an address that is another's by now.
-                    t.cluster = Cluster::Published(UNNUMBERED);
-                    self.shared.point_nowhere(&found.tenant, &mut t);
+                    // Envoys may still have the cluster, with an address that may be another
+                    // tenant's by now.
+                    t.cluster = Cluster::publishing();
+                    shared.point_nowhere(&found.tenant, &mut t);
                 }
             }
         }
         self.tenants.insert(found.tenant.clone(), t);
-        self.touch(&found.tenant, now);
+        self.settle(&found.tenant, now);
     }
 }

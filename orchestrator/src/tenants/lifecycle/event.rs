@@ -1,141 +1,274 @@
-//! The words of the machine: what is set, what can happen, what is to be done.
+//! Settings, events and effects: the whole interface of the state machine.
 
+use protocol::lease::LeaseRefusalKind;
 use protocol::{GatewayId, LeaseRequest, Limits, TenantId, TierName, WakeKind};
 
-use super::state::{Answer, Drain, Ms, Seq, State};
-use crate::runtime::{Died, InstanceId};
+use super::state::{Ms, State};
+use crate::runtime::{Died, InstanceId, RuntimeError};
+use crate::xds::{Seq, StreamId};
 
-/// The durations and bounds of the machine, from the configuration.
+/// Durations and bounds of the machine, from the configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
-    /// How long a lease holds.
+    /// Length of a lease.
     pub lease_ms: Ms,
-    /// How long after its last lease a tenant is left alone: longer than the longest request.
+    /// Grace: time after its last lease in which a tenant is left running. Exceeds the longest
+    /// request, which may begin when the lease ends.
     pub grace_ms: Ms,
-    /// Idle time until a tenant is paused.
+    /// Idle time after which a tenant is paused.
     pub doze_after_ms: Ms,
-    /// Idle time until a tenant is stopped.
+    /// Idle time after which a tenant is stopped.
     pub sleep_after_ms: Ms,
-    /// Starts at once.
+    /// Start permits: the bound on concurrent starts.
     pub max_starts: usize,
-    /// What a start takes, before the first was measured.
+    /// Estimated duration of a start, until one has been measured.
     pub start_ms: Ms,
-    /// How long an asker waits.
+    /// Longest time that a lease request waits for a wake.
     pub patience_ms: Ms,
-    /// How much later a tenant of a priority one lower would have to come to start later.
+    /// Head start in the queue per level of priority.
     pub head_start_ms: Ms,
-    /// How long an Envoy may take to acknowledge before its stream is cut.
+    /// Time in which an Envoy must acknowledge a change before its stream is cut.
     pub ack_timeout_ms: Ms,
-    /// First back-off of a failing tenant; doubles.
+    /// First back-off of a failing tenant; doubles with each failure in a row.
     pub backoff_ms: Ms,
-    /// Longest back-off.
+    /// Bound on the back-off.
     pub backoff_max_ms: Ms,
-    /// Having run so long, a tenant's crashes are forgotten.
+    /// Run time after which earlier failures no longer count.
     pub stable_ms: Ms,
 }
 
-/// What can happen.
+/// Identifies one waiting lease request; chosen by the driver, never reused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct WaiterId(pub u64);
+
+/// An input of the machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// A filter asks for a lease.
-    Lease {
-        /// Comes back with the answer.
-        waiter: u64,
-        /// What it asked.
+    /// A filter requests a lease.
+    LeaseRequested {
+        /// Returned with the decision, in [`Effect::Decide`].
+        waiter: WaiterId,
+        /// The request as it came over HTTP.
         request: Box<LeaseRequest>,
     },
-    /// The runtime started the tenant.
-    Started(TenantId, InstanceId, WakeKind),
-    /// The runtime could not start it and left nothing running; `damaged`: its data are broken.
-    StartFailed {
-        /// Whom.
+    /// The runtime started the tenant, and SQ responds.
+    Started {
+        /// The tenant that was started.
         tenant: TenantId,
-        /// Its data need the operator.
-        damaged: bool,
-        /// Why.
-        reason: String,
+        /// Its new instance.
+        instance: InstanceId,
+        /// The work that the start took.
+        kind: WakeKind,
     },
-    /// The runtime froze it, or could not.
-    Paused(TenantId, bool),
-    /// The runtime thawed it and it answers, or not.
-    Resumed(TenantId, bool),
-    /// The runtime stopped it, or could not.
-    Stopped(TenantId, bool),
-    /// An instance died by itself.
+    /// The start failed, and no instance is left.
+    StartFailed {
+        /// The tenant that was to be started.
+        tenant: TenantId,
+        /// Reason, and whether a retry can help.
+        error: StartError,
+    },
+    /// The runtime has tried to pause the tenant.
+    Paused {
+        /// The tenant that was to be paused.
+        tenant: TenantId,
+        /// On an error the state of the instance is unknown.
+        result: Result<(), CallError>,
+    },
+    /// The runtime has tried to resume the tenant.
+    Resumed {
+        /// The tenant that was to be resumed.
+        tenant: TenantId,
+        /// `Ok` once SQ responds.
+        result: Result<(), CallError>,
+    },
+    /// The runtime has tried to stop the tenant.
+    Stopped {
+        /// The tenant that was to be stopped.
+        tenant: TenantId,
+        /// On an error the stop is tried again.
+        result: Result<(), CallError>,
+    },
+    /// An instance died that nothing in this process stopped.
     Died(Died),
-    /// The publisher's answer to [`Effect::Publish`], [`Effect::PointNowhere`] and
-    /// [`Effect::Withdraw`]; comes before any other event.
-    Numbered(TenantId, Seq),
+    /// The publisher has performed [`Effect::Publish`], [`Effect::PointNowhere`] or
+    /// [`Effect::Withdraw`]. Must come before any other event. Only the publisher knows the number,
+    /// because content that is already published gets no new one.
+    ClusterChanged {
+        /// The tenant whose cluster was changed.
+        tenant: TenantId,
+        /// An Envoy that acknowledges this number has the change.
+        seq: Seq,
+    },
     /// An Envoy opened a stream.
-    Connected(u64, GatewayId),
-    /// A stream has everything up to this change.
-    Acked(u64, Seq),
-    /// A stream refused these tenants' clusters, as they were at this change.
-    Nacked(u64, Vec<TenantId>, Seq),
+    Connected {
+        /// The new stream.
+        stream: StreamId,
+        /// The Envoy's `node.id`.
+        gateway: GatewayId,
+    },
+    /// An Envoy has every change up to a number, except those that it rejected.
+    Acked {
+        /// The stream on which it acknowledged.
+        stream: StreamId,
+        /// The last change that it has.
+        seq: Seq,
+    },
+    /// An Envoy rejected clusters.
+    Nacked {
+        /// The stream on which it rejected them.
+        stream: StreamId,
+        /// Tenants whose clusters were rejected.
+        tenants: Vec<TenantId>,
+        /// Last change that the rejected response covered; later changes are not rejected.
+        seq: Seq,
+    },
     /// A stream ended.
-    Disconnected(u64),
-    /// The operator wants a tenant to sleep.
-    Sleep(TenantId, Drain),
-    /// Its files are being exchanged: it is put to sleep and not started until it is let go.
-    Hold(TenantId, bool),
+    Disconnected(StreamId),
+    /// The operator puts a tenant to sleep.
+    SleepRequested {
+        /// The tenant to be stopped.
+        tenant: TenantId,
+        /// Gently after live leases, or by force.
+        drain: Drain,
+    },
+    /// A restore is about to replace the tenant's files: the tenant is put to sleep and not started
+    /// until [`Event::RestoreUnlocked`].
+    RestoreLocked(TenantId),
+    /// The restore has ended.
+    RestoreUnlocked(TenantId),
     /// The operator has repaired a damaged tenant.
     Repaired(TenantId),
-    /// The host is short of memory: so many tenants are to make room.
-    Pressure(usize),
-    /// What the wall clock shows, in seconds since 1970 UTC: for [`Limits::warm_hours`] only.
-    Clock(u64),
-    /// Time has passed.
+    /// The host is short of memory.
+    MemoryShort {
+        /// Number of tenants to stop, including those that are being stopped already.
+        tenants: usize,
+    },
+    /// A reading of the wall clock, which serves [`Limits::warm_hours`] only.
+    Clock {
+        /// Seconds since 1970 UTC.
+        utc_s: u64,
+    },
+    /// A deadline may have passed.
     Tick,
 }
 
-/// What is to be done.
+/// An output of the machine, for the driver to perform.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Effect {
-    /// Start it.
+    /// Start the tenant; ends with [`Event::Started`] or [`Event::StartFailed`].
     Start {
-        /// Whom.
+        /// The tenant to start.
         tenant: TenantId,
-        /// As what.
+        /// Recorded with the instance.
         tier: TierName,
-        /// With which limits.
+        /// Recorded with the instance as well; the memory limit is enforced.
         limits: Box<Limits>,
     },
-    /// Freeze it.
+    /// Freeze the tenant in memory; ends with [`Event::Paused`].
     Pause(TenantId),
-    /// Thaw it.
+    /// Unfreeze the tenant; ends with [`Event::Resumed`].
     Resume(TenantId),
-    /// Kill it; `orderly`: nothing is in flight, so its files are whole.
+    /// Kill the tenant's SQ; ends with [`Event::Stopped`].
     Stop {
-        /// Whom.
+        /// The tenant to stop.
         tenant: TenantId,
-        /// Nothing is in flight.
+        /// No request is in flight, so the files are complete.
         orderly: bool,
     },
-    /// Let it have so much memory from now on; nobody waits for it.
-    Resize {
-        /// Whom.
+    /// Set the memory limit of a running tenant. No event reports the end.
+    SetMemory {
+        /// The tenant with the new limit.
         tenant: TenantId,
-        /// How much.
+        /// The new limit in bytes.
         memory_bytes: u64,
     },
-    /// Put its cluster, as it is now, into the set; [`Event::Numbered`] follows.
+    /// Publish the tenant's cluster with the present address and limits.
     Publish(TenantId),
-    /// Its SQ died and is started again: point its cluster where nobody listens, so that retries go
-    /// on and nothing is sent to whoever gets its address next; [`Event::Numbered`] follows.
+    /// Point the published cluster of a dead instance at an address that refuses connections. So
+    /// Envoy goes on retrying until the tenant runs again, and sends nothing to the next owner of
+    /// the old address.
     PointNowhere(TenantId),
-    /// Take its cluster out of the set; [`Event::Numbered`] follows.
+    /// Remove the tenant's cluster from all Envoys.
     Withdraw(TenantId),
-    /// Cut a stream that does not acknowledge.
-    Disconnect(u64),
-    /// Answer an asker.
-    Answer(u64, Answer),
-    /// For log and metrics: a tenant changed its state.
-    Moved {
-        /// Who.
+    /// Cut a stream whose Envoy does not acknowledge.
+    Disconnect(StreamId),
+    /// Respond to a lease request.
+    Decide {
+        /// The request, as in [`Event::LeaseRequested`].
+        waiter: WaiterId,
+        /// The lease or the refusal.
+        decision: LeaseDecision,
+    },
+    /// A tenant has changed its state; for logs and metrics.
+    StateChanged {
+        /// The tenant that changed.
         tenant: TenantId,
-        /// From.
+        /// State before the change.
         from: State,
-        /// To.
+        /// State after the change.
         to: State,
     },
+}
+
+/// Decision about a lease request.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum LeaseDecision {
+    /// A lease that begins now.
+    Granted {
+        /// Work that waking the tenant took.
+        wake: WakeKind,
+        /// Time that the request waited for the wake; 0 with [`WakeKind::None`].
+        wake_ms: Ms,
+        /// The wake is billed to this request. Of all requests that wait for a wake one is billed.
+        waker: bool,
+    },
+    /// The request gets no lease.
+    Refused {
+        /// Reason of the refusal.
+        kind: LeaseRefusalKind,
+        /// Time after which a retry makes sense.
+        retry_after_s: u32,
+        /// Text for the operator's log.
+        detail: &'static str,
+    },
+}
+
+/// Urgency of a sleep that the operator requested. Ordered by strength.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Drain {
+    /// Once the last lease and its grace have ended.
+    Gently,
+    /// At once. Requests in flight fail.
+    Forced,
+}
+
+/// Failure of a start.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StartError {
+    /// The tenant's data needs the operator: no retry can help.
+    #[error("{0}")]
+    Damaged(String),
+    /// A retry after a back-off may succeed.
+    #[error("{0}")]
+    Transient(String),
+}
+
+/// Failure of a runtime call.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CallError {
+    /// The runtime reported an error.
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+    /// The runtime took too long, and the call was given up.
+    #[error("no result within {limit_s} s")]
+    TimedOut {
+        /// Bound of the call, in seconds.
+        limit_s: u64,
+    },
+}
+
+impl From<CallError> for StartError {
+    fn from(error: CallError) -> Self {
+        Self::Transient(error.to_string())
+    }
 }

@@ -1,54 +1,59 @@
-//! One tenant as the lifecycle knows it: facts and the state they led to.
+//! State of one tenant, and the facts that its rules decide by.
 
-use protocol::lease::LeaseRefusalKind;
 use protocol::time::HOUR_MS;
 use protocol::{GatewayId, Limits, TierName, WakeKind};
 
+use super::event::{Drain, WaiterId};
 use crate::runtime::{ExitKind, InstanceId};
+use crate::xds::{Seq, StreamId};
 
-/// Milliseconds on the driver's monotonic clock.
+/// Milliseconds on the driver's monotonic clock, or a number of milliseconds.
 pub type Ms = u64;
-/// Place in the sequence of all changes of the cluster set.
-pub type Seq = u64;
 
-/// A change that was asked for and has no number yet: nobody can have acknowledged it.
+/// Number of a change that the publisher has not numbered yet. It exceeds every acknowledged number,
+/// so the change counts as not acknowledged.
 pub(super) const UNNUMBERED: Seq = Seq::MAX;
 
-/// Where a tenant is in its life; the diagram is in [`crate::tenants::lifecycle`].
+/// State of a tenant; [`crate::tenants::lifecycle`] has the diagram.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum State {
-    /// Nothing runs.
+    /// No instance exists.
     Asleep,
-    /// Waits for a start slot.
+    /// Waits for a start permit.
     Queued,
-    /// The runtime starts it; holds a slot.
+    /// The runtime is starting it, under a start permit.
     Starting,
-    /// It answers and its cluster is published.
+    /// SQ responds, and the cluster is published.
     Awake,
-    /// Its cluster is withdrawn; connected Envoys have not all acknowledged that.
+    /// The cluster is withdrawn, and not every connected Envoy has acknowledged that.
     Retiring(Goal),
-    /// The runtime freezes it.
+    /// The runtime is freezing it.
     Pausing,
-    /// Frozen.
+    /// It is frozen in memory.
     Dozing,
-    /// The runtime thaws it.
+    /// The runtime is unfreezing it.
     Resuming,
-    /// The runtime kills it.
-    Stopping,
-    /// It failed to start or crashes in a loop: not tried again before this time.
+    /// The runtime is stopping it.
+    Stopping {
+        /// No request was in flight when the stop began, so the files are complete.
+        orderly: bool,
+        /// Time of the next attempt, after one that failed.
+        retry_at: Option<Ms>,
+    },
+    /// It failed to start or crashes repeatedly; not started before this time.
     Failing(Ms),
     /// Its data needs the operator.
     Damaged,
 }
 
-/// What a retirement is for.
+/// Purpose of a retirement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Goal {
-    /// To be paused.
+    /// The tenant will be paused.
     Doze,
-    /// To be stopped.
+    /// The tenant will be stopped.
     Sleep,
-    /// It died: nothing is left to stop.
+    /// The instance died: only the cluster is left to withdraw.
     Gone,
 }
 
@@ -72,118 +77,141 @@ impl State {
             Self::Pausing => 5,
             Self::Dozing => 6,
             Self::Resuming => 7,
-            Self::Stopping => 8,
+            Self::Stopping { .. } => 8,
             Self::Failing(_) => 9,
             Self::Damaged => 10,
         }
     }
 
-    /// Label in status and metrics.
+    /// Name of the state in status and metrics.
     pub fn label(self) -> &'static str {
         Self::LABELS[self.index()]
     }
 }
 
-/// Whether the tenant's cluster is in the set that Envoys are told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// A tenant's cluster, as the publisher has it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Cluster {
-    /// Not, and no removal is waited for.
+    /// Not published, and no acknowledgement of a removal is awaited.
     Absent,
-    /// Since this change.
-    Published(Seq),
-    /// No longer since this change.
+    /// Published, at the instance or at an address that refuses connections.
+    Published {
+        /// The change that published the present content.
+        seq: Seq,
+        /// Streams whose Envoys rejected the present content.
+        rejected_by: Vec<StreamId>,
+    },
+    /// Withdrawn by this change.
     Withdrawn(Seq),
 }
 
-/// Someone who asked for a lease and has no answer yet.
+impl Cluster {
+    /// A cluster whose publication has no number yet.
+    pub(super) fn publishing() -> Self {
+        Self::Published { seq: UNNUMBERED, rejected_by: Vec::new() }
+    }
+
+    /// Number of the last change; `None` if the cluster is absent.
+    pub(super) fn seq(&self) -> Option<Seq> {
+        match self {
+            Self::Absent => None,
+            Self::Published { seq, .. } | Self::Withdrawn(seq) => Some(*seq),
+        }
+    }
+}
+
+/// A lease request that waits for its decision.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Waiter {
-    pub(super) id: u64,
+    pub(super) id: WaiterId,
     pub(super) gateway: GatewayId,
-    pub(super) asked: Ms,
-    /// When it gets a refusal instead.
-    pub(super) until: Ms,
-    /// What the tenant needed while it waited.
+    pub(super) asked_at: Ms,
+    /// End of its patience: it is refused then.
+    pub(super) deadline: Ms,
+    /// The wake that happened while it waited.
     pub(super) wake: WakeKind,
 }
 
-/// An operator's wish that the tenant sleep.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Drain {
-    /// As soon as no lease is live.
-    Gently,
-    /// Now, whatever is under way.
-    Forced,
+/// Request to put a tenant to sleep before its idle time has passed. Ordered by strength: a stronger
+/// request replaces a weaker one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) enum SleepRequest {
+    /// The host is short of memory. A new lease cancels the request.
+    MemoryShort,
+    /// The operator or a restore. Stands until the tenant is asleep.
+    Operator(Drain),
 }
 
 /// Facts about one tenant.
 #[derive(Debug, Clone)]
 pub(super) struct Tenant {
+    /// Tier and limits are those of its last lease request.
     pub(super) tier: TierName,
     pub(super) limits: Limits,
     pub(super) state: State,
+    /// Time of the last change of `state`.
     pub(super) since: Ms,
     pub(super) cluster: Cluster,
-    /// The current life, while one is known.
+    /// The present instance; `None` once it is known to be dead or stopped.
     pub(super) instance: Option<InstanceId>,
-    /// With how much memory it runs.
+    /// Memory limit of the present instance.
     pub(super) memory_bytes: u64,
-    /// A death heard of while the runtime was at work on the tenant.
-    pub(super) death: Option<(InstanceId, ExitKind)>,
-    /// No lease outlives this; counted from after the answer.
+    /// A death that was reported during a runtime call. It is taken into account when the call ends.
+    pub(super) pending_death: Option<(InstanceId, ExitKind)>,
+    /// Latest end of all leases. The client counts from before its request, so its end is earlier.
     pub(super) lease_until: Option<Ms>,
-    /// When a lease was last given.
-    pub(super) used: Ms,
+    /// Time of the last lease or wake.
+    pub(super) used_at: Ms,
+    /// Ordered by deadline.
     pub(super) waiters: Vec<Waiter>,
-    /// Gateways' streams that refused the present cluster.
-    pub(super) refused_by: Vec<u64>,
-    /// To be started though nobody waits: its leases are live.
+    /// The tenant is needed although no request waits, because leases on it are live.
     pub(super) restart: bool,
-    pub(super) drain: Option<Drain>,
-    /// Not to be started: its files are being exchanged.
-    pub(super) held: bool,
-    /// To be stopped as soon as no lease is live: the host needs the memory.
-    pub(super) squeezed: bool,
-    /// Starts that failed in a row, maybe by hanging: few tenants with any may start at once.
-    pub(super) failed_starts: u32,
-    /// When it last started.
-    pub(super) started: Ms,
-    /// Failures in a row.
+    pub(super) sleep_request: Option<SleepRequest>,
+    /// A restore is replacing its files: it must not start.
+    pub(super) restore_locked: bool,
+    pub(super) starts: Starts,
+    pub(super) history: History,
+    pub(super) index: IndexKeys,
+}
+
+/// Starts and failures, as far as they limit further starts.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Starts {
+    /// Time of the last successful start or of the adoption.
+    pub(super) last_at: Ms,
+    /// Starts that failed in a row. The next one may hang as well.
+    pub(super) failed: u32,
+    /// Failures in a row: failed starts, and crashes of an instance that was not yet stable.
     pub(super) failures: u32,
     pub(super) budget: Budget,
-    pub(super) history: History,
-    pub(super) stop: Stop,
-    pub(super) index: Index,
 }
 
-/// How it is being stopped.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
-pub(super) struct Stop {
-    /// Its requests are over.
-    pub(super) orderly: bool,
-    /// When the runtime may be asked again.
-    pub(super) retry: Option<Ms>,
+impl Starts {
+    /// Returns true if the last start failed. Suspects get half of the start permits at most.
+    pub(super) fn is_suspect(&self) -> bool {
+        self.failed > 0
+    }
 }
 
-/// Under which keys the tenant stands in the global indexes.
+/// Keys under which the tenant stands in the indexes of [`Shared`](super::shared::Shared).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
-pub(super) struct Index {
-    pub(super) due: Option<Ms>,
+pub(super) struct IndexKeys {
+    pub(super) deadline: Option<Ms>,
     pub(super) ack: Option<Seq>,
 }
 
-/// What status shows and no rule reads.
+/// Facts for the status. No rule reads them.
 #[derive(Debug, Clone, Default)]
 pub(super) struct History {
     pub(super) wakes: u64,
     pub(super) last_wake: Option<(WakeKind, Ms)>,
-    /// The last wake was counted for an asker.
-    pub(super) is_counted: bool,
+    /// The last wake has been billed to a request.
+    pub(super) is_billed: bool,
     pub(super) deaths: u64,
     pub(super) last_death: Option<String>,
 }
 
-/// Starts of the present hour.
+/// Starts within the present hour, which begins with its first start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub(super) struct Budget {
     began: Ms,
@@ -191,10 +219,12 @@ pub(super) struct Budget {
 }
 
 impl Budget {
-    /// Milliseconds until a start is allowed; `None`: now.
+    /// Returns the time until the next start is allowed; `None` if one is allowed now. A `per_hour`
+    /// of 0 sets no bound.
     pub(super) fn wait(&self, per_hour: u32, now: Ms) -> Option<Ms> {
         let ends = self.began + HOUR_MS;
-        (per_hour > 0 && self.starts >= per_hour && now < ends).then(|| ends - now)
+        let is_used_up = per_hour > 0 && self.starts >= per_hour;
+        if is_used_up && now < ends { Some(ends - now) } else { None }
     }
 
     pub(super) fn count(&mut self, now: Ms) {
@@ -215,55 +245,69 @@ impl Tenant {
             since: now,
             cluster: Cluster::Absent,
             instance: None,
-            death: None,
+            pending_death: None,
             lease_until: None,
-            used: now,
+            used_at: now,
             waiters: Vec::new(),
-            refused_by: Vec::new(),
             restart: false,
-            drain: None,
-            held: false,
-            squeezed: false,
-            failed_starts: 0,
-            started: 0,
-            failures: 0,
-            budget: Budget::default(),
+            sleep_request: None,
+            restore_locked: false,
+            starts: Starts::default(),
             history: History::default(),
-            stop: Stop::default(),
-            index: Index::default(),
+            index: IndexKeys::default(),
         }
     }
 
-    /// Whether it may hang at its next start.
-    pub(super) fn is_suspect(&self) -> bool {
-        self.failed_starts > 0
+    /// Returns true while a filter may route to the tenant under a lease.
+    pub(super) fn is_leased(&self, now: Ms) -> bool {
+        self.lease_until.is_some_and(|until| now < until)
     }
 
-    /// Whether some filter may still route to it by a lease.
-    pub(super) fn leased(&self, now: Ms) -> bool {
-        self.lease_until.is_some_and(|until| now < until)
+    /// Returns true if there is a reason to start the tenant and no restore forbids it.
+    pub(super) fn may_start(&self) -> bool {
+        let is_needed = self.restart || !self.waiters.is_empty();
+        is_needed && !self.restore_locked
+    }
+
+    /// Notes a request for sleep, unless a stronger one stands.
+    pub(super) fn request_sleep(&mut self, request: SleepRequest) {
+        self.sleep_request = self.sleep_request.max(Some(request));
+    }
+
+    /// Notes a lease, which cancels a request for sleep that came from a shortage of memory.
+    pub(super) fn cancel_memory_request(&mut self) {
+        if self.sleep_request == Some(SleepRequest::MemoryShort) {
+            self.sleep_request = None;
+        }
+    }
+
+    /// The operator's way of draining the tenant, if the operator or a restore wants it asleep.
+    pub(super) fn drain(&self) -> Option<Drain> {
+        match self.sleep_request {
+            Some(SleepRequest::Operator(drain)) => Some(drain),
+            Some(SleepRequest::MemoryShort) | None => None,
+        }
+    }
+
+    /// Takes the pending death, if it is that of the present instance, and records it.
+    pub(super) fn take_death(&mut self) -> Option<ExitKind> {
+        let (instance, exit) = self.pending_death.take()?;
+        if self.instance.as_ref() != Some(&instance) {
+            return None;
+        }
+        self.instance = None;
+        self.history.deaths += 1;
+        self.history.last_death = Some(describe_exit(exit));
+        Some(exit)
     }
 }
 
-/// What an asker of a lease is told.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Answer {
-    /// A lease that counts from now.
-    Granted {
-        /// What it took.
-        wake: WakeKind,
-        /// How long that took; 0 with [`WakeKind::None`].
-        wake_ms: Ms,
-        /// The wake is counted for this asker, and for nobody else who waited.
-        waker: bool,
-    },
-    /// No lease.
-    Refused {
-        /// Why.
-        kind: LeaseRefusalKind,
-        /// When to ask again.
-        retry_after_s: u32,
-        /// For the operator's log.
-        detail: &'static str,
-    },
+/// Describes an exit for the status.
+pub(super) fn describe_exit(exit: ExitKind) -> String {
+    match exit {
+        ExitKind::Clean => "exit code 0".to_owned(),
+        ExitKind::Crashed(code) => format!("exit code {code}"),
+        ExitKind::OutOfMemory => "out of memory".to_owned(),
+        ExitKind::Gone => "gone, exit code unknown".to_owned(),
+    }
 }

@@ -1,84 +1,86 @@
-//! What is asked of the machine and changes nothing.
+//! Read access to the machine.
 
 use protocol::{Limits, TenantId, TierName, WakeKind};
 
 use super::Lifecycle;
 use super::state::{Ms, State, Tenant};
 
-/// One tenant as status shows it.
+/// One tenant, as the status shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TenantView {
-    /// Who.
+    /// The tenant's id.
     pub tenant: TenantId,
-    /// Its tier as of its last lease.
+    /// Tier as of its last lease request.
     pub tier: TierName,
-    /// Where it is.
+    /// State at the time of the query.
     pub state: State,
-    /// How long it has been there.
+    /// Time since the last change of state.
     pub for_ms: Ms,
-    /// How long ago it was last used.
+    /// Time since the last lease or wake.
     pub idle_ms: Ms,
-    /// Whether a lease is live.
+    /// True while a lease is live.
     pub leased: bool,
-    /// Askers that wait.
+    /// Number of lease requests that wait.
     pub waiting: usize,
-    /// Wakes since the orchestrator's start.
+    /// Wakes since the orchestrator started.
     pub wakes: u64,
-    /// What the last wake took.
+    /// Kind and duration of the last wake.
     pub last_wake: Option<(WakeKind, Ms)>,
-    /// Deaths since the orchestrator's start.
+    /// Deaths since the orchestrator started.
     pub deaths: u64,
-    /// What the last death or failure was.
+    /// Description of the last death or failed start.
     pub last_death: Option<String>,
 }
 
 impl Lifecycle {
-    /// When [`Event::Tick`](super::Event::Tick) is wanted.
+    /// Returns when the next [`Event::Tick`](super::Event::Tick) is due.
     pub fn next_deadline(&self) -> Option<Ms> {
-        self.shared.due.first().map(|(at, _)| *at)
+        self.shared.deadlines.first().map(|(at, _)| *at)
     }
 
-    /// Tenants in each state, in the order of [`State::LABELS`].
+    /// Counts the tenants in each state, in the order of [`State::LABELS`].
     pub fn counts(&self) -> [usize; State::COUNT] {
         self.shared.counts
     }
 
-    /// Connected streams.
+    /// Counts the connected streams.
     pub fn streams(&self) -> usize {
         self.shared.streams.len()
     }
 
-    /// Tenants that wait for a start slot.
+    /// Counts the tenants that wait for a start permit.
     pub fn queued(&self) -> usize {
         self.shared.queue.len()
     }
 
-    /// The limits of a tenant as of its last lease.
+    /// Returns a tenant's limits as of its last lease request.
     pub fn limits(&self, tenant: &TenantId) -> Option<&Limits> {
         self.tenants.get(tenant).map(|t| &t.limits)
     }
 
-    /// Where a tenant is.
+    /// Returns the present state of a tenant.
     pub fn state(&self, tenant: &TenantId) -> Option<State> {
         self.tenants.get(tenant).map(|t| t.state)
     }
 
-    /// Who may go to sleep when, if nothing happens: for the answer to the operator.
+    /// Returns how long a tenant cannot be stopped in order, provided that no further lease is
+    /// granted.
     pub fn earliest_sleep(&self, tenant: &TenantId, now: Ms) -> Option<Ms> {
         Some(self.quiet_at(tenant)?.saturating_sub(now))
     }
 
-    /// When no request of the leases given so far can be under way any more; each lease moves it.
+    /// Returns the end of the grace of the last lease. No request is in flight after it; each lease
+    /// moves it.
     pub fn quiet_at(&self, tenant: &TenantId) -> Option<Ms> {
         Some(self.shared.quiet_at(self.tenants.get(tenant)?))
     }
 
-    /// All tenants, for status: as dear as there are tenants.
+    /// Lists all tenants. O(tenants).
     pub fn view(&self, now: Ms) -> impl Iterator<Item = TenantView> + '_ {
         self.tenants.iter().map(move |(id, t)| view_of(id, t, now))
     }
 
-    /// One tenant; `None`: it was never asked for.
+    /// Returns one tenant; `None` if it has never been requested.
     pub fn view_one(&self, id: &TenantId, now: Ms) -> Option<TenantView> {
         self.tenants.get(id).map(|t| view_of(id, t, now))
     }
@@ -90,8 +92,8 @@ fn view_of(id: &TenantId, t: &Tenant, now: Ms) -> TenantView {
         tier: t.tier.clone(),
         state: t.state,
         for_ms: now.saturating_sub(t.since),
-        idle_ms: now.saturating_sub(t.used),
-        leased: t.leased(now),
+        idle_ms: now.saturating_sub(t.used_at),
+        leased: t.is_leased(now),
         waiting: t.waiters.len(),
         wakes: t.history.wakes,
         last_wake: t.history.last_wake,

@@ -1,7 +1,5 @@
 //! Repairs before a start that follows a crash, and copies made while SQ starts.
 
-use std::io::ErrorKind;
-
 use super::*;
 use crate::storage::vault::quarantine::FILES_MAX;
 
@@ -165,7 +163,7 @@ fn folder_in_a_phexts_place_needs_the_operator() {
     let setup = Setup::new();
     fs::create_dir(setup.data.join(NAME)).unwrap();
     let refused = setup.vault.before_start(&setup.tenant).unwrap_err();
-    assert_eq!(refused.kind(), ErrorKind::InvalidData);
+    assert!(matches!(refused, PrepareError::NotAPhext(_)), "{refused:?}");
     assert!(refused.to_string().contains(NAME), "{refused}");
 }
 

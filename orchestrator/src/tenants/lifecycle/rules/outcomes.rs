@@ -1,10 +1,11 @@
-//! What the runtime has done, or what has happened to it: how a call ended, who died.
+//! Outcomes of runtime calls, and deaths.
 
 use protocol::{TenantId, WakeKind};
 
 use crate::runtime::{ExitKind, InstanceId};
-use crate::tenants::lifecycle::state::{Cluster, Goal, Ms, State, Tenant};
-use crate::tenants::lifecycle::{Shared, describe};
+use crate::tenants::lifecycle::event::{CallError, StartError};
+use crate::tenants::lifecycle::shared::Shared;
+use crate::tenants::lifecycle::state::{Goal, Ms, State, Tenant};
 
 /// Exit code of a Rust program that panicked.
 const PANIC: i64 = 101;
@@ -21,58 +22,66 @@ impl Shared {
         if t.state != State::Starting {
             return;
         }
-        self.slot_is_free(t);
-        t.failed_starts = 0;
-        self.queue.measured(now - t.since);
+        self.release_permit(t);
+        self.queue.observe_start(now - t.since);
+        t.starts.failed = 0;
+        t.starts.last_at = now;
         t.instance = Some(instance);
-        t.started = now;
         t.restart = false;
         self.woken(id, t, kind, now);
     }
 
-    fn slot_is_free(&mut self, t: &Tenant) {
+    /// Returns the start permit. Must come before `t.starts.failed` changes.
+    fn release_permit(&mut self, t: &Tenant) {
         self.starting -= 1;
-        self.suspects -= usize::from(t.is_suspect());
+        self.starting_suspects -= usize::from(t.starts.is_suspect());
     }
 
     pub(in crate::tenants::lifecycle) fn start_failed(
         &mut self,
         id: &TenantId,
         t: &mut Tenant,
-        damaged: bool,
-        reason: String,
+        error: &StartError,
         now: Ms,
     ) {
         if t.state != State::Starting {
             return;
         }
-        self.slot_is_free(t);
-        t.failed_starts = t.failed_starts.saturating_add(1);
+        // 1. Count the failure.
+        self.release_permit(t);
+        t.starts.failed = t.starts.failed.saturating_add(1);
+        t.starts.failures = t.starts.failures.saturating_add(1);
+        t.history.last_death = Some(error.to_string());
+        // 2. If the cluster was kept for a restart, the restart has failed.
         t.restart = false;
-        t.failures = t.failures.saturating_add(1);
-        t.history.last_death = Some(reason);
-        self.withdraw(id, t);
-        t.cluster = Cluster::Absent;
-        let until = now + self.backoff(t.failures, self.settings.backoff_max_ms);
-        self.go(id, t, if damaged { State::Damaged } else { State::Failing(until) }, now);
+        self.withdraw_at_once(id, t);
+        // 3. Back off, or wait for the operator.
+        let next = match error {
+            StartError::Damaged(_) => State::Damaged,
+            StartError::Transient(_) => {
+                let max = self.settings.backoff_max_ms;
+                State::Failing(now + self.backoff(t.starts.failures, max))
+            }
+        };
+        self.change_state(id, t, next, now);
     }
 
     pub(in crate::tenants::lifecycle) fn paused(
         &mut self,
         id: &TenantId,
         t: &mut Tenant,
-        ok: bool,
+        result: &Result<(), CallError>,
         now: Ms,
     ) {
         if t.state != State::Pausing {
             return;
         }
-        if Self::died_meanwhile(t).is_some() {
-            self.go(id, t, State::Asleep, now);
-        } else if ok {
-            self.go(id, t, State::Dozing, now);
+        if t.take_death().is_some() {
+            self.change_state(id, t, State::Asleep, now);
+        } else if result.is_ok() {
+            self.change_state(id, t, State::Dozing, now);
         } else {
-            // It may be dead, and nobody knows of what.
+            // It may have died in the middle of a write: its files count as incomplete.
             self.stop(id, t, false, now);
         }
     }
@@ -81,13 +90,13 @@ impl Shared {
         &mut self,
         id: &TenantId,
         t: &mut Tenant,
-        ok: bool,
+        result: &Result<(), CallError>,
         now: Ms,
     ) {
         if t.state != State::Resuming {
             return;
         }
-        if ok {
+        if result.is_ok() {
             self.woken(id, t, WakeKind::Doze, now);
         } else {
             self.stop(id, t, false, now);
@@ -98,33 +107,35 @@ impl Shared {
         &mut self,
         id: &TenantId,
         t: &mut Tenant,
-        ok: bool,
+        result: &Result<(), CallError>,
         now: Ms,
     ) {
-        if t.state != State::Stopping {
-            return;
-        }
-        if ok {
+        let State::Stopping { orderly, .. } = t.state else { return };
+        if result.is_ok() {
             t.instance = None;
-            t.death = None;
-            self.go(id, t, State::Asleep, now);
+            t.pending_death = None;
+            self.change_state(id, t, State::Asleep, now);
         } else {
-            t.stop.retry = Some(now + self.settings.backoff_ms);
+            let retry_at = Some(now + self.settings.backoff_ms);
+            t.state = State::Stopping { orderly, retry_at };
         }
     }
 
-    /// It runs again: from the queue or from a doze.
+    /// SQ responds again, after a start or a doze.
     fn woken(&mut self, id: &TenantId, t: &mut Tenant, kind: WakeKind, now: Ms) {
+        // 1. Record the wake. One of the waiters will be billed for it.
         t.history.wakes += 1;
         t.history.last_wake = Some((kind, now - t.since));
-        t.history.is_counted = false;
-        t.used = now;
+        t.history.is_billed = false;
+        t.used_at = now;
         for waiter in &mut t.waiters {
             waiter.wake = kind;
         }
+        // 2. Publish. Waiters get their leases when their gateway has acknowledged.
         self.publish(id, t);
-        self.go(id, t, State::Awake, now);
-        if let Some(exit) = Self::died_meanwhile(t) {
+        self.change_state(id, t, State::Awake, now);
+        // 3. The instance may have died between its first response and this event.
+        if let Some(exit) = t.take_death() {
             self.crashed(id, t, exit, now);
         }
     }
@@ -137,66 +148,64 @@ impl Shared {
         exit: ExitKind,
         now: Ms,
     ) {
+        let call_is_under_way = matches!(
+            t.state,
+            State::Starting | State::Pausing | State::Resuming | State::Stopping { .. }
+        );
+        // A report about an earlier instance changes nothing. During a start the new instance is not
+        // known yet, so the report is kept until the call has ended.
+        if !call_is_under_way && t.instance.as_ref() != Some(&instance) {
+            return;
+        }
+        t.pending_death = Some((instance, exit));
+        if call_is_under_way {
+            return;
+        }
+        t.take_death();
         match t.state {
-            State::Starting | State::Pausing | State::Resuming | State::Stopping => {
-                t.death = Some((instance, exit));
-            }
-            _ if t.instance.as_ref() != Some(&instance) => (),
-            state => {
-                t.death = Some((instance, exit));
-                Self::died_meanwhile(t);
-                match state {
-                    State::Awake => self.crashed(id, t, exit, now),
-                    State::Retiring(_) => t.state = State::Retiring(Goal::Gone),
-                    State::Dozing => self.go(id, t, State::Asleep, now),
-                    _ => (),
-                }
-            }
+            State::Awake => self.crashed(id, t, exit, now),
+            // The retirement goes on, so the state and its time-out stay; only the goal changes.
+            State::Retiring(_) => t.state = State::Retiring(Goal::Gone),
+            State::Dozing => self.change_state(id, t, State::Asleep, now),
+            _ => (),
         }
     }
 
-    /// How the present instance died, if it is known to be dead; notes what follows from it.
-    fn died_meanwhile(t: &mut Tenant) -> Option<ExitKind> {
-        let (instance, exit) = t.death.take()?;
-        if t.instance.as_ref() != Some(&instance) {
-            return None;
-        }
-        t.instance = None;
-        t.history.deaths += 1;
-        t.history.last_death = Some(describe(exit));
-        Some(exit)
-    }
-
-    /// An awake tenant died: started again at once for those who hold leases or did a moment ago,
-    /// once: Envoy goes on trying for them. A second time it backs off; its cluster goes, so that a
-    /// read that Envoy repeats can't kill it for ever.
+    /// Decides about an awake tenant that has died.
+    ///
+    /// The first time it is started again at once if its leases are live or in their grace: Envoy
+    /// retries for those clients. From the second failure in a row on it backs off, and its cluster is
+    /// withdrawn, so that a request that kills SQ is not retried forever.
     fn crashed(&mut self, id: &TenantId, t: &mut Tenant, exit: ExitKind, now: Ms) {
-        let stable = now >= t.started + self.settings.stable_ms;
-        t.failures = if stable { 1 } else { t.failures.saturating_add(1) };
-        if t.failures > 1 {
-            self.withdraw(id, t);
-            t.cluster = Cluster::Absent;
-            // A panic is one request's doing, on SQ 0.5 a client's that left: it was well before.
-            let most = match exit {
+        // 1. Count failures in a row: an instance that ran for long enough starts a new row.
+        let was_stable = now >= t.starts.last_at + self.settings.stable_ms;
+        t.starts.failures = if was_stable { 1 } else { t.starts.failures.saturating_add(1) };
+        if t.starts.failures > 1 {
+            // 2. Back off. A panic is caused by a single request (in SQ 0.5 by a client that leaves)
+            //    and not by the tenant's data, so the back-off does not grow.
+            self.withdraw_at_once(id, t);
+            let max_ms = match exit {
                 ExitKind::Crashed(PANIC) => self.settings.backoff_ms,
                 _ => self.settings.backoff_max_ms,
             };
-            let until = now + self.backoff(t.failures - 1, most);
-            self.go(id, t, State::Failing(until), now);
-        } else if self.in_use(t, now) || !t.waiters.is_empty() {
+            let until = now + self.backoff(t.starts.failures - 1, max_ms);
+            self.change_state(id, t, State::Failing(until), now);
+        } else if self.is_in_use(t, now) || !t.waiters.is_empty() {
+            // 3. Start again, ahead of tenants that are not in use.
             t.restart = true;
             self.point_nowhere(id, t);
             self.queue.push(id.clone(), now, self.head_start(t));
-            self.go(id, t, State::Queued, now);
+            self.change_state(id, t, State::Queued, now);
         } else {
+            // 4. No client needs it: withdraw the cluster.
             self.withdraw(id, t);
-            self.go(id, t, State::Retiring(Goal::Gone), now);
+            self.change_state(id, t, State::Retiring(Goal::Gone), now);
         }
     }
 
-    fn backoff(&self, failures: u32, most: Ms) -> Ms {
-        let doubled =
-            self.settings.backoff_ms.saturating_mul(1 << failures.saturating_sub(1).min(16));
-        doubled.min(most)
+    /// Returns the back-off after a number of failures in a row.
+    fn backoff(&self, failures: u32, max_ms: Ms) -> Ms {
+        let doublings = failures.saturating_sub(1).min(16);
+        self.settings.backoff_ms.saturating_mul(1 << doublings).min(max_ms)
     }
 }

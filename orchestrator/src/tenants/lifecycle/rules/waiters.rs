@@ -1,114 +1,132 @@
-//! Who asked for a lease: answered, refused, or left waiting.
+//! Decisions about waiting lease requests: granted, refused, or kept waiting.
 
 use protocol::lease::LeaseRefusalKind;
 use protocol::{GatewayId, WakeKind};
 
 use super::SOON_MS;
-use crate::tenants::lifecycle::state::{Answer, Cluster, Drain, Ms, Seq, State, Tenant, Waiter};
-use crate::tenants::lifecycle::{Effect, Rule, Shared, Stream};
+use crate::tenants::lifecycle::event::{Drain, Effect, LeaseDecision};
+use crate::tenants::lifecycle::shared::{Shared, Stream};
+use crate::tenants::lifecycle::state::{Cluster, History, Ms, State, Tenant, Waiter};
+use crate::xds::StreamId;
 
-/// An Envoy that has not acknowledged in a tenth of the time it is given is a slow one.
-const SLOW_ACK: Ms = 10;
+/// An Envoy that needs longer than this part of its time-out for an acknowledgement is slow: one
+/// tenth.
+const SLOW_ACK_DIVISOR: Ms = 10;
 
-/// What an Envoy knows of a cluster.
-enum Known {
-    Yes,
-    NotYet,
-    Refused,
+/// Acknowledgement of a cluster by one gateway, over all of its streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ack {
+    /// Every stream has acknowledged.
+    Complete,
+    /// A stream has not acknowledged, or the gateway is not connected.
+    Pending,
+    /// A stream has rejected the cluster.
+    Rejected,
 }
 
 impl Shared {
-    /// Answers whom the published cluster can be promised to.
-    pub(super) fn answer(&mut self, t: &mut Tenant, now: Ms) {
-        let Cluster::Published(seq) = t.cluster else { return };
-        if self.holds(t) {
+    /// Grants a lease to each waiter whose gateway has the cluster, and refuses it where the gateway
+    /// rejected the cluster.
+    pub(super) fn decide_waiters(&mut self, t: &mut Tenant, now: Ms) {
+        if self.waiters_are_deferred(t) {
             return;
         }
         for waiter in std::mem::take(&mut t.waiters) {
-            match self.known(&waiter.gateway, seq, &t.refused_by) {
-                Known::NotYet => t.waiters.push(waiter),
-                Known::Refused => {
+            match self.ack(&t.cluster, &waiter.gateway) {
+                Ack::Pending => t.waiters.push(waiter),
+                Ack::Rejected => {
                     self.waiting -= 1;
-                    let text = "the gateway refused the cluster";
-                    self.refuse(waiter.id, LeaseRefusalKind::Gateway, SOON_MS, text);
+                    let detail = "the gateway rejected the cluster";
+                    self.refuse(waiter.id, LeaseRefusalKind::Gateway, SOON_MS, detail);
                 }
-                Known::Yes => {
+                Ack::Complete => {
                     self.waiting -= 1;
                     t.lease_until = Some(now + self.settings.lease_ms);
-                    t.used = now;
-                    t.squeezed = false;
-                    self.grant(t, &waiter, now);
+                    t.used_at = now;
+                    t.cancel_memory_request();
+                    self.grant(&mut t.history, &waiter, now);
                 }
             }
         }
     }
 
-    fn grant(&mut self, t: &mut Tenant, waiter: &Waiter, now: Ms) {
+    fn grant(&mut self, history: &mut History, waiter: &Waiter, now: Ms) {
         let wake = waiter.wake;
-        let waker = wake != WakeKind::None && !std::mem::replace(&mut t.history.is_counted, true);
-        let wake_ms = if wake == WakeKind::None { 0 } else { now - waiter.asked };
-        self.effects.push(Effect::Answer(waiter.id, Answer::Granted { wake, wake_ms, waker }));
+        let mut wake_ms = 0;
+        let mut waker = false;
+        if wake != WakeKind::None {
+            wake_ms = now - waiter.asked_at;
+            // The wake is billed to the first waiter.
+            waker = !history.is_billed;
+            history.is_billed = true;
+        }
+        let decision = LeaseDecision::Granted { wake, wake_ms, waker };
+        self.effects.push(Effect::Decide { waiter: waiter.id, decision });
     }
 
-    fn known(&self, gateway: &GatewayId, seq: Seq, refused_by: &[u64]) -> Known {
-        if !self.keeps(Rule::LeaseAck) {
-            return Known::Yes;
-        }
-        let mut connected = false;
-        let mut acknowledged = true;
+    fn ack(&self, cluster: &Cluster, gateway: &GatewayId) -> Ack {
+        let Cluster::Published { seq, rejected_by } = cluster else { return Ack::Pending };
+        let mut is_connected = false;
+        let mut is_acknowledged = true;
         for (id, stream) in &self.streams {
             if stream.gateway == *gateway {
-                if refused_by.contains(id) {
-                    return Known::Refused;
+                if rejected_by.contains(id) {
+                    return Ack::Rejected;
                 }
-                connected = true;
-                acknowledged &= stream.acked >= seq;
+                is_connected = true;
+                is_acknowledged &= stream.acked >= *seq;
             }
         }
-        if connected && acknowledged { Known::Yes } else { Known::NotYet }
+        if is_connected && is_acknowledged { Ack::Complete } else { Ack::Pending }
     }
 
-    /// Refuses whoever has waited as long as it would.
-    pub(super) fn expire(&mut self, t: &mut Tenant, now: Ms) {
-        if t.waiters.first().is_none_or(|w| w.until > now) {
+    /// Refuses waiters whose patience has ended.
+    pub(super) fn expire_waiters(&mut self, t: &mut Tenant, now: Ms) {
+        // 1. Waiters are ordered by deadline.
+        if t.waiters.first().is_none_or(|waiter| waiter.deadline > now) {
             return;
         }
-        // A start may use up all of the patience but a moment: that Envoy did not use it is no fault.
-        let had_time = now >= t.since + self.settings.ack_timeout_ms / SLOW_ACK;
-        let (kind, text) = match t.state {
-            State::Awake if !self.holds(t) && had_time => {
-                (LeaseRefusalKind::Gateway, "the gateway has not acknowledged the cluster")
-            }
-            _ => (LeaseRefusalKind::Queue, "it took longer than the asker would wait"),
+        // 2. An Envoy is at fault only if the tenant has been awake for a while. A start may leave it
+        //    no more than a moment of the patience, and that it did not use the moment is no fault.
+        let ack_is_overdue = now >= t.since + self.settings.ack_timeout_ms / SLOW_ACK_DIVISOR;
+        let gateway_is_slow =
+            t.state == State::Awake && !self.waiters_are_deferred(t) && ack_is_overdue;
+        let (kind, detail) = if gateway_is_slow {
+            (LeaseRefusalKind::Gateway, "the gateway has not acknowledged the cluster")
+        } else {
+            (LeaseRefusalKind::Queue, "the wake took longer than the client's patience")
         };
-        let after = match t.state {
+        let retry_after = match t.state {
             State::Queued => {
-                let slots = self.settings.max_starts;
-                self.queue.estimate(now, self.head_start(t), self.starting, slots)
+                let permits = self.settings.max_starts;
+                self.queue.estimate(now, self.head_start(t), self.starting, permits)
             }
             _ => SOON_MS,
         };
+        // 3. Refuse, and cut the streams of slow gateways: Envoy then reconnects and gets the present
+        //    set of clusters.
         for waiter in std::mem::take(&mut t.waiters) {
-            if waiter.until > now {
+            if waiter.deadline > now {
                 t.waiters.push(waiter);
                 continue;
             }
             self.waiting -= 1;
-            self.refuse(waiter.id, kind, after, text);
-            if let (LeaseRefusalKind::Gateway, Cluster::Published(seq)) = (kind, t.cluster) {
-                self.cut(|s| s.gateway == waiter.gateway && s.acked < seq);
+            self.refuse(waiter.id, kind, retry_after, detail);
+            if gateway_is_slow && let Cluster::Published { seq, .. } = t.cluster {
+                self.cut_streams(|stream| stream.gateway == waiter.gateway && stream.acked < seq);
             }
         }
     }
 
-    /// Refuses whoever would not wait so long.
+    /// Refuses waiters whose patience is shorter than an estimated wait.
     pub(super) fn refuse_impatient(&mut self, t: &mut Tenant, estimate: Ms, now: Ms) {
         for waiter in std::mem::take(&mut t.waiters) {
-            if now + estimate <= waiter.until {
+            if now + estimate <= waiter.deadline {
                 t.waiters.push(waiter);
             } else {
                 self.waiting -= 1;
-                self.refuse(waiter.id, LeaseRefusalKind::Queue, estimate, "the queue is long");
+                let detail = "the queue for starts is longer than the client's patience";
+                self.refuse(waiter.id, LeaseRefusalKind::Queue, estimate, detail);
             }
         }
     }
@@ -117,32 +135,33 @@ impl Shared {
         &mut self,
         t: &mut Tenant,
         kind: LeaseRefusalKind,
-        after: Ms,
-        text: &'static str,
+        retry_after: Ms,
+        detail: &'static str,
     ) {
         for waiter in std::mem::take(&mut t.waiters) {
             self.waiting -= 1;
-            self.refuse(waiter.id, kind, after, text);
+            self.refuse(waiter.id, kind, retry_after, detail);
         }
     }
 
-    /// Cuts streams; an Envoy without one has no lease live where this matters.
-    pub(super) fn cut(&mut self, which: impl Fn(&Stream) -> bool) {
-        let effects = &mut self.effects;
-        self.streams.retain(|id, stream| {
-            let cut = which(stream);
-            if cut {
-                effects.push(Effect::Disconnect(*id));
-            }
-            !cut
-        });
+    /// Cuts streams. An Envoy without a stream gets no further lease, and those that it had have ended
+    /// where this is called.
+    pub(super) fn cut_streams(&mut self, is_cut: impl Fn(&Stream) -> bool) {
+        let cut: Vec<StreamId> =
+            self.streams.iter().filter(|(_, stream)| is_cut(stream)).map(|(id, _)| *id).collect();
+        for id in cut {
+            self.streams.remove(&id);
+            self.effects.push(Effect::Disconnect(id));
+        }
     }
 
-    /// Whether askers are kept waiting until the tenant has slept: the operator wants it, and it
-    /// can be over within their patience.
-    pub(super) fn holds(&self, t: &Tenant) -> bool {
-        match t.drain {
-            _ if t.held => true,
+    /// Returns true if waiters are kept waiting until the tenant has slept: a restore or the operator
+    /// wants that, and it can be over within the clients' patience.
+    pub(super) fn waiters_are_deferred(&self, t: &Tenant) -> bool {
+        if t.restore_locked {
+            return true;
+        }
+        match t.drain() {
             Some(Drain::Forced) => true,
             Some(Drain::Gently) => self.settings.grace_ms < self.settings.patience_ms,
             None => false,

@@ -1,23 +1,23 @@
-//! What becomes of a tenant whose SQ dies.
+//! Deaths and failures of tenants.
 
 use super::*;
 
 #[test]
-fn the_cluster_of_a_dead_tenant_points_nowhere_until_it_runs_again() {
+fn dead_tenants_cluster_points_nowhere_until_its_restart() {
     let mut bench = Bench::new();
     bench.wake("a");
     bench.dies("a");
-    assert!(bench.wanted.contains(&Effect::PointNowhere(id("a"))));
-    assert!(!bench.wanted.contains(&Effect::Publish(id("a"))));
+    assert!(bench.wants(&Effect::PointNowhere(id("a"))));
+    assert!(!bench.wants(&Effect::Publish(id("a"))));
     bench.started("a");
-    assert!(bench.wanted.contains(&Effect::Publish(id("a"))));
+    assert!(bench.wants(&Effect::Publish(id("a"))));
     bench.wanted.clear();
     bench.dies("a");
-    assert!(bench.wanted.contains(&Effect::Withdraw(id("a"))), "a crash loop");
+    assert!(bench.wants(&Effect::Withdraw(id("a"))), "it crashes repeatedly");
 }
 
 #[test]
-fn a_tenant_that_dies_while_leased_is_started_again_at_once() {
+fn leased_tenant_that_dies_restarts_at_once() {
     let mut bench = Bench::new();
     bench.wake("a");
     bench.now += 61_000;
@@ -29,30 +29,31 @@ fn a_tenant_that_dies_while_leased_is_started_again_at_once() {
 }
 
 #[test]
-fn a_tenant_that_dies_unused_is_left_asleep() {
+fn unused_tenant_that_dies_stays_asleep() {
     let mut bench = Bench::new();
     bench.wake("a");
     bench.pass(65_000);
     bench.dies("a");
-    assert_eq!((bench.state("a"), bench.starts()), ("asleep", Vec::new()));
+    assert_eq!(bench.state("a"), "asleep");
+    assert_eq!(bench.starts(), [""; 0]);
 }
 
 #[test]
-fn a_tenant_that_can_not_be_frozen_is_not_stopped_in_order() {
+fn stop_after_a_failed_pause_is_not_orderly() {
     let mut bench = Bench::new();
     bench.wake("a");
     bench.pass(130_000);
     assert_eq!(bench.state("a"), "pausing");
-    bench.on(Event::Paused(id("a"), false));
-    assert!(bench.wanted.contains(&Effect::Stop { tenant: id("a"), orderly: false }));
-    bench.on(Event::Stopped(id("a"), false));
+    bench.on(Event::Paused { tenant: id("a"), result: failed_call() });
+    assert!(bench.wants_stop("a", false));
+    bench.on(Event::Stopped { tenant: id("a"), result: failed_call() });
     bench.wanted.clear();
     bench.pass(1_000);
-    assert!(bench.wanted.contains(&Effect::Stop { tenant: id("a"), orderly: false }), "again");
+    assert!(bench.wants_stop("a", false), "the stop is tried again");
 }
 
 #[test]
-fn a_tenant_that_dies_within_the_grace_is_started_for_requests_under_way() {
+fn death_within_the_grace_restarts_for_requests_in_flight() {
     let mut bench = Bench::new();
     bench.wake("a");
     bench.pass(64_000);
@@ -61,7 +62,7 @@ fn a_tenant_that_dies_within_the_grace_is_started_for_requests_under_way() {
 }
 
 #[test]
-fn a_restart_that_comes_too_late_for_its_leases_is_not_made() {
+fn restart_is_dropped_when_its_leases_end() {
     let mut bench = Bench::with(Settings { max_starts: 1, ..settings() });
     bench.wake("a");
     bench.ask("slow");
@@ -70,49 +71,44 @@ fn a_restart_that_comes_too_late_for_its_leases_is_not_made() {
     bench.wanted.clear();
     bench.pass(65_000);
     assert_eq!(bench.state("a"), "asleep");
-    assert!(bench.wanted.contains(&Effect::Withdraw(id("a"))));
+    assert!(bench.wants(&Effect::Withdraw(id("a"))));
 }
 
 #[test]
-fn old_news_of_a_death_change_nothing() {
+fn death_of_an_earlier_instance_is_ignored() {
     let mut bench = Bench::new();
     bench.wake("a");
-    let instance = InstanceId("an older life".to_owned());
+    let instance = InstanceId("an earlier one".to_owned());
     bench.on(Event::Died(Died { tenant: id("a"), instance, exit: ExitKind::Gone }));
     assert_eq!(bench.state("a"), "awake");
 }
 
-#[test]
-fn a_tenant_that_panics_again_and_again_backs_off_no_longer_each_time() {
+/// Crashes a tenant repeatedly and compares its back-offs, in seconds.
+#[track_caller]
+fn check_backoffs(exit: ExitKind, backoffs_s: [u32; 5]) {
     let mut bench = Bench::new();
     bench.wake("a");
-    bench.dies_of("a", ExitKind::Crashed(101));
+    bench.wake("b");
+    bench.dies_of("a", exit);
     bench.started("a");
-    for _ in 0..5 {
-        bench.dies_of("a", ExitKind::Crashed(101));
-        let ask = bench.ask("a");
-        assert_eq!(bench.refusal(ask), Some((LeaseRefusalKind::Failing, 1)));
-        bench.pass(1_000);
+    for backoff_s in backoffs_s {
+        bench.dies_of("a", exit);
+        assert_eq!(bench.state("a"), "failing");
+        let waiter = bench.ask("a");
+        assert_eq!(bench.refusal(waiter), Some((LeaseRefusalKind::Failing, backoff_s)));
+        bench.pass(Ms::from(backoff_s) * 1_000);
         bench.ask("a");
         bench.started("a");
+        assert_eq!(bench.state("b"), "awake", "others are not affected");
     }
 }
 
 #[test]
-fn a_crash_loop_backs_off_alone_and_twice_as_long_each_time() {
-    let mut bench = Bench::new();
-    bench.wake("a");
-    bench.wake("b");
-    bench.dies("a");
-    bench.started("a");
-    for wait in [1, 2, 4, 8, 8] {
-        bench.dies("a");
-        assert_eq!(bench.state("a"), "failing");
-        let ask = bench.ask("a");
-        assert_eq!(bench.refusal(ask), Some((LeaseRefusalKind::Failing, wait)));
-        bench.pass(Ms::from(wait) * 1_000);
-        bench.ask("a");
-        bench.started("a");
-        assert_eq!(bench.state("b"), "awake");
-    }
+fn backoff_doubles_with_each_crash() {
+    check_backoffs(ExitKind::OutOfMemory, [1, 2, 4, 8, 8]);
+}
+
+#[test]
+fn backoff_after_a_panic_does_not_grow() {
+    check_backoffs(ExitKind::Crashed(101), [1; 5]);
 }

@@ -1,31 +1,35 @@
-//! The model check: every order of events up to the given faults, breadth first, so that the first
-//! broken promise comes with the shortest way to it.
+//! The model check: explores every order of actions up to the given faults, breadth first, so that a
+//! broken promise is reported with a shortest way to it.
 //!
 //! `MODEL=deep cargo test --release -p orchestrator model` searches two tenants and two Envoys with
-//! every fault; without it there are the smaller searches that end within a minute unoptimised.
+//! every fault. Without it, smaller searches run that end within a minute or two unoptimised.
 //!
-//! Times are small whole numbers; worlds that differ only by when they are count as one, so the
-//! search ends by itself.
+//! Durations are small integers. Worlds that differ only in their time count as one (see
+//! `world/fingerprint.rs`), so each search ends.
 
 use std::collections::{BTreeSet, HashSet, VecDeque};
+use std::time::Instant;
 
-use super::world::{Faults, Step, World};
+use super::world::{Action, Faults, Sabotage, World};
 use super::*;
 
-/// A search that is larger than this was meant to be smaller.
-const MOST: usize = 20_000_000;
-/// Messages under way per Envoy.
-const BACKLOG: usize = 3;
+/// Bound on the worlds of a search. A search that exceeds it does not end.
+const WORLDS_MAX: usize = 20_000_000;
 
-/// What a search saw.
+/// Bound on the messages under way per Envoy. Worlds beyond it are not explored.
+const BACKLOG_MAX: usize = 3;
+
+type StateChanges = BTreeSet<(&'static str, &'static str)>;
+
+/// Result of one or several searches.
 #[derive(Debug, Default)]
-struct Seen {
+struct Explored {
     worlds: usize,
-    moved: BTreeSet<(&'static str, &'static str)>,
-    granted: bool,
+    state_changes: StateChanges,
+    lease_was_granted: bool,
 }
 
-fn settings() -> Settings {
+fn tiny_settings() -> Settings {
     Settings {
         lease_ms: 1,
         grace_ms: 1,
@@ -42,138 +46,148 @@ fn settings() -> Settings {
     }
 }
 
-fn search(world: World) -> Result<Seen, String> {
-    let mut seen = Seen::default();
-    let mut known = HashSet::from([world.fingerprint()]);
-    // Of each world: which it came from, and by which step.
-    let mut ways: Vec<(usize, Step)> = vec![(0, Step::Time(0))];
-    let mut next = VecDeque::from([(0, world)]);
-    while let Some((number, world)) = next.pop_front() {
-        for step in world.steps(&[1]) {
-            let mut after = world.clone();
-            after.moved.clear();
-            if let Err(broken) = after.take(step) {
-                let mut way = vec![step];
-                let mut at = number;
-                while at != 0 {
-                    way.push(ways[at].1);
-                    at = ways[at].0;
-                }
-                way.reverse();
-                return Err(format!("{broken} after {way:?}"));
+fn search(world: World) -> Result<Explored, String> {
+    let mut explored = Explored::default();
+    let mut fingerprints = HashSet::from([world.fingerprint()]);
+    // For each world, its predecessor and the action that led to it.
+    let mut ways: Vec<(usize, Action)> = vec![(0, Action::Time(0))];
+    let mut queue = VecDeque::from([(0, world)]);
+    while let Some((number, world)) = queue.pop_front() {
+        for action in world.actions(&[1]) {
+            let mut next = world.clone();
+            next.state_changes.clear();
+            if let Err(violation) = next.take(action) {
+                let way = way_to(number, action, &ways);
+                return Err(format!("{violation} after {way:?}"));
             }
-            seen.moved.extend(&after.moved);
-            seen.granted |= after.granted > 0;
-            if after.backlog() <= BACKLOG && known.insert(after.fingerprint()) {
-                ways.push((number, step));
-                next.push_back((ways.len() - 1, after));
+            explored.state_changes.extend(&next.state_changes);
+            explored.lease_was_granted |= next.granted > 0;
+            if next.backlog() <= BACKLOG_MAX && fingerprints.insert(next.fingerprint()) {
+                ways.push((number, action));
+                queue.push_back((ways.len() - 1, next));
             }
         }
-        assert!(known.len() < MOST, "the search does not end");
+        assert!(fingerprints.len() < WORLDS_MAX, "the search does not end");
     }
-    seen.worlds = known.len();
-    Ok(seen)
+    explored.worlds = fingerprints.len();
+    Ok(explored)
 }
 
-fn world(broken: Option<Rule>, tenants: usize, envoys: usize, faults: Faults) -> World {
-    World::new(settings(), broken, vec![Limits::default(); tenants], envoys, faults)
+/// The actions that lead to a world, and one more.
+fn way_to(world: usize, last: Action, ways: &[(usize, Action)]) -> Vec<Action> {
+    let mut way = vec![last];
+    let mut at = world;
+    while at != 0 {
+        let (predecessor, action) = ways[at];
+        way.push(action);
+        at = predecessor;
+    }
+    way.reverse();
+    way
 }
 
-/// Every fault alone.
-fn each_fault(asks: u8) -> Vec<Faults> {
-    let none = Faults { asks, ..Faults::NONE };
+fn world(sabotage: Option<Sabotage>, tenants: usize, envoys: usize, faults: Faults) -> World {
+    World::new(tiny_settings(), sabotage, vec![Limits::default(); tenants], envoys, faults)
+}
+
+/// One search without faults, and one for each fault alone.
+fn each_fault(requests: u8) -> Vec<Faults> {
+    let none = Faults { requests, ..Faults::NONE };
     vec![
         none,
-        Faults { lost_answers: 1, ..none },
-        Faults { refusals: 1, ..none },
+        Faults { lost_decisions: 1, ..none },
+        Faults { rejections: 1, ..none },
         Faults { disconnects: 1, ..none },
         Faults { failures: 1, ..none },
         Faults { damages: 1, ..none },
         Faults { deaths: 1, ..none },
         Faults { restarts: 1, ..none },
         Faults { sleeps: 1, ..none },
-        Faults { forced: 1, ..none },
-        Faults { holds: 1, ..none },
-        Faults { pressures: 1, ..none },
+        Faults { forced_sleeps: 1, ..none },
+        Faults { restores: 1, ..none },
+        Faults { memory_shortages: 1, ..none },
     ]
 }
 
-/// Searches for each of the faults; what all of them saw.
-fn hold(tenants: usize, envoys: usize, prompt: bool, faults: &[Faults]) -> Seen {
-    let mut all = Seen::default();
-    let began = std::time::Instant::now();
+/// Searches with each of the faults. Panics if a promise is broken, or if no lease is ever granted.
+fn check(tenants: usize, envoys: usize, acks_at_once: bool, faults: &[Faults]) -> StateChanges {
+    let mut all = Explored::default();
+    let began = Instant::now();
     for faults in faults {
         let mut world = world(None, tenants, envoys, *faults);
-        world.prompt = prompt;
-        let seen = search(world).unwrap_or_else(|broken| panic!("{faults:?}: {broken}"));
-        assert!(seen.granted, "{faults:?}: no lease is ever given");
-        all.worlds += seen.worlds;
-        all.moved.extend(seen.moved);
+        world.acks_at_once = acks_at_once;
+        let explored = search(world).unwrap_or_else(|violation| panic!("{faults:?}: {violation}"));
+        assert!(explored.lease_was_granted, "{faults:?}: no lease is ever granted");
+        all.worlds += explored.worlds;
+        all.state_changes.extend(explored.state_changes);
     }
     let took = began.elapsed();
     println!("{tenants} tenants, {envoys} Envoys: {} worlds in {took:.1?}", all.worlds);
-    all
+    all.state_changes
 }
 
-/// The arrows of the diagram in the header of the lifecycle.
-fn diagram() -> BTreeSet<(&'static str, &'static str)> {
+/// The arrows of the diagram in the header of `lifecycle.rs`.
+fn diagram() -> StateChanges {
     let arrow = |line: &'static str| {
         let (from, rest) = line.strip_prefix("//! ")?.split_once(" --> ")?;
-        Some((from, rest.split_once(": ")?.0))
+        let (to, _) = rest.split_once(": ")?;
+        Some((from, to))
     };
     include_str!("../../lifecycle.rs").lines().filter_map(arrow).collect()
 }
 
 #[test]
-fn one_tenant_and_one_envoy_keep_every_promise_and_the_diagram_is_right() {
-    let endless = Faults::ENDLESS;
-    let mut seen = hold(1, 1, false, &each_fault(endless));
-    let loops = Faults { asks: 2, deaths: 2, ..Faults::NONE };
-    seen.moved.extend(hold(1, 1, true, &[loops]).moved);
-    let found_dead = Faults { asks: 2, deaths: 1, restarts: 1, ..Faults::NONE };
-    seen.moved.extend(hold(1, 1, true, &[found_dead]).moved);
-    let queues = Faults { asks: 3, ..Faults::NONE };
-    seen.moved.extend(hold(2, 1, true, &[queues]).moved);
-    assert_eq!(seen.moved, diagram());
+fn model_takes_exactly_the_arrows_of_the_diagram() {
+    let mut taken = check(1, 1, false, &each_fault(Faults::ENDLESS));
+    let crash_loop = Faults { requests: 2, deaths: 2, ..Faults::NONE };
+    taken.extend(check(1, 1, true, &[crash_loop]));
+    let found_dead = Faults { requests: 2, deaths: 1, restarts: 1, ..Faults::NONE };
+    taken.extend(check(1, 1, true, &[found_dead]));
+    let queue = Faults { requests: 3, ..Faults::NONE };
+    taken.extend(check(2, 1, true, &[queue]));
+    assert_eq!(taken, diagram());
 }
 
 #[test]
-fn one_tenant_and_two_envoys_keep_every_promise() {
+fn model_of_two_envoys_keeps_every_promise() {
     let mut faults = each_fault(2);
-    // The two with most ways to go on.
-    faults.retain(|f| f.deaths == 0 && f.forced == 0);
-    hold(1, 2, true, &faults);
-    let few = Faults { asks: 1, ..Faults::NONE };
-    hold(1, 2, true, &[Faults { deaths: 1, ..few }, Faults { forced: 1, ..few }]);
+    // Deaths and forced sleeps have the most continuations: they are searched with one request.
+    faults.retain(|f| f.deaths == 0 && f.forced_sleeps == 0);
+    check(1, 2, true, &faults);
+    let one = Faults { requests: 1, ..Faults::NONE };
+    let death = Faults { deaths: 1, ..one };
+    let forced_sleep = Faults { forced_sleeps: 1, ..one };
+    check(1, 2, true, &[death, forced_sleep]);
 }
 
 #[test]
-fn two_tenants_and_two_envoys_keep_every_promise() {
-    let two = Faults { asks: 2, ..Faults::NONE };
+fn model_of_two_tenants_and_envoys_keeps_promises() {
+    let two = Faults { requests: 2, ..Faults::NONE };
     let mut faults = vec![two, Faults { restarts: 1, ..two }];
     if std::env::var_os("MODEL").is_some_and(|model| model == "deep") {
         faults = each_fault(2);
     }
-    hold(2, 2, true, &faults);
+    check(2, 2, true, &faults);
 }
 
 #[test]
-fn two_tenants_and_one_envoy_keep_every_promise() {
+fn model_of_two_tenants_keeps_every_promise() {
     let mut faults = each_fault(2);
-    faults.retain(|f| f.deaths == 0 && f.forced == 0);
-    hold(2, 1, true, &faults);
+    faults.retain(|f| f.deaths == 0 && f.forced_sleeps == 0);
+    check(2, 1, true, &faults);
 }
 
 #[test]
-fn without_any_one_of_the_rules_the_search_finds_what_breaks() {
+fn model_check_notices_each_broken_rule() {
     let death = Faults { deaths: 1, ..Faults::NONE };
-    for (rule, faults, found) in [
-        (Rule::Grace, Faults::NONE, "under way"),
-        (Rule::RemovalAck, Faults::NONE, "still routes to it"),
-        (Rule::LeaseAck, Faults::NONE, "a lease while Envoy"),
-        (Rule::Nowhere, death, "a dead instance"),
+    for (sabotage, faults, expected) in [
+        (Sabotage::NoGrace, Faults::NONE, "in flight"),
+        (Sabotage::EarlyRemovalAck, Faults::NONE, "still routes to it"),
+        (Sabotage::EarlyPublicationAck, Faults::NONE, "a lease while Envoy"),
+        (Sabotage::DeadAddressKept, death, "a dead instance"),
     ] {
-        let broken = search(world(Some(rule), 1, 1, faults)).expect_err("nothing broke");
-        assert!(broken.contains(found), "{rule:?}: {broken}");
+        let violation =
+            search(world(Some(sabotage), 1, 1, faults)).expect_err("no promise is broken");
+        assert!(violation.contains(expected), "{sabotage:?}: {violation}");
     }
 }

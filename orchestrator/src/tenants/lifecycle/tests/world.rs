@@ -1,105 +1,135 @@
-//! Everything around the machine, as small as it can be and as bad as it may get: Envoys, filters,
-//! the runtime, messages that are late or lost, crashes. The model check explores it whole, the
-//! simulation at random. Every broken promise is an `Err` with its name.
+//! The world around the machine, as a model: Envoys, filters, the runtime, late and lost messages,
+//! crashes. The model check explores it completely, the simulation at random. A broken promise is an
+//! `Err` that names it.
+//!
+//! | file | content |
+//! |---|---|
+//! | `act.rs` | performs one action |
+//! | `effects.rs` | performs the machine's effects |
+//! | `instances.rs` | SQ instances: ends of calls, deaths, a restart of the orchestrator |
+//! | `invariants.rs` | what must hold after each action |
+//! | `fingerprint.rs` | which worlds count as equal |
 
 mod act;
-mod look;
+mod effects;
+mod fingerprint;
+mod instances;
+mod invariants;
 
 use std::collections::VecDeque;
 
-use protocol::{GatewayId, LeaseRequest, Limits, TenantId, TierName, WakeKind};
+use protocol::{GatewayId, Limits, TenantId};
 
 use super::*;
-use crate::runtime::instance_key::InstanceKey;
-use crate::runtime::{Endpoint, Found, FoundState, InstanceId};
+use crate::runtime::InstanceId;
 
-/// The life of nobody: lives begin at 1.
+/// Number of an instance that no tenant has, because theirs begin at 1. A cluster with this number
+/// points at the address that refuses connections.
 const NOWHERE: u32 = 0;
 
-/// A broken promise.
-pub(super) type Broken = String;
+/// Time at which worlds begin: late enough that no time becomes negative.
+const BEGIN: Ms = 1_000;
 
-/// What the world may do next.
+/// Description of a broken promise.
+pub(super) type Violation = String;
+
+/// An action that the world may take next. Numbers are those of an Envoy and a tenant, in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Step {
-    /// A filter asks for a lease.
-    Ask(usize, usize),
-    /// A filter renews for a request in flight.
+pub(super) enum Action {
+    /// A filter requests a lease.
+    Request(usize, usize),
+    /// A filter renews the lease of a request in flight.
     Renew(usize, usize),
-    /// The orchestrator's answer reaches the filter.
-    AnswerArrives(usize, usize),
-    /// It does not.
-    AnswerLost(usize, usize),
+    /// The orchestrator's decision reaches the filter.
+    DecisionArrives(usize, usize),
+    /// The decision is lost on its way.
+    DecisionLost(usize, usize),
     /// An Envoy takes the next change.
     Deliver(usize),
-    /// An Envoy refuses it.
-    Refuse(usize),
-    /// Its acknowledgement reaches the orchestrator.
+    /// An Envoy rejects the next change.
+    Reject(usize),
+    /// An Envoy's acknowledgement reaches the orchestrator.
     AckArrives(usize),
     /// An Envoy's stream breaks.
     Disconnect(usize),
-    /// It comes back.
+    /// An Envoy reconnects.
     Connect(usize),
-    /// The runtime does what it was asked for.
-    Done(usize),
-    /// The runtime fails.
-    Fails(usize),
-    /// It finds the tenant's data damaged.
-    Damaged(usize),
-    /// The operator has repaired them.
-    Repaired(usize),
-    /// A tenant dies.
+    /// The runtime call of a tenant succeeds.
+    CallSucceeds(usize),
+    /// The runtime call of a tenant fails.
+    CallFails(usize),
+    /// The start finds the tenant's data damaged.
+    DataDamaged(usize),
+    /// The operator repairs the data.
+    Repair(usize),
+    /// A tenant's SQ dies.
     Die(usize),
-    /// The orchestrator hears of it.
-    DeathNews(usize),
-    /// The orchestrator dies and starts again; calls under way were done, or not.
+    /// The report of a death reaches the orchestrator.
+    DeathReported(usize),
+    /// The orchestrator dies and starts again. Calls under way have either succeeded or not begun.
     Restart { calls_done: bool },
-    /// The operator sends a tenant to sleep.
+    /// The operator puts a tenant to sleep.
     Sleep(usize, Drain),
-    /// The operator exchanges its files, and is done.
-    Hold(usize, bool),
+    /// A restore takes the restore lock.
+    LockForRestore(usize),
+    /// The restore ends.
+    UnlockAfterRestore(usize),
     /// The host is short of memory.
-    Pressure,
+    MemoryShort,
     /// Time passes.
     Time(Ms),
 }
 
-/// How often what goes wrong may go wrong.
+/// Bounds on the number of actions that go wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Faults {
-    /// Leases asked for; not a fault, but it bounds a search.
-    pub(super) asks: u8,
-    pub(super) lost_answers: u8,
-    pub(super) refusals: u8,
+    /// Lease requests. They are no fault, but must be bounded for some searches to end.
+    pub(super) requests: u8,
+    pub(super) lost_decisions: u8,
+    pub(super) rejections: u8,
     pub(super) disconnects: u8,
     pub(super) failures: u8,
     pub(super) damages: u8,
     pub(super) deaths: u8,
     pub(super) restarts: u8,
     pub(super) sleeps: u8,
-    pub(super) forced: u8,
-    pub(super) holds: u8,
-    pub(super) pressures: u8,
+    pub(super) forced_sleeps: u8,
+    pub(super) restores: u8,
+    pub(super) memory_shortages: u8,
 }
 
 impl Faults {
-    /// As often as can be.
+    /// No bound; for requests only.
     pub(super) const ENDLESS: u8 = u8::MAX;
 
     pub(super) const NONE: Self = Self {
-        asks: Self::ENDLESS,
-        lost_answers: 0,
-        refusals: 0,
+        requests: Self::ENDLESS,
+        lost_decisions: 0,
+        rejections: 0,
         disconnects: 0,
         failures: 0,
         damages: 0,
         deaths: 0,
         restarts: 0,
         sleeps: 0,
-        forced: 0,
-        holds: 0,
-        pressures: 0,
+        forced_sleeps: 0,
+        restores: 0,
+        memory_shortages: 0,
     };
+}
+
+/// A safety rule that is put out of action, to prove that the invariants notice. The world deceives
+/// the machine about one fact, so the machine itself needs no switch for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sabotage {
+    /// The machine is given no grace, though requests last as long as before.
+    NoGrace,
+    /// Envoys seem to acknowledge removals at once.
+    EarlyRemovalAck,
+    /// Envoys seem to acknowledge publications at once.
+    EarlyPublicationAck,
+    /// Clusters keep the address of a dead instance.
+    DeadAddressKept,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -113,18 +143,22 @@ enum Call {
 /// A tenant's SQ.
 #[derive(Debug, Clone, Default)]
 struct Sq {
-    lives: u32,
+    /// Number of instances so far, which is the number of the last one.
+    instances: u32,
+    /// Number of the live instance.
     alive: Option<u32>,
-    frozen: bool,
-    /// It died by itself, and the runtime has it still.
+    is_frozen: bool,
+    /// The last instance died, and the runtime still lists it.
     remains: bool,
     call: Option<Call>,
-    /// Lives whose death is not told yet.
-    news: VecDeque<u32>,
-    /// It crashed, failed or was forced: what its clients see until their leases end is excused.
+    /// Dead instances whose death has not been reported.
+    unreported: VecDeque<u32>,
+    /// It crashed, failed or was forced to sleep: effects on its clients are excused until their
+    /// leases have ended.
     excused_until: Ms,
 }
 
+/// A message to an Envoy. A cluster is the number of the instance that it points at.
 #[derive(Debug, Clone)]
 enum Message {
     Change(usize, Option<u32>),
@@ -133,63 +167,71 @@ enum Message {
 
 #[derive(Debug, Clone)]
 struct Envoy {
-    stream: Option<u64>,
+    stream: Option<StreamId>,
     clusters: Vec<Option<u32>>,
     inbox: VecDeque<(Seq, Message)>,
+    /// Acknowledgements on their way to the orchestrator.
     acks: VecDeque<Seq>,
     filters: Vec<Filter>,
 }
 
-/// What the filter knows of one tenant.
+/// State of an Envoy's filter about one tenant.
 #[derive(Debug, Clone, Default)]
 struct Filter {
-    asked: Option<(u64, Ms)>,
-    answer: Option<bool>,
-    /// A request may be routed before this.
+    /// The request that waits, and its time.
+    requested: Option<(WaiterId, Ms)>,
+    /// The decision on its way: granted or not.
+    decision: Option<bool>,
+    /// End of the time in which a request may be routed.
     lease_until: Ms,
-    /// A request that was routed may be under way until this.
+    /// End of the time in which a routed request may be in flight.
     busy_until: Ms,
 }
 
-/// The world.
 #[derive(Debug, Clone)]
 pub(super) struct World {
     pub(super) machine: Lifecycle,
     pub(super) now: Ms,
     settings: Settings,
+    sabotage: Option<Sabotage>,
     limits: Vec<Limits>,
     sqs: Vec<Sq>,
     envoys: Vec<Envoy>,
     seq: Seq,
     published: Vec<Option<u32>>,
-    next_id: u64,
+    /// Last id of a stream or a waiter.
+    last_id: u64,
     faults: Faults,
-    /// Acknowledgements arrive with what they are for.
-    pub(super) prompt: bool,
-    /// The longest request.
-    longest: Ms,
-    /// Changes of state so far.
-    pub(super) moved: Vec<(&'static str, &'static str)>,
-    /// Leases given so far.
+    /// Acknowledgements arrive together with the delivery of what they acknowledge.
+    pub(super) acks_at_once: bool,
+    /// Duration of the longest request.
+    longest_ms: Ms,
+    /// State changes of the last action.
+    pub(super) state_changes: Vec<(&'static str, &'static str)>,
+    /// Leases granted so far.
     pub(super) granted: u64,
 }
 
 fn tenant(t: usize) -> TenantId {
-    TenantId::parse(["a", "b", "c", "d", "e", "f"][t]).unwrap()
+    id(["a", "b", "c", "d", "e", "f"][t])
 }
 
 fn number(id: &TenantId) -> usize {
     usize::from(id.as_str().as_bytes()[0] - b'a')
 }
 
-fn instance(t: usize, life: u32) -> InstanceId {
-    InstanceId(format!("{t}.{life}"))
+fn instance(t: usize, number: u32) -> InstanceId {
+    InstanceId(format!("{t}.{number}"))
+}
+
+fn gateway(e: usize) -> GatewayId {
+    GatewayId::parse(["g0", "g1", "g2"][e]).unwrap()
 }
 
 impl World {
     pub(super) fn new(
         settings: Settings,
-        broken: Option<Rule>,
+        sabotage: Option<Sabotage>,
         limits: Vec<Limits>,
         envoys: usize,
         faults: Faults,
@@ -202,22 +244,23 @@ impl World {
             acks: VecDeque::new(),
             filters: vec![Filter::default(); tenants],
         };
-        let (mut machine, _) = Lifecycle::adopt(settings.clone(), Vec::new(), 0, BEGIN);
-        machine.shared.broken = broken;
+        let (machine, _) =
+            Lifecycle::adopt(machine_settings(&settings, sabotage), Vec::new(), 0, BEGIN);
         let mut world = Self {
             machine,
             now: BEGIN,
-            longest: settings.grace_ms,
+            longest_ms: settings.grace_ms,
             settings,
+            sabotage,
             limits,
             sqs: vec![Sq::default(); tenants],
             envoys: vec![envoy; envoys],
             seq: 0,
             published: vec![None; tenants],
-            next_id: 0,
+            last_id: 0,
             faults,
-            prompt: false,
-            moved: Vec::new(),
+            acks_at_once: false,
+            state_changes: Vec::new(),
             granted: 0,
         };
         for e in 0..envoys {
@@ -226,114 +269,125 @@ impl World {
         world
     }
 
-    /// What may happen next. `time`: how time may pass.
-    pub(super) fn steps(&self, time: &[Ms]) -> Vec<Step> {
-        // Envoys and tenants are alike: who is asked first makes no difference.
-        if self.next_id == self.envoys.len() as u64 && self.faults.asks < Faults::ENDLESS {
-            return vec![Step::Ask(0, 0)];
+    /// Lists the actions that are possible now. `time` has the durations that may pass.
+    pub(super) fn actions(&self, time: &[Ms]) -> Vec<Action> {
+        // Envoys and tenants are alike, so the first request can be that of any pair.
+        let is_first = self.last_id == self.envoys.len() as u64;
+        if is_first && self.faults.requests < Faults::ENDLESS {
+            return vec![Action::Request(0, 0)];
         }
-        let mut steps = Vec::new();
-        let f = &self.faults;
-        for (e, envoy) in self.envoys.iter().enumerate() {
-            for (t, filter) in envoy.filters.iter().enumerate() {
-                if filter.asked.is_none() && f.asks > 0 {
-                    steps.push(Step::Ask(e, t));
-                    if self.now < filter.busy_until {
-                        steps.push(Step::Renew(e, t));
-                    }
-                }
-                if filter.answer.is_some() {
-                    steps.push(Step::AnswerArrives(e, t));
-                    if f.lost_answers > 0 {
-                        steps.push(Step::AnswerLost(e, t));
-                    }
-                }
-            }
-            if let Some((_, message)) = envoy.inbox.front() {
-                steps.push(Step::Deliver(e));
-                if f.refusals > 0 && matches!(message, Message::Change(_, Some(_))) {
-                    steps.push(Step::Refuse(e));
-                }
-            }
-            if !envoy.acks.is_empty() {
-                steps.push(Step::AckArrives(e));
-            }
-            if envoy.stream.is_none() {
-                steps.push(Step::Connect(e));
-            } else if f.disconnects > 0 {
-                steps.push(Step::Disconnect(e));
-            }
+        let mut actions = Vec::new();
+        for e in 0..self.envoys.len() {
+            self.add_envoy_actions(e, &mut actions);
         }
-        for (t, sq) in self.sqs.iter().enumerate() {
-            if sq.call.is_some() {
-                steps.push(Step::Done(t));
-                if f.failures > 0 {
-                    steps.push(Step::Fails(t));
-                }
-                if f.damages > 0 && sq.call == Some(Call::Start) {
-                    steps.push(Step::Damaged(t));
-                }
-            }
-            if self.machine.state(&tenant(t)) == Some(State::Damaged) {
-                steps.push(Step::Repaired(t));
-            }
-            if sq.alive.is_some() && f.deaths > 0 {
-                steps.push(Step::Die(t));
-            }
-            if !sq.news.is_empty() {
-                steps.push(Step::DeathNews(t));
-            }
-            if f.sleeps > 0 {
-                steps.push(Step::Sleep(t, Drain::Gently));
-            }
-            if self.held(t) {
-                steps.push(Step::Hold(t, false));
-            } else if f.holds > 0 {
-                steps.push(Step::Hold(t, true));
-            }
-            if f.forced > 0 {
-                steps.push(Step::Sleep(t, Drain::Forced));
-            }
+        for t in 0..self.sqs.len() {
+            self.add_tenant_actions(t, &mut actions);
         }
-        if f.pressures > 0 {
-            steps.push(Step::Pressure);
+        if self.faults.memory_shortages > 0 {
+            actions.push(Action::MemoryShort);
         }
-        if f.restarts > 0 {
-            steps.push(Step::Restart { calls_done: true });
+        if self.faults.restarts > 0 {
+            actions.push(Action::Restart { calls_done: true });
             if self.sqs.iter().any(|sq| sq.call.is_some()) {
-                steps.push(Step::Restart { calls_done: false });
+                actions.push(Action::Restart { calls_done: false });
             }
         }
-        steps.extend(time.iter().map(|ms| Step::Time(*ms)));
-        steps
+        actions.extend(time.iter().map(|ms| Action::Time(*ms)));
+        actions
     }
 
-    fn held(&self, t: usize) -> bool {
-        self.machine.tenants.get(&tenant(t)).is_some_and(|t| t.held)
+    fn add_envoy_actions(&self, e: usize, actions: &mut Vec<Action>) {
+        let faults = &self.faults;
+        let envoy = &self.envoys[e];
+        for (t, filter) in envoy.filters.iter().enumerate() {
+            if filter.requested.is_none() && faults.requests > 0 {
+                actions.push(Action::Request(e, t));
+                if self.now < filter.busy_until {
+                    actions.push(Action::Renew(e, t));
+                }
+            }
+            if filter.decision.is_some() {
+                actions.push(Action::DecisionArrives(e, t));
+                if faults.lost_decisions > 0 {
+                    actions.push(Action::DecisionLost(e, t));
+                }
+            }
+        }
+        if let Some((_, message)) = envoy.inbox.front() {
+            actions.push(Action::Deliver(e));
+            if faults.rejections > 0 && matches!(message, Message::Change(_, Some(_))) {
+                actions.push(Action::Reject(e));
+            }
+        }
+        if !envoy.acks.is_empty() {
+            actions.push(Action::AckArrives(e));
+        }
+        if envoy.stream.is_none() {
+            actions.push(Action::Connect(e));
+        } else if faults.disconnects > 0 {
+            actions.push(Action::Disconnect(e));
+        }
     }
 
-    /// What is on its way already.
-    pub(super) fn under_way(&self) -> Vec<Step> {
-        let mut steps = self.steps(&[]);
-        steps.retain(|step| {
+    fn add_tenant_actions(&self, t: usize, actions: &mut Vec<Action>) {
+        let faults = &self.faults;
+        let sq = &self.sqs[t];
+        if sq.call.is_some() {
+            actions.push(Action::CallSucceeds(t));
+            if faults.failures > 0 {
+                actions.push(Action::CallFails(t));
+            }
+            if faults.damages > 0 && sq.call == Some(Call::Start) {
+                actions.push(Action::DataDamaged(t));
+            }
+        }
+        if self.machine.state(&tenant(t)) == Some(State::Damaged) {
+            actions.push(Action::Repair(t));
+        }
+        if sq.alive.is_some() && faults.deaths > 0 {
+            actions.push(Action::Die(t));
+        }
+        if !sq.unreported.is_empty() {
+            actions.push(Action::DeathReported(t));
+        }
+        if faults.sleeps > 0 {
+            actions.push(Action::Sleep(t, Drain::Gently));
+        }
+        if self.is_restore_locked(t) {
+            actions.push(Action::UnlockAfterRestore(t));
+        } else if faults.restores > 0 {
+            actions.push(Action::LockForRestore(t));
+        }
+        if faults.forced_sleeps > 0 {
+            actions.push(Action::Sleep(t, Drain::Forced));
+        }
+    }
+
+    fn is_restore_locked(&self, t: usize) -> bool {
+        self.machine.tenants.get(&tenant(t)).is_some_and(|t| t.restore_locked)
+    }
+
+    /// Lists the possible actions that complete something that has begun.
+    pub(super) fn completions(&self) -> Vec<Action> {
+        let mut actions = self.actions(&[]);
+        actions.retain(|action| {
             matches!(
-                step,
-                Step::AnswerArrives(..)
-                    | Step::Deliver(_)
-                    | Step::AckArrives(_)
-                    | Step::Connect(_)
-                    | Step::Done(_)
-                    | Step::DeathNews(_)
-                    | Step::Repaired(_)
-                    | Step::Hold(_, false)
+                action,
+                Action::DecisionArrives(..)
+                    | Action::Deliver(_)
+                    | Action::AckArrives(_)
+                    | Action::Connect(_)
+                    | Action::CallSucceeds(_)
+                    | Action::DeathReported(_)
+                    | Action::Repair(_)
+                    | Action::UnlockAfterRestore(_)
             )
         });
-        steps
+        actions
     }
 }
 
-/// When worlds begin: late enough that nothing lies before time.
-const BEGIN: Ms = 1_000;
-fn gateway(e: usize) -> GatewayId {
-    GatewayId::parse(["g0", "g1", "g2"][e]).unwrap()
+fn machine_settings(settings: &Settings, sabotage: Option<Sabotage>) -> Settings {
+    let grace_ms = if sabotage == Some(Sabotage::NoGrace) { 0 } else { settings.grace_ms };
+    Settings { grace_ms, ..settings.clone() }
 }
