@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use gate::Gate;
 use gate::effect::{Call, CallFailed, CallId, Effect, StreamId};
-use gate::engine::metric_names;
+use gate::engine::{HOSTCALLS, metric_names};
 use proxy_wasm::types::Action;
 
 use crate::host::{self, SharedData};
@@ -44,7 +44,7 @@ impl Shell {
             clock: Cell::new(host::now_ns()),
             ticks: Cell::new(0),
             counters: metric_names().iter().map(|name| host::define_counter(name)).collect(),
-            hostcalls: host::define_counter("sq_gate.hostcalls"),
+            hostcalls: host::define_counter(HOSTCALLS),
         })
     }
 

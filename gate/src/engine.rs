@@ -62,7 +62,7 @@ mod streams;
 mod tests;
 mod uploads;
 
-pub use metrics::names as metric_names;
+pub use metrics::{HOSTCALLS, descriptions as metric_descriptions, names as metric_names};
 pub use responses::ResponseHead;
 
 /// Interval of dropping expired entries.

@@ -19,6 +19,7 @@ use protocol::WakeKind;
 use protocol::lease::LeaseRefusalKind;
 
 use crate::runtime::ExitKind;
+use crate::storage::vault::Damage;
 use crate::tenants::lifecycle::State;
 
 /// Prefix of every metric name; the registry joins it to the rest with an underscore.
@@ -26,6 +27,22 @@ pub(crate) const PREFIX: &str = "sq_orchestrator";
 
 /// Upper bounds of wake times in seconds: resuming from doze takes 15 ms, a start 0.3 s.
 const WAKE_BOUNDS_S: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
+
+/// Outcomes of a lease request.
+const LEASE_LABELS: [&str; 9] = [
+    "granted",
+    "queue",
+    "failing",
+    "damaged",
+    "wake_budget",
+    "quota",
+    "gateway",
+    "unavailable",
+    "asleep",
+];
+
+/// Kinds of exit of an instance that was not stopped.
+const DEATH_LABELS: [&str; 4] = ["clean", "crashed", "out_of_memory", "gone"];
 
 /// States in which a tenant has no instance, not even a paused one.
 const AT_REST: [&str; 4] = ["asleep", "queued", "failing", "damaged"];
@@ -98,7 +115,26 @@ impl Metrics {
         metrics.register_tenants();
         metrics.register_host();
         metrics.register_vault();
+        metrics.create_series();
         metrics
+    }
+
+    /// Creates every series of a closed label set with the value 0: a rate includes the first event
+    /// of its kind, and a metric that has counted nothing yet is exported with its help text.
+    fn create_series(&self) {
+        self.set_counts([0; State::COUNT], 0, 0);
+        for wake in [WakeKind::Doze, WakeKind::Start, WakeKind::Create] {
+            drop(self.wakes.get_or_create(&Kind { kind: wake.as_str() }));
+        }
+        for kind in LEASE_LABELS {
+            drop(self.leases.get_or_create(&Kind { kind }));
+        }
+        for kind in DEATH_LABELS {
+            drop(self.deaths.get_or_create(&Kind { kind }));
+        }
+        for damage in Damage::ALL {
+            drop(self.restored.get_or_create(&Kind { kind: damage.as_str() }));
+        }
     }
 
     // The registry ends each help text with a full stop.
@@ -289,12 +325,6 @@ mod tests {
     #[test]
     fn every_metric_has_prefix_and_sentence() {
         let metrics = Metrics::default();
-        // A family without series is not encoded.
-        metrics.set_counts([0; State::COUNT], 0, 0);
-        metrics.observe_wake(WakeKind::Start, Duration::ZERO);
-        metrics.count_lease_request(None);
-        metrics.count_death(ExitKind::Clean);
-        metrics.count_restored("start");
         let text = metrics.encode();
         let mut helps = 0;
         for line in text.lines().filter_map(|line| line.strip_prefix("# HELP ")) {
@@ -309,5 +339,30 @@ mod tests {
         let metrics = Metrics::default();
         metrics.set_counts([1; State::COUNT], 0, 0);
         assert_eq!(metrics.instances(), State::COUNT - AT_REST.len());
+    }
+
+    #[test]
+    fn counted_events_use_the_series_created_at_start() {
+        let metrics = Metrics::default();
+        let series = |metrics: &Metrics| metrics.encode().lines().count();
+        let before = series(&metrics);
+        let refusals = [
+            LeaseRefusalKind::Queue,
+            LeaseRefusalKind::Failing,
+            LeaseRefusalKind::Damaged,
+            LeaseRefusalKind::WakeBudget,
+            LeaseRefusalKind::Quota,
+            LeaseRefusalKind::Gateway,
+            LeaseRefusalKind::Unavailable,
+            LeaseRefusalKind::Asleep,
+        ];
+        metrics.count_lease_request(None);
+        for refusal in refusals {
+            metrics.count_lease_request(Some(refusal));
+        }
+        for exit in [ExitKind::Clean, ExitKind::Crashed(1), ExitKind::OutOfMemory, ExitKind::Gone] {
+            metrics.count_death(exit);
+        }
+        assert_eq!(series(&metrics), before);
     }
 }

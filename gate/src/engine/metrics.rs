@@ -5,74 +5,74 @@ use super::Gate;
 use crate::RefusalKind;
 use crate::http::refusal::TABLE;
 
-/// A counter. Its number is its index in [`METRICS`].
+/// A counter. Its number is its index in [`METRICS`], which describes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Metric {
-    /// Requests that came.
     Requests,
-    /// Requests forwarded to a tenant.
     Forwarded,
-    /// Requests that the gateway answered itself with 2xx.
     Answered,
-    /// Refused requests of all kinds.
     Refused,
-    /// Requests whose tenant had a lease when they came.
     LeaseHits,
-    /// Requests whose verdict was cached, in this VM or in shared data.
     VerdictHits,
-    /// Requests that waited for their verdict.
     VerdictMisses,
-    /// Verify requests to the relay.
     Verifies,
-    /// Verify requests without a valid response.
     VerifyFailures,
-    /// Long polls for changes without a valid response.
     FeedFailures,
-    /// Lease requests for a stream that waits.
     Leases,
-    /// Lease requests ahead of a lease's end, and repeated ones.
     Renewals,
-    /// Lease requests without a valid response.
     LeaseFailures,
-    /// Requests counted as usage: the ledger must have each of them once.
     Metered,
-    /// Requests that no report will contain, because there are more tenants than rows.
     Uncounted,
-    /// Usage reports without a valid response.
     ReportFailures,
-    /// Requests that only shadow mode has saved from a refusal.
     Shadowed,
 }
 
-/// Names in the order of [`Metric`].
-const METRICS: [&str; 17] = [
-    "sq_gate.requests",
-    "sq_gate.forwarded",
-    "sq_gate.answered",
-    "sq_gate.refused",
-    "sq_gate.lease_hits",
-    "sq_gate.verdict_hits",
-    "sq_gate.verdict_misses",
-    "sq_gate.verifies",
-    "sq_gate.verify_failures",
-    "sq_gate.feed_failures",
-    "sq_gate.leases",
-    "sq_gate.renewals",
-    "sq_gate.lease_failures",
-    "sq_gate.metered",
-    "sq_gate.uncounted",
-    "sq_gate.report_failures",
-    "sq_gate.shadowed",
+/// Name and help text of each [`Metric`], in their order.
+const METRICS: [(&str, &str); 17] = [
+    ("sq_gate.requests", "Requests that arrived."),
+    ("sq_gate.forwarded", "Requests forwarded to a tenant's SQ."),
+    ("sq_gate.answered", "Requests that the gateway itself answered with 2xx."),
+    ("sq_gate.refused", "Requests refused by the filter, of all kinds."),
+    ("sq_gate.lease_hits", "Requests whose tenant had a lease when they arrived."),
+    ("sq_gate.verdict_hits", "Requests whose verdict was cached, in this VM or in shared data."),
+    ("sq_gate.verdict_misses", "Requests that waited for their verdict."),
+    ("sq_gate.verifies", "Verify requests to the relay."),
+    ("sq_gate.verify_failures", "Verify requests without a valid response."),
+    ("sq_gate.feed_failures", "Long polls of the changes feed without a valid response."),
+    ("sq_gate.leases", "Lease requests for a request that waits."),
+    ("sq_gate.renewals", "Lease requests ahead of a lease's end, and repeated ones."),
+    ("sq_gate.lease_failures", "Lease requests without a valid response."),
+    ("sq_gate.metered", "Requests put into usage reports; the ledger must have each of them once."),
+    (
+        "sq_gate.uncounted",
+        "Requests that no report will contain, because there are more tenants than rows.",
+    ),
+    ("sq_gate.report_failures", "Usage reports without a valid response."),
+    ("sq_gate.shadowed", "Requests that only shadow mode has saved from a refusal."),
 ];
 
-/// Followed by the name of a kind of refusal.
+/// Name of the counter that the filter itself keeps, described here with the others.
+pub const HOSTCALLS: &str = "sq_gate.hostcalls";
+const HOSTCALLS_HELP: &str = "Calls of the filter into Envoy.";
+
+/// Prefix of a counter per kind of refusal, followed by the kind's name.
 const REFUSED_PREFIX: &str = "sq_gate.refused.";
 
-/// The names of all counters, in the order of the values of [`Gate::take_metrics`].
+/// The names of all counters of the gate, in the order of the values of [`Gate::take_metrics`].
 pub fn names() -> Vec<String> {
-    let plain = METRICS.iter().map(|name| (*name).to_owned());
+    let plain = METRICS.iter().map(|(name, _)| (*name).to_owned());
     let refused = TABLE.iter();
     plain.chain(refused.map(|row| format!("{REFUSED_PREFIX}{}", row.name))).collect()
+}
+
+/// Name and help text of every counter that the filter defines: those of [`names`], in their order,
+/// then [`HOSTCALLS`]. Envoy exports no help texts, so `docs/metrics.md` takes them from here.
+pub fn descriptions() -> Vec<(String, String)> {
+    let plain = METRICS.iter().map(|(_, help)| (*help).to_owned());
+    let refused = TABLE.iter().map(|row| format!("Requests refused as `{}`.", row.name));
+    let mut described: Vec<_> = names().into_iter().zip(plain.chain(refused)).collect();
+    described.push((HOSTCALLS.to_owned(), HOSTCALLS_HELP.to_owned()));
+    described
 }
 
 /// Counts since the last flush.

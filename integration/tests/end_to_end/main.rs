@@ -20,6 +20,7 @@ mod lifecycle;
 mod limits;
 mod load;
 mod metering;
+mod metrics;
 mod quotas;
 mod ranch;
 mod ratelimit;
@@ -55,6 +56,7 @@ fn main() -> ExitCode {
         limits::cases(),
         quotas::cases(),
         metering::cases(),
+        metrics::cases(),
         ratelimit::cases(),
         survival::cases(),
         unavailable::cases(),

@@ -58,7 +58,7 @@ use super::private::{PRIVATE_FOLDER, create_private_folder, restrict};
 use super::tenant_file::{self, phext_files};
 use crate::host;
 use copy_phext::{CopyOutcome, Writer};
-use examine::Damage;
+pub use examine::Damage;
 pub use start::PrepareError;
 use track::Track;
 

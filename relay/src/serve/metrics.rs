@@ -92,6 +92,7 @@ impl Default for Metrics {
         metrics.register_requests();
         metrics.register_registry();
         metrics.register_connections();
+        metrics.create_series();
         metrics
     }
 }
@@ -131,6 +132,24 @@ impl Metrics {
         );
         let loads = "Reloads of the certificates, by result";
         r.register("certificate_loads", loads, self.certificate_loads.clone());
+    }
+
+    /// Creates every series with the value 0: a rate includes the first event of its kind, and a
+    /// metric that has counted nothing yet is exported with its help text.
+    fn create_series(&self) {
+        use Outcome as O;
+        for outcome in [O::active, O::suspended, O::unknown, O::unavailable] {
+            drop(self.verifies.get_or_create(&OutcomeLabel { outcome }));
+        }
+        for outcome in [O::changed, O::unchanged, O::reset, O::unavailable] {
+            drop(self.changes.get_or_create(&OutcomeLabel { outcome }));
+        }
+        for outcome in [O::good, O::refused, O::suspicious, O::gone] {
+            drop(self.loads.get_or_create(&OutcomeLabel { outcome }));
+        }
+        for outcome in [O::good, O::refused] {
+            drop(self.certificate_loads.get_or_create(&OutcomeLabel { outcome }));
+        }
     }
 
     /// Encodes all metrics for a scrape.

@@ -84,6 +84,16 @@ pub enum Damage {
 }
 
 impl Damage {
+    /// Every kind of evidence, in the order of the variants.
+    pub const ALL: [Self; 6] = [
+        Self::NotText,
+        Self::Emptied,
+        Self::EndsInDelimiter,
+        Self::TailMissing,
+        Self::Missing,
+        Self::Older,
+    ];
+
     /// Returns the text for logs, and the label of metrics.
     pub fn as_str(self) -> &'static str {
         match self {
