@@ -1,13 +1,14 @@
-//! For every request that the gate takes, SQ does what the client meant.
+//! For every request that the gate accepts, SQ does what the client meant.
 //!
-//! A model of a tenant (phexts as maps of coordinates to text) and a real SQ are given the same
-//! random operations; SQ gets what the gate rebuilt from one of the many ways a client may write
-//! them. Answers, files on disk and every scroll must agree, with reloads and restarts in between.
-//! What the model and SQ would see differently the gate must refuse.
+//! A model of a tenant (phexts as maps of coordinates to text) and a real SQ execute the same random
+//! operations. SQ receives the request that the gate rebuilt from one of the many forms in which a
+//! client may write it. Responses, files on disk and every scroll must agree, also after reloads and
+//! restarts. The gate must refuse each request on which the model and SQ would differ.
 //!
-//! Random, and repeatable: `SEED=… cargo test -p integration --test differential`.
+//! Operations are random but reproducible:
+//! `SEED=… cargo test -p integration --test differential`.
 
-// A test says that it failed by panicking, its helpers too.
+// A failing test panics, and so do its helpers.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 #[path = "differential/client.rs"]
@@ -17,17 +18,17 @@ mod model;
 
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use client::{Client, Operation};
+use client::{Client, Operation, Place};
 use gate::http::request::{Head, parse};
 use harness::bare_sq::BareSq;
 use model::Model;
 use protocol::{Limits, SqVersion};
 
-/// Operations for each version.
+/// Operations for each version of SQ.
 const OPERATIONS: usize = 4000;
-/// Between two comparisons of everything.
+/// Operations between two comparisons of all scrolls and files.
 const COMPARE_EVERY: usize = 200;
-/// Between two restarts.
+/// Operations between two restarts of SQ.
 const RESTART_EVERY: usize = 500;
 
 fn seed() -> u64 {
@@ -38,12 +39,12 @@ fn seed() -> u64 {
 }
 
 #[test]
-fn sq_0_6_0_does_what_the_client_meant() {
+fn new_sq_does_what_the_client_meant() {
     run("0.6.0");
 }
 
 #[test]
-fn sq_0_5_0_does_what_the_client_meant() {
+fn old_sq_does_what_the_client_meant() {
     run("0.5.0");
 }
 
@@ -55,11 +56,12 @@ fn run(version: &str) {
     let release = SqVersion::parse(version).unwrap();
     let mut client = Client::new(seed);
     let mut model = Model::default();
-    let (mut taken, mut refused) = (0, 0);
+    let mut accepted = 0;
+    let mut refused = 0;
     for count in 1..=OPERATIONS {
         let operation = client.operation();
-        if step(&sq, release, &mut client, &mut model, &operation) {
-            taken += 1;
+        if execute(&sq, release, &mut client, &mut model, &operation) {
+            accepted += 1;
         } else {
             refused += 1;
         }
@@ -71,29 +73,30 @@ fn run(version: &str) {
         }
     }
     println!(
-        "SQ {version}: {taken} taken, {refused} refused, {} scrolls, {:.1} s",
+        "SQ {version}: {accepted} accepted, {refused} refused, {} scrolls, {:.1} s",
         model.scrolls(),
         started.elapsed().as_secs_f64()
     );
     assert!(
-        taken > OPERATIONS / 2 && refused > OPERATIONS / 20,
-        "{taken} taken, {refused} refused"
+        accepted > OPERATIONS / 2 && refused > OPERATIONS / 20,
+        "{accepted} accepted, {refused} refused"
     );
 }
 
-/// One operation through the gate to SQ and to the model. Whether the gate took it.
-fn step(
+/// Sends one operation through the gate to SQ, and executes it on the model. Returns true if the gate
+/// accepted it.
+fn execute(
     sq: &BareSq,
     release: SqVersion,
     client: &mut Client,
     model: &mut Model,
     operation: &Operation,
 ) -> bool {
-    let written =
-        client.write(operation, &mut |place, right| match model.scroll(&operation.phext, place) {
-            Some(text) if right => checksum(sq, text),
-            _ => "0".repeat(32),
-        });
+    let mut checksum_of = |place: &Place, right: bool| match model.scroll(&operation.phext, place) {
+        Some(text) if right => checksum(sq, text),
+        _ => "0".repeat(32),
+    };
+    let written = client.write(operation, &mut checksum_of);
     let head = Head {
         method: written.method,
         path: written.path.as_bytes(),
@@ -112,30 +115,31 @@ fn step(
     let request = match (parsed, operation.must_be_refused(release)) {
         (Ok(request), false) => request,
         (Err(_), true) => return false,
-        (Ok(request), true) => panic!("taken: {operation:?} as {written:?}: {}", request.path()),
+        (Ok(request), true) => panic!("accepted: {operation:?} as {written:?}: {}", request.path()),
         (Err(refusal), false) => panic!("refused: {operation:?} as {written:?}: {refusal:?}"),
     };
     let phext = request.phext.clone().unwrap();
     let before = sq.stored(&phext).len() as u64;
     let sent = (request.method() == "POST").then(|| body.unwrap_or_default());
-    let answer = sq.send(request.method(), &request.path(), sent).unwrap();
-    assert_eq!(answer.status, 200, "{operation:?}: {}", answer.text());
+    let response = sq.send(request.method(), &request.path(), sent).unwrap();
+    assert_eq!(response.status, 200, "{operation:?}: {}", response.text());
+    // The file must not grow by more than the gate counts against the tenant's storage.
     let growth = request.growth_bytes() + sent.map_or(0, |body| body.len() as u64);
     let after = sq.stored(&phext).len() as u64;
     assert!(after <= before + growth, "{operation:?}: {before} + {growth} < {after}");
-    let shown = request.response_rule().on_body(&answer.body);
+    let shown = request.response_rule().on_body(&response.body);
     model.apply(operation, &String::from_utf8(shown).unwrap(), &|text| checksum(sq, text));
     true
 }
 
-/// SQ's checksum of a text: that of a phext which is this text.
+/// SQ's checksum of a text, computed as the checksum of a phext with only this text.
 fn checksum(sq: &BareSq, text: &str) -> String {
     std::fs::write(sq.file("checksum"), text).unwrap();
     sq.send("GET", "/api/v2/load?p=checksum", None).unwrap();
     sq.send("GET", "/api/v2/checksum?p=checksum", None).unwrap().text()
 }
 
-/// Every scroll and every file.
+/// Compares every scroll and every file with the model.
 fn compare(sq: &BareSq, model: &Model, count: usize) {
     for (phext, scrolls) in model.phexts() {
         assert_eq!(
@@ -145,8 +149,8 @@ fn compare(sq: &BareSq, model: &Model, count: usize) {
         );
         for (coordinate, text) in scrolls {
             let path = format!("/api/v2/select?p={}&c={coordinate}", client::encode_all(phext));
-            let answer = sq.send("GET", &path, None).unwrap();
-            assert_eq!(&answer.text(), text, "after {count}: {phext:?} {coordinate}");
+            let response = sq.send("GET", &path, None).unwrap();
+            assert_eq!(&response.text(), text, "after {count}: {phext:?} {coordinate}");
         }
     }
 }

@@ -1,11 +1,11 @@
-//! Each way in which a request alone can corrupt or kill SQ, shown on a real SQ without the gateway,
-//! and what the gate makes of the same request.
+//! Each way in which a single request can corrupt or kill SQ, shown on a real SQ without the gateway,
+//! with the gate's response to the same request.
 //!
-//! Every test prints its rows: its name, the rule, the SQ, what that did alone, what the gate did.
-//! `make table` shows them as one table with those of the end-to-end tests, where Envoy is: HTTP
+//! Every test prints its rows: test, rule, version of SQ, effect on SQ alone, response of the gate.
+//! `make table` shows them in one table with those of the end-to-end tests, which need Envoy: HTTP
 //! framing (`framing.rs`), connections (`connections.rs`), files, folders and disks (`damage.rs`).
 
-// A test says that it failed by panicking, its helpers too.
+// A failing test panics, and so do its helpers.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use gate::Refusal;
@@ -14,10 +14,11 @@ use harness::bare_sq::BareSq;
 use protocol::{Limits, SqVersion};
 
 const BOTH: [&str; 2] = ["0.5.0", "0.6.0"];
-/// Address space of an SQ that is to die of a runaway: plenty for what it should do.
+/// Address space, in kB, of an SQ that must die of unbounded memory use. Ordinary requests need much
+/// less.
 const SMALL_KB: u64 = 220_000;
 
-/// The gate's view of a request, its body included.
+/// Passes a request with its body through the gate.
 fn gate(version: &str, method: &str, path: &str, body: Option<&[u8]>) -> Result<Request, Refusal> {
     let head = Head {
         method,
@@ -34,7 +35,7 @@ fn gate(version: &str, method: &str, path: &str, body: Option<&[u8]>) -> Result<
     Ok(request)
 }
 
-/// The gate refuses; what it says.
+/// Returns status and detail of the gate's refusal; fails if it accepts the request.
 fn refused(version: &str, method: &str, path: &str, body: Option<&[u8]>) -> String {
     match gate(version, method, path, body) {
         Err(refusal) => format!("{} {}", refusal.status(), refusal.detail),
@@ -42,17 +43,18 @@ fn refused(version: &str, method: &str, path: &str, body: Option<&[u8]>) -> Stri
     }
 }
 
-/// Sends what the gate rebuilt and gives what the client would be shown.
+/// Sends SQ the request that the gate rebuilt, and returns the body that the client gets.
 fn through(sq: &BareSq, version: &str, method: &str, path: &str, body: Option<&[u8]>) -> String {
     let request = gate(version, method, path, body).unwrap();
     let sent = (request.method() == "POST").then(|| body.unwrap_or_default());
-    let answer = sq.send(request.method(), &request.path(), sent).unwrap();
-    assert_eq!(answer.status, 200);
-    String::from_utf8(request.response_rule().on_body(&answer.body)).unwrap()
+    let response = sq.send(request.method(), &request.path(), sent).unwrap();
+    assert_eq!(response.status, 200);
+    String::from_utf8(request.response_rule().on_body(&response.body)).unwrap()
 }
 
+/// Prints one row of the table.
 fn row(rule: &str, version: &str, alone: &str, gate: &str) {
-    // The harness names the thread of a test by it.
+    // The test framework names each test's thread after the test.
     let test = std::thread::current().name().unwrap_or_default().to_owned();
     println!("| {test} | {rule} | {version} | {alone} | {gate} |");
 }
@@ -80,7 +82,7 @@ const THIRD: &str = "1.1.1/1.1.1/1.1.3";
 const FOURTH: &str = "1.1.1/1.1.1/1.1.4";
 
 #[test]
-fn a_missing_or_wrong_coordinate_never_reaches_the_root_scroll() {
+fn missing_or_invalid_coordinate_never_reaches_root_scroll() {
     for version in BOTH {
         let sq = BareSq::start(version).unwrap();
         for query in ["p=a&s=lost", "p=a&c=&s=lost", "p=a&c=second&s=lost"] {
@@ -92,28 +94,26 @@ fn a_missing_or_wrong_coordinate_never_reaches_the_root_scroll() {
         update(&sq, "a", ROOT, "precious");
         get(&sq, "/api/v2/delete?p=a");
         assert_eq!(select(&sq, "a", ROOT), "");
-        let said = refused(version, "DELETE", "/api/v2/delete?p=a", None);
-        row("missing or wrong c", version, "root scroll overwritten or removed", &said);
+        let refusal = refused(version, "DELETE", "/api/v2/delete?p=a", None);
+        row("missing or invalid c", version, "root scroll overwritten or removed", &refusal);
     }
 }
 
 #[test]
-fn of_repeated_parameters_none_is_chosen() {
+fn repeated_parameters_are_refused() {
     for version in BOTH {
         let sq = BareSq::start(version).unwrap();
         let path = format!("/api/v2/update?p=mine&c={ROOT}&s=text&p=other");
         get(&sq, &path);
-        assert_eq!(
-            (select(&sq, "mine", ROOT), select(&sq, "other", ROOT)),
-            (String::new(), "text".into())
-        );
-        let said = refused(version, "GET", &path, None);
-        row("repeated parameter", version, "the last wins", &said);
+        assert_eq!(select(&sq, "mine", ROOT), "");
+        assert_eq!(select(&sq, "other", ROOT), "text");
+        let refusal = refused(version, "GET", &path, None);
+        row("repeated parameter", version, "the last wins", &refusal);
     }
 }
 
 #[test]
-fn a_zero_in_a_coordinate_never_moves_other_scrolls() {
+fn zero_in_coordinate_never_moves_other_scrolls() {
     for version in BOTH {
         let sq = BareSq::start(version).unwrap();
         update(&sq, "a", ROOT, "one");
@@ -122,35 +122,36 @@ fn a_zero_in_a_coordinate_never_moves_other_scrolls() {
         let merged = select(&sq, "a", ROOT);
         assert_ne!(merged, "one", "{version}");
         let path = "/api/v2/update?p=a&c=1.1.1/1.1.1/1.1.0";
-        let said = refused(version, "POST", path, Some(b"zero"));
-        row("0 in c", version, &format!("first scroll reads {merged:?}"), &said);
+        let refusal = refused(version, "POST", path, Some(b"zero"));
+        row("0 in c", version, &format!("first scroll reads {merged:?}"), &refusal);
     }
 }
 
 #[test]
-fn a_border_in_a_text_never_moves_other_scrolls() {
+fn delimiter_in_text_never_moves_other_scrolls() {
     for version in BOTH {
         let sq = BareSq::start(version).unwrap();
-        for border in [0x01u8, 0x17, 0x18, 0x19, 0x1A, 0x1C, 0x1D, 0x1E, 0x1F] {
-            let phext = format!("b{border}");
+        for delimiter in [0x01u8, 0x17, 0x18, 0x19, 0x1A, 0x1C, 0x1D, 0x1E, 0x1F] {
+            let phext = format!("b{delimiter}");
             update(&sq, &phext, SECOND, "two");
-            let text = [b"a", &[border][..], b"b"].concat();
+            let text = [b"a", &[delimiter][..], b"b"].concat();
             let path = format!("/api/v2/update?p={phext}&c={ROOT}");
             sq.send("POST", &path, Some(&text)).unwrap();
             reload(&sq, &phext);
-            let (first, second) = (select(&sq, &phext, ROOT), select(&sq, &phext, SECOND));
-            assert!(first == "a" && second != "two", "{version} {border}: {first:?} {second:?}");
+            let first = select(&sq, &phext, ROOT);
+            let second = select(&sq, &phext, SECOND);
+            assert!(first == "a" && second != "two", "{version} {delimiter}: {first:?} {second:?}");
             refused(version, "POST", &path, Some(&text));
-            refused(version, "GET", &format!("{path}&s=a%{border:02x}b"), None);
+            refused(version, "GET", &format!("{path}&s=a%{delimiter:02x}b"), None);
         }
         let path = format!("/api/v2/update?p=a&c={ROOT}");
-        let said = refused(version, "POST", &path, Some(b"a\x17b"));
-        row("border byte in a text", version, "text cut, later scrolls moved", &said);
+        let refusal = refused(version, "POST", &path, Some(b"a\x17b"));
+        row("delimiter in a text", version, "text cut, later scrolls moved", &refusal);
     }
 }
 
 #[test]
-fn an_empty_text_never_moves_other_scrolls() {
+fn empty_text_never_moves_other_scrolls() {
     for version in BOTH {
         let sq = BareSq::start(version).unwrap();
         let fill = |phext: &str| {
@@ -174,58 +175,58 @@ fn an_empty_text_never_moves_other_scrolls() {
         let insert = format!("/api/v2/insert?p=guarded&c={FOURTH}&s=");
         refused(version, "GET", &insert, None);
         let alone =
-            if moved { "later scrolls moved on disk" } else { "delta answers moved scrolls" };
-        row("empty text", version, alone, "sent on as delete");
+            if moved { "later scrolls moved on disk" } else { "delta returns moved scrolls" };
+        row("empty text", version, alone, "forwarded as delete");
     }
 }
 
 #[test]
-fn an_unknown_path_or_a_longer_name_is_no_endpoint() {
+fn unknown_path_or_longer_name_is_refused() {
     for version in BOTH {
         let sq = BareSq::start(version).unwrap();
         let deleted = format!("/api/v2/deleteNothing?p=a&c={ROOT}");
         update(&sq, "a", ROOT, "precious");
         get(&sq, &deleted);
         assert_eq!(select(&sq, "a", ROOT), "", "{version}");
-        let said = refused(version, "GET", &deleted, None);
-        row("routing by prefix", version, "deleteNothing deletes", &said);
+        let refusal = refused(version, "GET", &deleted, None);
+        row("routing by prefix", version, "deleteNothing deletes", &refusal);
     }
     let sq = BareSq::start("0.5.0").unwrap();
     get(&sq, "/index.html?p=ghost");
     assert_eq!(sq.files().unwrap(), ["ghost.phext"]);
-    let said = refused("0.5.0", "GET", "/index.html?p=ghost", None);
-    row("unknown path", "0.5.0", "200 and a new file", &said);
+    let refusal = refused("0.5.0", "GET", "/index.html?p=ghost", None);
+    row("unknown path", "0.5.0", "200 and a new file", &refusal);
 }
 
 #[test]
-fn version_and_where_leave_no_nameless_phext() {
+fn version_and_where_create_no_nameless_phext() {
     for version in BOTH {
         let sq = BareSq::start(version).unwrap();
         assert_eq!(get(&sq, "/api/v2/version"), version);
         assert_eq!(sq.files().unwrap(), [".phext"]);
         assert!(gate(version, "GET", "/api/v2/version", None).unwrap().is_answered_here());
-        let said = refused(version, "POST", "/api/v2/where", Some(b"text"));
+        let refusal = refused(version, "POST", "/api/v2/where", Some(b"text"));
         row(
             "version without p",
             version,
             "loads and creates .phext",
-            &format!("answered here; where: {said}"),
+            &format!("answered here; where: {refusal}"),
         );
     }
 }
 
 #[test]
-fn a_body_where_none_belongs_is_not_read_as_something_else() {
+fn body_of_a_get_is_refused() {
     let sq = BareSq::start("0.6.0").unwrap();
     let path = format!("/api/v2/query?p=a&from={ROOT}&to={ROOT}");
     let alone = sq.send("GET", &path, Some(SECOND.as_bytes())).unwrap().text();
     assert!(alone.contains(SECOND));
-    let said = refused("0.6.0", "GET", &path, Some(SECOND.as_bytes()));
-    row("body of a GET", "0.6.0", "read as a set", &said);
+    let refusal = refused("0.6.0", "GET", &path, Some(SECOND.as_bytes()));
+    row("body of a GET", "0.6.0", "read as a set", &refusal);
 }
 
 #[test]
-fn json_export_is_valid_json_and_a_server_path_is_never_shown() {
+fn json_export_is_valid_and_hides_server_paths() {
     for version in BOTH {
         let sq = BareSq::start(version).unwrap();
         let texts =
@@ -254,7 +255,7 @@ fn json_export_is_valid_json_and_a_server_path_is_never_shown() {
 }
 
 #[test]
-fn a_name_that_is_no_file_name_never_reaches_sq() {
+fn invalid_file_name_never_reaches_sq() {
     let long = "x".repeat(260);
     for name in ["%00", long.as_str()] {
         let path = format!("/api/v2/update?p={name}&c={ROOT}&s=text");
@@ -272,7 +273,7 @@ fn a_name_that_is_no_file_name_never_reaches_sq() {
 }
 
 #[test]
-fn a_part_above_999_never_reaches_sq() {
+fn coordinate_part_above_999_never_reaches_sq() {
     let path = "/api/v2/update?p=a&c=1.1.1/1.1.1/1.1.1000&s=far";
     let mut old = BareSq::start_with_memory_limit("0.5.0", SMALL_KB).unwrap();
     let status = old.exit_caused_by("GET", path, None).unwrap();
@@ -297,33 +298,34 @@ fn a_part_above_999_never_reaches_sq() {
 }
 
 #[test]
-fn a_delta_line_never_makes_an_answer_without_end() {
+fn delta_line_never_causes_an_endless_response() {
     for version in BOTH {
         let mut sq = BareSq::start_with_memory_limit(version, SMALL_KB).unwrap();
         let body = b"1.1.1/1.1.1/1.1.1000: 0";
         let status = sq.exit_caused_by("POST", "/api/v2/delta?p=a", Some(body)).unwrap();
-        let said = refused(version, "POST", "/api/v2/delta?p=a", Some(body));
-        row("delta line with 1000", version, &status.to_string(), &said);
+        let refusal = refused(version, "POST", "/api/v2/delta?p=a", Some(body));
+        row("delta line with 1000", version, &status.to_string(), &refusal);
     }
 }
 
 #[test]
-fn a_small_delta_never_makes_an_answer_of_gigabytes() {
+fn small_delta_never_causes_a_huge_response() {
     for version in BOTH {
         let mut sq = BareSq::start_with_memory_limit(version, SMALL_KB).unwrap();
         let line = |n: usize| {
-            let (a, b) = (n / 900 + 1, n % 900 + 1);
+            let a = n / 900 + 1;
+            let b = n % 900 + 1;
             format!("{a}.{b}.900/900.900.900/900.900.900: {}\n", "0".repeat(32))
         };
         let body = (0..39_000).map(line).collect::<Vec<_>>().concat().into_bytes();
         let status = sq.exit_caused_by("POST", "/api/v2/delta?p=a", Some(&body)).unwrap();
-        let said = refused(version, "POST", "/api/v2/delta?p=a", Some(&body));
-        row("delta of far coordinates", version, &status.to_string(), &said);
+        let refusal = refused(version, "POST", "/api/v2/delta?p=a", Some(&body));
+        row("delta of far coordinates", version, &status.to_string(), &refusal);
     }
 }
 
 #[test]
-fn a_body_that_memory_can_not_hold_never_reaches_sq() {
+fn body_beyond_memory_never_reaches_sq() {
     for version in BOTH {
         let mut sq = BareSq::start_with_memory_limit(version, SMALL_KB).unwrap();
         let body = vec![b'x'; 60_000_000];
@@ -339,7 +341,7 @@ fn a_body_that_memory_can_not_hold_never_reaches_sq() {
 }
 
 #[test]
-fn a_query_of_many_small_scrolls_answers_what_memory_holds() {
+fn query_response_is_bounded_by_memory() {
     let ends = format!("from={ROOT}&to=999.999.999/999.999.999/999.999.999");
     let path = format!("/api/v2/query?p=many&{ends}");
     let phext = ["x".repeat(20), "\x17".to_owned()].concat().repeat(900) + "\x18";

@@ -1,6 +1,6 @@
-//! `envoy/standalone.yaml` serves, and a renewed certificate is served without a restart.
+//! `envoy/standalone.yaml` serves a tenant, and takes over a renewed certificate without a restart.
 
-// All of it is tests.
+// This whole file is test code.
 #![allow(clippy::unwrap_used)]
 
 use std::fs;
@@ -18,9 +18,10 @@ use harness::{Client, EnvoyHost, Http, Listen, OrchestratorPorts, Registry, unti
 use tempfile::TempDir;
 
 const PATIENCE: Duration = Duration::from_secs(30);
+const TOC: &str = "/api/v2/toc?p=notes";
 const AT: &str = "p=notes&c=1.1.1/1.1.1/1.1.2";
 
-/// A relay, an Envoy and an SQ that is always there.
+/// A relay, an Envoy and an SQ that always runs.
 struct Standalone {
     sq: BareSq,
     envoy: Envoy,
@@ -40,7 +41,7 @@ impl Standalone {
             https: ports::free().unwrap(),
             envoy_admin: ports::free().unwrap(),
             relay: ports::free().unwrap(),
-            // Nobody is there.
+            // There is no orchestrator.
             orchestrator: OrchestratorPorts { gate: 1, xds: 1, admin: 1 },
         };
         let registry =
@@ -74,55 +75,58 @@ impl Standalone {
 }
 
 #[tokio::test]
-async fn standalone_yaml_serves_a_tenant_whose_sq_is_always_there() {
+async fn standalone_yaml_serves_a_tenant() {
     let standalone = Standalone::start().await;
-    for (http, text) in [(Http::One, "by HTTP/1.1"), (Http::Two, "by HTTP/2")] {
+    for (http, text) in [(Http::One, "over HTTP/1.1"), (Http::Two, "over HTTP/2")] {
         let alice = standalone.client(&standalone.certs.ca(), http);
-        let answer = alice.post(&format!("/api/v2/update?{AT}"), text).await.unwrap();
-        assert_eq!((answer.status, answer.text()), (200, format!("Updated {} bytes", text.len())));
-        let answer = alice.get(&format!("/api/v2/select?{AT}")).await.unwrap();
-        assert_eq!((answer.status, answer.text()), (200, text.to_owned()));
-        assert_eq!(answer.header("content-type"), "text/plain; charset=utf-8");
-        assert!(answer.header("ratelimit").starts_with("\"burst\""), "{answer:?}");
+        let updated = format!("Updated {} bytes", text.len());
+        let response = alice.post(&format!("/api/v2/update?{AT}"), text).await.unwrap();
+        response.expect_text(200, &updated).unwrap();
+        let response = alice.get(&format!("/api/v2/select?{AT}")).await.unwrap();
+        let response = response.expect_text(200, text).unwrap();
+        assert_eq!(response.header("content-type"), "text/plain; charset=utf-8");
+        assert!(response.header("ratelimit").starts_with("\"burst\""), "{response:?}");
     }
     let stored = String::from_utf8(standalone.sq.stored("notes")).unwrap();
-    assert!(stored.ends_with("by HTTP/2"), "{stored:?}");
-    // What is judged before SQ is judged here too.
+    assert!(stored.ends_with("over HTTP/2"), "{stored:?}");
+    // The gate checks requests here as well.
     let alice = standalone.client(&standalone.certs.ca(), Http::One);
-    let answer = alice.get("/api/v2/select?p=notes&c=0.1.1/1.1.1/1.1.1").await.unwrap();
-    assert_eq!(answer.status, 400, "{}", answer.text());
-    let nobody = alice.key("pmb-v1-00000000000000000000000000000000");
-    assert_eq!(nobody.get("/api/v2/toc?p=notes").await.unwrap().status, 401);
+    let invalid = alice.get("/api/v2/select?p=notes&c=0.1.1/1.1.1/1.1.1").await.unwrap();
+    invalid.expect_status(400).unwrap();
+    let unknown = alice.key("pmb-v1-00000000000000000000000000000000");
+    unknown.get(TOC).await.unwrap().expect_status(401).unwrap();
 }
 
 #[tokio::test]
-async fn a_renewed_certificate_is_served_without_a_restart_and_open_connections_stay() {
+async fn renewed_certificate_needs_no_restart() {
     let standalone = Standalone::start().await;
-    let (old, https) = (standalone.certs.ca(), standalone.https);
+    let old_ca = standalone.certs.ca();
+    let https = standalone.https;
     let request = format!(
         "GET /api/v2/toc?p=notes HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {}\r\n\r\n",
         standalone.key
     );
-    let mut open = Raw::connect(https, &old).await.unwrap();
+    let mut open = Raw::connect(https, &old_ca).await.unwrap();
     assert!(open.request(&request).await.unwrap().starts_with("HTTP/1.1 200"));
 
-    // Another CA's, so that a client tells the old certificate from the new one.
+    // From another CA, so that a client can tell the old certificate from the new one.
     let renewed = Certs::create(&standalone.dir.path().join("renewed")).unwrap();
     let tls = standalone.envoy.config().with_file_name("tls");
     for (from, to) in
         [(renewed.key("server"), "server.key"), (renewed.cert("server"), "server.pem")]
     {
-        // As the README of envoy/ says: written beside it, then moved over it.
+        // As `envoy/README.md` instructs: written beside the old file, then moved over it.
         fs::copy(from, tls.join("new")).unwrap();
         fs::rename(tls.join("new"), tls.join(to)).unwrap();
     }
-    let new = renewed.ca();
-    until("the new certificate", PATIENCE, || async { Raw::connect(https, &new).await.ok() })
+    let new_ca = renewed.ca();
+    until("the new certificate", PATIENCE, || async { Raw::connect(https, &new_ca).await.ok() })
         .await
         .unwrap();
-    assert!(Raw::connect(https, &old).await.is_err(), "the old certificate is still served");
-    let answer = standalone.client(&new, Http::Two).get("/api/v2/toc?p=notes").await.unwrap();
-    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert!(Raw::connect(https, &old_ca).await.is_err(), "the old certificate is still served");
+    let alice = standalone.client(&new_ca, Http::Two);
+    alice.get(TOC).await.unwrap().expect_ok().unwrap();
+    // The connection that was open before still works.
     assert!(open.request(&request).await.unwrap().starts_with("HTTP/1.1 200"));
     standalone.envoy.check().unwrap();
 }

@@ -1,19 +1,18 @@
-//! Random operations of a client, and the many ways to write each.
+//! Random operations of a client, and the many forms in which a client may write each.
 
 use gate::http::request::{Coordinate, Endpoint};
 use gate::http::text::is_break;
 use protocol::SqVersion;
 
-/// What is asked of one phext.
+/// An operation on one phext.
 #[derive(Debug)]
 pub(crate) struct Operation {
-    /// Its name, right or wrong.
+    /// Name of the phext, valid or invalid.
     pub(crate) phext: String,
-    /// What is asked.
     pub(crate) action: Action,
 }
 
-/// What a client may want.
+/// The endpoints with the arguments that matter to SQ.
 #[derive(Debug)]
 pub(crate) enum Action {
     Insert(Place, String),
@@ -27,7 +26,7 @@ pub(crate) enum Action {
     Checksum,
     JsonExport,
     Where(String),
-    /// Lines, each with the right checksum or a wrong one.
+    /// Lines, each with the right checksum (true) or a wrong one. `None` sends no lines.
     Delta(Option<Vec<(Place, bool)>>),
     Query {
         range: Option<(Place, Place)>,
@@ -35,7 +34,7 @@ pub(crate) enum Action {
     },
 }
 
-/// A coordinate, or what a careless client writes for one.
+/// A coordinate as a client writes it, valid or invalid.
 #[derive(Debug, Clone)]
 pub(crate) struct Place {
     text: String,
@@ -43,17 +42,21 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// The coordinate of a place that the gate took.
-    pub(crate) fn get(&self) -> Coordinate {
-        self.coordinate.expect("a wrong coordinate was taken")
+    fn is_invalid(&self) -> bool {
+        self.coordinate.is_none()
     }
 
-    /// The coordinate, if it is one.
+    /// The coordinate of a place in a request that the gate accepted.
+    pub(crate) fn valid(&self) -> Coordinate {
+        self.coordinate.expect("an invalid coordinate was accepted")
+    }
+
+    /// The coordinate; `None` if the text is invalid.
     pub(crate) fn coordinate(&self) -> Option<Coordinate> {
         self.coordinate
     }
 
-    /// As SQ writes it.
+    /// The coordinate in SQ's own form.
     fn canonical(&self) -> String {
         self.coordinate.map_or_else(|| self.text.clone(), |coordinate| coordinate.to_string())
     }
@@ -67,12 +70,12 @@ pub(crate) struct Written {
     pub(crate) body: Option<Vec<u8>>,
 }
 
-/// `SplitMix64`: one number in, the same operations out.
+/// A client whose operations are derived from a seed with `SplitMix64`.
 pub(crate) struct Client(u64);
 
 const NAMES: [&str; 4] = ["index", "日本 100%+&=", "a.b~c", "it's;#1"];
-const WRONG_NAMES: [&str; 7] = ["", "../up", ".hidden", "a/b", "a\\b", "nul\0", "line\n"];
-const WRONG_PLACES: [&str; 9] = [
+const INVALID_NAMES: [&str; 7] = ["", "../up", ".hidden", "a/b", "a\\b", "nul\0", "line\n"];
+const INVALID_PLACES: [&str; 9] = [
     "1.1.1/1.1.1/1.1.0",
     "0.1.1/1.1.1/1.1.1",
     "1.1.1/1.1.1/1.1.1000",
@@ -109,10 +112,10 @@ const PIECES: [&str; 24] = [
     " HTTP/1.1",
     "\u{2028}",
 ];
-const BORDERS: [&str; 9] =
+const DELIMITERS: [&str; 9] =
     ["\u{1}", "\u{17}", "\u{18}", "\u{19}", "\u{1a}", "\u{1c}", "\u{1d}", "\u{1e}", "\u{1f}"];
 
-/// Percent-encodes every byte.
+/// Percent-encodes every byte of a text.
 pub(crate) fn encode_all(text: &str) -> String {
     text.bytes().map(|byte| format!("%{byte:02X}")).collect::<Vec<_>>().concat()
 }
@@ -140,22 +143,26 @@ impl Client {
 
     fn place(&mut self) -> Place {
         if self.one_in(60) {
-            return Place { text: self.pick(&WRONG_PLACES).to_owned(), coordinate: None };
+            return Place { text: self.pick(&INVALID_PLACES).to_owned(), coordinate: None };
         }
-        // Mostly few neighbours, so that operations meet; sometimes far away.
+        // Mostly a few adjacent coordinates, so that operations hit the same scrolls; rarely distant
+        // ones.
         let far = self.one_in(12);
         let mut parts = [1u16; 9];
         for (level, part) in parts.iter_mut().enumerate() {
-            *part = match (far, level) {
-                (true, _) => self.pick(&[1, 2, 37, 998, 999]),
-                (false, 2 | 5 | 7 | 8) => self.pick(&[1, 2, 3]),
-                (false, _) => 1,
+            *part = if far {
+                self.pick(&[1, 2, 37, 998, 999])
+            } else if matches!(level, 2 | 5 | 7 | 8) {
+                self.pick(&[1, 2, 3])
+            } else {
+                1
             };
         }
         let text =
             parts.map(|part| if self.one_in(30) { format!("{part:03}") } else { part.to_string() });
         let group = |at: usize| text[at..at + 3].join(".");
-        let (first, second) = (self.pick(&["/", ";"]), self.pick(&["/", ";"]));
+        let first = self.pick(&["/", ";"]);
+        let second = self.pick(&["/", ";"]);
         let text = format!("{}{first}{}{second}{}", group(0), group(3), group(6));
         Place { text, coordinate: Coordinate::new(parts) }
     }
@@ -167,7 +174,7 @@ impl Client {
         let pieces = self.below(7);
         let mut text: String = (0..pieces).map(|_| self.pick(&PIECES)).collect();
         if self.one_in(25) {
-            text += self.pick(&BORDERS);
+            text += self.pick(&DELIMITERS);
         }
         text
     }
@@ -176,10 +183,10 @@ impl Client {
         (0..=self.below(most)).map(|_| self.place()).collect()
     }
 
-    /// What a client may want next.
+    /// The next random operation.
     pub(crate) fn operation(&mut self) -> Operation {
-        let wrong = self.one_in(60);
-        let phext = if wrong { self.pick(&WRONG_NAMES) } else { self.pick(&NAMES) };
+        let invalid = self.one_in(60);
+        let phext = if invalid { self.pick(&INVALID_NAMES) } else { self.pick(&NAMES) };
         let action = match self.below(24) {
             0..=4 => Action::Insert(self.place(), self.text()),
             5..=9 => Action::Update(self.place(), self.text()),
@@ -203,15 +210,15 @@ impl Client {
         Operation { phext: phext.to_owned(), action }
     }
 
-    /// A value of the query, encoded in one of the ways that mean the same.
+    /// Encodes a value of the query in one of several equivalent forms.
     fn encode(&mut self, text: &str) -> String {
         let mut out = String::new();
         for byte in text.bytes() {
-            let plain = byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
-            let bearable = byte.is_ascii_graphic() && !b"%&+#".contains(&byte);
+            let unreserved = byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+            let tolerated = byte.is_ascii_graphic() && !b"%&+#".contains(&byte);
             match byte {
                 b' ' if self.one_in(2) => out.push('+'),
-                _ if (plain && !self.one_in(20)) || (bearable && self.one_in(2)) => {
+                _ if (unreserved && !self.one_in(20)) || (tolerated && self.one_in(2)) => {
                     out.push(char::from(byte));
                 }
                 _ if self.one_in(2) => out.extend(["%", &format!("{byte:02x}")]),
@@ -221,15 +228,17 @@ impl Client {
         out
     }
 
-    /// Writes the request. `hash` gives the checksum of a scroll as it is.
+    /// Writes the request of an operation in a random form. `checksum` returns the present checksum of
+    /// a scroll, or a wrong one if its second argument is false.
     pub(crate) fn write(
         &mut self,
         operation: &Operation,
-        hash: &mut dyn FnMut(&Place, bool) -> String,
+        checksum: &mut dyn FnMut(&Place, bool) -> String,
     ) -> Written {
         let mut pairs = vec![("p", operation.phext.clone())];
         let reading = self.pick(&["GET", "HEAD"]);
-        let (mut method, mut body) = (reading, None);
+        let mut method = reading;
+        let mut body = None;
         match &operation.action {
             Action::Insert(at, text) | Action::Update(at, text) => {
                 pairs.push(("c", at.text.clone()));
@@ -255,7 +264,7 @@ impl Client {
                 let end = self.pick(&["\n", "\r\n"]);
                 let lines = lines
                     .iter()
-                    .map(|(at, right)| format!("{}: {}{end}", at.text, hash(at, *right)));
+                    .map(|(at, right)| format!("{}: {}{end}", at.text, checksum(at, *right)));
                 body = Some(lines.collect::<Vec<_>>().concat().into_bytes());
             }
             Action::Query { range, set } => {
@@ -284,6 +293,10 @@ impl Client {
     }
 }
 
+fn has_delimiter(text: &str) -> bool {
+    text.bytes().any(is_break)
+}
+
 impl Operation {
     fn endpoint(&self) -> Endpoint {
         match self.action {
@@ -303,24 +316,22 @@ impl Operation {
         }
     }
 
-    /// Whether SQ would do something else than what is meant.
+    /// True if SQ would do something else than the client meant.
     pub(crate) fn must_be_refused(&self, sq: SqVersion) -> bool {
-        let wrong = |at: &Place| at.coordinate.is_none();
-        let borders = |text: &str| text.bytes().any(is_break);
-        let action = match &self.action {
-            Action::Insert(at, text) => wrong(at) || text.is_empty() || borders(text),
-            Action::Update(at, text) => wrong(at) || borders(text),
-            Action::Delete(at) | Action::Select(at) => wrong(at),
-            Action::Where(text) => text.is_empty() || borders(text),
-            Action::Delta(Some(lines)) => lines.iter().any(|(at, _)| wrong(at)),
+        let ambiguous = match &self.action {
+            Action::Insert(at, text) => at.is_invalid() || text.is_empty() || has_delimiter(text),
+            Action::Update(at, text) => at.is_invalid() || has_delimiter(text),
+            Action::Delete(at) | Action::Select(at) => at.is_invalid(),
+            Action::Where(text) => text.is_empty() || has_delimiter(text),
+            Action::Delta(Some(lines)) => lines.iter().any(|(at, _)| at.is_invalid()),
             Action::Query { range, set } => {
-                let ends = range
-                    .iter()
-                    .any(|(from, to)| wrong(from) || wrong(to) || from.coordinate > to.coordinate);
-                ends || set.iter().any(wrong)
+                let invalid_range = range.iter().any(|(from, to)| {
+                    from.is_invalid() || to.is_invalid() || from.coordinate > to.coordinate
+                });
+                invalid_range || set.iter().any(Place::is_invalid)
             }
             _ => false,
         };
-        action || !self.endpoint().exists_in(sq) || WRONG_NAMES.contains(&self.phext.as_str())
+        ambiguous || !self.endpoint().exists_in(sq) || INVALID_NAMES.contains(&self.phext.as_str())
     }
 }

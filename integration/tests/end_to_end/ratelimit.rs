@@ -1,5 +1,5 @@
-//! `envoy/ratelimit.yaml` as an operator starts it, asked beside a stack whose relay it uses, with a
-//! service that speaks Envoy's protocol and lets three requests of each tenant through.
+//! `envoy/ratelimit.yaml` as an operator starts it: an Envoy beside a stack whose relay it uses, with
+//! a rate limit service that lets three requests of each tenant through.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -26,11 +26,11 @@ use tonic::{Request, Response, Status};
 
 use crate::suite::{Case, On, case};
 
-/// Longest wait for Envoy, which compiles the filter first.
-const START: Duration = Duration::from_mins(1);
-/// Longest wait for the filter's counters, which it gives once a second.
+/// Deadline for Envoy to be ready; it compiles the filter first.
+const START_TIMEOUT: Duration = Duration::from_mins(1);
+/// Deadline for the filter's counters, which it flushes once a second.
 const COUNTED: Duration = Duration::from_secs(10);
-/// Requests of a tenant that the service lets through.
+/// Requests of a tenant that the service allows.
 const ALLOWED: u32 = 3;
 
 fn one_tenant() -> StackBuilder {
@@ -38,19 +38,19 @@ fn one_tenant() -> StackBuilder {
 }
 
 pub(crate) fn cases() -> Vec<Case> {
-    vec![case!(On::Own(one_tenant), a_global_rate_limit_refuses_what_is_over_it)]
+    vec![case!(On::Own(one_tenant), global_rate_limit_refuses_excess_requests)]
 }
 
-/// Counts by what it is asked about, until it fails.
+/// A rate limit service that counts requests by domain and descriptor. It can be made to fail.
 #[derive(Clone, Default)]
 struct Service {
-    asked: Arc<Mutex<BTreeMap<String, u32>>>,
+    counts: Arc<Mutex<BTreeMap<String, u32>>>,
     fails: Arc<AtomicBool>,
 }
 
 impl Service {
-    fn asked(&self) -> BTreeMap<String, u32> {
-        self.asked.lock().unwrap().clone()
+    fn counts(&self) -> BTreeMap<String, u32> {
+        self.counts.lock().unwrap().clone()
     }
 }
 
@@ -61,44 +61,47 @@ impl RateLimitService for Service {
         request: Request<RateLimitRequest>,
     ) -> Result<Response<RateLimitResponse>, Status> {
         if self.fails.load(Ordering::Relaxed) {
-            return Err(Status::unavailable("its Redis is gone"));
+            return Err(Status::unavailable("Redis is unreachable"));
         }
         let RateLimitRequest { domain, descriptors, .. } = request.into_inner();
         let entries = descriptors.iter().flat_map(|descriptor| &descriptor.entries);
         let entries: Vec<_> = entries.map(|e| format!("{}={}", e.key, e.value)).collect();
-        let mut asked = self.asked.lock().unwrap();
-        let hits = asked.entry(format!("{domain}: {}", entries.join(" "))).or_default();
-        *hits += 1;
-        let code = if *hits > ALLOWED { Code::OverLimit } else { Code::Ok };
-        let answer = RateLimitResponse { overall_code: code.into(), ..Default::default() };
-        Ok(Response::new(answer))
+        let mut counts = self.counts.lock().unwrap();
+        let count = counts.entry(format!("{domain}: {}", entries.join(" "))).or_default();
+        *count += 1;
+        let code = if *count > ALLOWED { Code::OverLimit } else { Code::Ok };
+        let response = RateLimitResponse { overall_code: code.into(), ..Default::default() };
+        Ok(Response::new(response))
     }
 }
 
-/// The example with its folder and ports replaced, each of which must stand in it.
-fn example(etc: &Path, replaced: &[(&str, u16)]) -> Result<String> {
+/// The example with its folder and ports replaced; each port must occur in it.
+fn example(etc: &Path, ports: &[(&str, u16)]) -> Result<String> {
     let mut text = fs::read_to_string(tools::root().join("envoy/ratelimit.yaml"))?;
-    for (port, with) in replaced {
-        let from = format!("port_value: {port} ");
+    for (from, to) in ports {
+        let from = format!("port_value: {from} ");
         ensure!(text.contains(&from), "{from:?} is not in the example");
-        text = text.replace(&from, &format!("port_value: {with}\u{0} "));
+        // The mark keeps a new port from being replaced again as one of the example's.
+        text = text.replace(&from, &format!("port_value: {to}\u{0} "));
     }
-    // A busy machine is no reason to let a request pass.
-    let patience = "timeout: 0.05s";
-    ensure!(text.contains(patience), "{patience:?} is not in the example");
-    let text = text.replace(patience, "timeout: 20s").replace('\u{0}', "");
+    // On a busy machine the service may be slow, and a time-out lets the request pass.
+    let timeout = "timeout: 0.05s";
+    ensure!(text.contains(timeout), "{timeout:?} is not in the example");
+    let text = text.replace(timeout, "timeout: 20s").replace('\u{0}', "");
     Ok(text.replace("/etc/sq-gateway", &etc.display().to_string()))
 }
 
-async fn a_global_rate_limit_refuses_what_is_over_it(stack: Arc<Stack>) -> Result<()> {
+async fn global_rate_limit_refuses_excess_requests(stack: Arc<Stack>) -> Result<()> {
     let sq = BareSq::start(tools::SQ_VERSION)?;
-    let (https, admin, service_port) = (ports::free()?, ports::free()?, ports::free()?);
+    let https = ports::free()?;
+    let admin_port = ports::free()?;
+    let service_port = ports::free()?;
     let etc = stack.envoy.config().parent().context("no folder")?;
     let text = example(
         etc,
         &[
             ("8443", https),
-            ("9901", admin),
+            ("9901", admin_port),
             ("8081", service_port),
             ("1337", sq.address().port()),
             ("7443", stack.listen.relay),
@@ -113,8 +116,10 @@ async fn a_global_rate_limit_refuses_what_is_over_it(stack: Arc<Stack>) -> Resul
     command.arg("-c").arg(&config).args(["--concurrency", "1", "--disable-hot-restart"]);
     command.env("SQ_ALICE_KEY", bare_sq::KEY);
     let envoy = Process::start("envoy-ratelimit", &stack.dir.join("logs"), &mut command)?;
-    let admin = Client::plaintext(&format!("http://127.0.0.1:{admin}"))?;
-    envoy.ready(START, || async { admin.get("/ready").await.is_ok_and(|a| a.ok()) }).await?;
+    let admin = Client::plaintext(&format!("http://127.0.0.1:{admin_port}"))?;
+    envoy
+        .ready(START_TIMEOUT, || async { admin.get("/ready").await.is_ok_and(|a| a.ok()) })
+        .await?;
 
     let gateway = Client::plaintext(&format!("http://127.0.0.1:{https}"))?;
     gateway.get(TOC).await?.expect_status(401)?;
@@ -124,13 +129,14 @@ async fn a_global_rate_limit_refuses_what_is_over_it(stack: Arc<Stack>) -> Resul
     }
     alice.get(TOC).await?.expect_status(429)?;
     let expected = BTreeMap::from([("sq: tenant=sq/alice".to_owned(), ALLOWED + 1)]);
-    ensure!(service.asked() == expected, "{:?}", service.asked());
+    ensure!(service.counts() == expected, "{:?}", service.counts());
     until("the filter to have counted the refusal", COUNTED, || async {
         let stats = admin.get("/stats?filter=refused.rate-limited").await.ok()?.text();
         stats.trim_end().ends_with("sq_gate.refused.rate-limited: 1").then_some(())
     })
     .await?;
 
+    // A service that fails must not stop the tenant.
     service.fails.store(true, Ordering::Relaxed);
     alice.get(TOC).await?.expect_ok()?;
     Ok(())

@@ -1,4 +1,4 @@
-//! What the README shows works as it is printed there.
+//! The commands of the README work as they are printed.
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -14,33 +14,34 @@ use crate::suite::{Case, On, case};
 
 pub(crate) fn cases() -> Vec<Case> {
     let demo = On::Own(|| Stack::builder().tenant("alice").tenant("bob"));
-    vec![case!(demo, everything_that_the_readme_shows_works)]
+    vec![case!(demo, readme_commands_work_as_printed)]
 }
 
-/// The blocks a reader types, in their order; those marked `console` are tried by other tests.
-fn shown() -> Result<String> {
+/// The README's `sh` blocks in order. Blocks marked `console` are covered by other tests.
+fn commands() -> Result<String> {
     let readme = fs::read_to_string(tools::root().join("README.md"))?;
     let blocks = readme.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next());
     Ok(blocks.collect())
 }
 
-async fn everything_that_the_readme_shows_works(stack: Arc<Stack>) -> Result<()> {
+async fn readme_commands_work_as_printed(stack: Arc<Stack>) -> Result<()> {
     let home = tempfile::tempdir()?;
     fs::create_dir_all(home.path().join("run"))?;
     fs::create_dir_all(home.path().join("target/release"))?;
     fs::write(home.path().join("run/demo.env"), dev::demo_env(&stack))?;
     for binary in ["relay", "orchestrator"] {
-        symlink(tools::workspace_binary(binary)?, home.path().join("target/release").join(binary))?;
+        let link = home.path().join("target/release").join(binary);
+        symlink(tools::workspace_binary(binary)?, link)?;
     }
-    let script = format!("set -euo pipefail\n{}", shown()?);
+    let script = format!("set -euo pipefail\n{}", commands()?);
     let folder = home.path().to_owned();
     let output = tokio::task::spawn_blocking(move || {
         Command::new("bash").arg("-c").arg(script).current_dir(folder).output()
     })
     .await??;
-    let (out, err) =
-        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    ensure!(output.status.success(), "{}\n{out}\n{err}", output.status);
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{}\n{stdout}\n{stderr}", output.status);
     for expected in [
         "hello, phext",
         "* 1.1.1/1.1.1/1.1.2: hello, phext",
@@ -48,7 +49,7 @@ async fn everything_that_the_readme_shows_works(stack: Arc<Stack>) -> Result<()>
         "\"example\":\"GET /api/v2/select?p=index&c=1.1.1/1.1.1/1.1.1\"",
         "TENANT",
     ] {
-        ensure!(out.contains(expected), "{expected:?} is missing in:\n{out}");
+        ensure!(stdout.contains(expected), "{expected:?} is missing in:\n{stdout}");
     }
     Ok(())
 }

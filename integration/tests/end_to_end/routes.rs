@@ -1,17 +1,16 @@
-//! What the orchestrator answers on its own ports: to the filter, and to its operator.
+//! The orchestrator's own ports: the filter's routes and the operator's.
 
-use harness::{Client, Lifecycle, Load, Response, Stack, StackBuilder, until};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use harness::{Client, Lifecycle, Load, Response, Stack, StackBuilder, until};
 use hyper::Method;
 use serde_json::{Value, json};
 
 use crate::suite::{Case, On, case};
 
 const PATIENCE: Duration = Duration::from_secs(30);
-const AT: &str = "p=index&c=1.1.1/1.1.1/1.1.1";
 
 fn one_tenant() -> StackBuilder {
     Stack::builder().tenant("alice").lifecycle(Lifecycle::short_leases())
@@ -19,90 +18,93 @@ fn one_tenant() -> StackBuilder {
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
-        case!(On::Own(one_tenant), every_route_says_what_it_refuses),
-        case!(On::Own(one_tenant), a_restore_holds_its_tenant_asleep_and_its_readers_wait),
+        case!(On::Own(one_tenant), orchestrator_routes_refuse_invalid_requests),
+        case!(On::Own(one_tenant), readers_wait_while_a_snapshot_is_restored),
     ]
 }
 
-async fn post(client: &Client, path: &str, body: String) -> Result<Response> {
-    client.send(Method::POST, path, &[("content-type", "application/json")], body.into()).await
+/// Requests a lease with a JSON body.
+async fn lease(gate: &Client, body: impl Into<String>) -> Result<Response> {
+    let json = [("content-type", "application/json")];
+    gate.send(Method::POST, "/v1/lease", &json, body.into().into()).await
 }
 
-fn is(answer: &Response, status: u16, said: &str) -> Result<()> {
-    let text = answer.text();
-    ensure!(
-        answer.status == status && text.contains(said),
-        "{status} {said}: {} {text}",
-        answer.status
-    );
-    Ok(())
+/// The body of a lease request, with further or other fields.
+fn lease_body(fields: Value) -> String {
+    let mut body = json!({"gateway": "g", "tenant": "unseen", "tier": "free", "limits": {}});
+    if let (Value::Object(body), Value::Object(fields)) = (&mut body, fields) {
+        body.extend(fields);
+    }
+    body.to_string()
 }
 
-async fn every_route_says_what_it_refuses(stack: Arc<Stack>) -> Result<()> {
+/// Fails unless the response has this status and its body contains `text`.
+fn expect(response: Response, status: u16, text: &str) -> Result<Response> {
+    let response = response.expect_status(status)?;
+    ensure!(response.text().contains(text), "{text:?} is not in {:?}", response.text());
+    Ok(response)
+}
+
+async fn orchestrator_routes_refuse_invalid_requests(stack: Arc<Stack>) -> Result<()> {
     let gate = Client::plaintext(&format!("http://127.0.0.1:{}", stack.listen.orchestrator.gate))?;
-    let lease = |more: Value| {
-        let mut body = json!({"gateway": "g", "tenant": "nobody", "tier": "free", "limits": {}});
-        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-        body.to_string()
-    };
-    let path = "/v1/lease";
-    is(&post(&gate, path, "{".to_owned()).await?, 400, "")?;
-    is(&post(&gate, path, lease(json!({"tenant": "../x"}))).await?, 422, "")?;
-    is(&post(&gate, path, "x".repeat(65 * 1024)).await?, 413, "")?;
-    is(&gate.get(path).await?, 405, "")?;
-    let asleep = post(&gate, path, lease(json!({"renew_only": true}))).await?;
-    is(&asleep, 503, "\"asleep\"")?;
+    lease(&gate, "{").await?.expect_status(400)?;
+    lease(&gate, lease_body(json!({"tenant": "../x"}))).await?.expect_status(422)?;
+    lease(&gate, "x".repeat(65 * 1024)).await?.expect_status(413)?;
+    gate.get("/v1/lease").await?.expect_status(405)?;
+    let asleep = lease(&gate, lease_body(json!({"renew_only": true}))).await?;
+    let asleep = expect(asleep, 503, "\"asleep\"")?;
     ensure!(asleep.header("retry-after") == "1", "{asleep:?}");
-    // An Envoy that is not connected: told when the asker's own patience ends.
-    let began = std::time::Instant::now();
-    is(&post(&gate, path, lease(json!({"patience_ms": 1500}))).await?, 503, "retry_after_s")?;
-    ensure!(began.elapsed() < Duration::from_secs(8), "its patience was {:?}", began.elapsed());
+    // No Envoy named `g` is connected, so the refusal comes when the client's patience ends.
+    let began = Instant::now();
+    let refused = lease(&gate, lease_body(json!({"patience_ms": 1500}))).await?;
+    expect(refused, 503, "retry_after_s")?;
+    ensure!(began.elapsed() < Duration::from_secs(8), "it took {:?}", began.elapsed());
 
     let admin = stack.orchestrator.admin();
-    is(&admin.get("/healthz").await?, 200, "ok")?;
-    is(&admin.get("/readyz").await?, 200, "ready")?;
-    is(&admin.get("/metrics").await?, 200, "sq_orchestrator_ready 1")?;
-    is(&admin.get("/v1/tenants").await?, 200, "\"tenants\"")?;
-    for route in ["sleep", "repaired"] {
-        let path = |tenant: &str| format!("/v1/tenants/{tenant}/{route}");
-        is(&admin.post(&path("stranger"), "").await?, 404, "unknown tenant")?;
-        is(&admin.post(&path("..%2Fx"), "").await?, 404, "unknown tenant")?;
-        is(&admin.get(&path("alice")).await?, 405, "")?;
+    for (path, text) in [
+        ("/healthz", "ok"),
+        ("/readyz", "ready"),
+        ("/metrics", "sq_orchestrator_ready 1"),
+        ("/v1/tenants", "\"tenants\""),
+    ] {
+        expect(admin.get(path).await?, 200, text)?;
     }
-    is(&admin.post("/v1/tenants/alice/sleep?now=true", "").await?, 400, "")?;
-    is(&admin.post("/v1/tenants/alice/snapshots/1/restore", "").await?, 404, "")?;
+    for route in ["sleep", "repaired"] {
+        for tenant in ["unseen", "..%2Fx"] {
+            let response = admin.post(&format!("/v1/tenants/{tenant}/{route}"), "").await?;
+            expect(response, 404, "no tenant")?;
+        }
+        admin.get(&format!("/v1/tenants/alice/{route}")).await?.expect_status(405)?;
+    }
+    admin.post("/v1/tenants/alice/sleep?now=true", "").await?.expect_status(400)?;
+    admin.post("/v1/tenants/alice/snapshots/1/restore", "").await?.expect_status(404)?;
     Ok(())
 }
 
-async fn a_restore_holds_its_tenant_asleep_and_its_readers_wait(stack: Arc<Stack>) -> Result<()> {
+async fn readers_wait_while_a_snapshot_is_restored(stack: Arc<Stack>) -> Result<()> {
     let alice = stack.tenant("alice")?;
-    let write = |text: &'static str| {
-        let alice = alice.clone();
-        async move { is(&alice.get(&format!("/api/v2/update?{AT}&s={text}")).await?, 200, "") }
-    };
-    write("before").await?;
+    alice.update("index", "before").await?.expect_ok()?;
     stack.orchestrator.put_to_sleep("alice", PATIENCE).await?;
     let admin = stack.orchestrator.admin();
     let taken_s = until("a snapshot", PATIENCE, || async {
-        let list = admin.get("/v1/tenants/alice/snapshots").await.ok()?;
-        serde_json::from_slice::<Value>(&list.body).ok()?.get(0)?["taken_s"].as_u64()
+        let snapshots: Value = admin.get("/v1/tenants/alice/snapshots").await.ok()?.json().ok()?;
+        snapshots.get(0)?["taken_s"].as_u64()
     })
     .await?;
-    write("after").await?;
+    alice.update("index", "after").await?.expect_ok()?;
     let path = format!("/v1/tenants/alice/snapshots/{taken_s}/restore");
-    is(&admin.post(&path, "").await?, 409, "awake")?;
+    expect(admin.post(&path, "").await?, 409, "awake")?;
     let reader = alice.clone();
     let load = Load::start(4, Duration::from_millis(20), move |_, _| {
         let reader = reader.clone();
-        async move { reader.get(&format!("/api/v2/select?{AT}")).await }
+        async move { reader.select("index").await }
     });
     until("some reads", PATIENCE, || async { (load.requests() > 50).then_some(()) }).await?;
-    is(&admin.post(&format!("{path}?sleep=true"), "").await?, 200, "before_s")?;
+    expect(admin.post(&format!("{path}?sleep=true"), "").await?, 200, "before_s")?;
     let enough = load.requests() + 50;
     until("more reads", PATIENCE, || async { (load.requests() > enough).then_some(()) }).await?;
-    let seen = load.finish().await;
-    ensure!(seen.errors == 0, "{seen:?}");
-    let text = alice.get(&format!("/api/v2/select?{AT}")).await.context("at the end")?.text();
-    ensure!(text == "before", "it reads {text:?}");
+    let outcome = load.finish().await;
+    ensure!(outcome.errors == 0, "{outcome:?}");
+    alice.select("index").await.context("after the restore")?.expect_text(200, "before")?;
     Ok(())
 }

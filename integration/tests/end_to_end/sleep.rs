@@ -1,33 +1,33 @@
-//! Tenants sleep when nobody needs them and no request is lost by it.
+//! A tenant sleeps when it is idle, and no request is lost by that.
 
-use harness::{Client, Http, Lifecycle, Load, Response, Stack, StackBuilder, until};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use harness::{Client, Http, Lifecycle, Load, Response, Stack, StackBuilder, until};
 
 use crate::suite::{Case, On, case};
 
 /// Sleeps and wakes under load.
 const ROUNDS: u64 = 50;
-/// Longest that all of them may take; about two seconds each.
-const ALL: Duration = Duration::from_mins(3);
-/// Who writes and reads all the while.
+/// Deadline for all rounds; each takes about two seconds.
+const ALL_ROUNDS: Duration = Duration::from_mins(3);
+/// Clients that write and read during all rounds.
 const CLIENTS: u64 = 4;
-/// Requests between one sleep and the next at the least, over all clients: each has one that waits
-/// through the sleep, and some before it is asked for again.
-const EACH_ROUND: u64 = 10;
-/// Longest wait for one sleep: lease, grace and the withdrawal of the cluster, with room for a
-/// busy machine.
+/// Minimum of requests per round over all clients: each client has one that waits through the
+/// sleep, and a few before the next sleep is requested.
+const REQUESTS_PER_ROUND: u64 = 10;
+/// Deadline for one sleep: lease, grace and the withdrawal of the cluster, with room for a busy
+/// machine.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-fn hasty() -> StackBuilder {
-    // Longer than a request takes on a busy machine, which is the rule for a grace.
+fn short_leases() -> StackBuilder {
+    // The grace must exceed the time that a request takes, here on a busy machine.
     let lifecycle = Lifecycle::short_leases().duration_ms("grace", 1_200);
     Stack::builder().workers(2).tenant("alice").lifecycle(lifecycle)
 }
 
-fn idle() -> StackBuilder {
+fn short_idle_times() -> StackBuilder {
     let lifecycle = Lifecycle::default()
         .duration_ms("lease", 500)
         .duration_ms("grace", 700)
@@ -38,61 +38,57 @@ fn idle() -> StackBuilder {
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
-        case!(On::Own(hasty), fifty_sleeps_and_wakes_under_load_lose_no_request),
-        case!(On::Own(idle), an_idle_tenant_dozes_then_sleeps_and_its_data_are_there_when_it_wakes),
+        case!(On::Own(short_leases), fifty_sleeps_under_load_lose_no_request),
+        case!(On::Own(short_idle_times), idle_tenant_dozes_then_sleeps_and_keeps_data),
     ]
 }
 
-const AT: &str = "p=index&c=1.1.1/1.1.1/1.1.1";
-
-async fn fifty_sleeps_and_wakes_under_load_lose_no_request(stack: Arc<Stack>) -> Result<()> {
+async fn fifty_sleeps_under_load_lose_no_request(stack: Arc<Stack>) -> Result<()> {
     let clients = [stack.tenant("alice")?, stack.client(Http::Two)?.key(stack.key("alice")?)];
     let load = Load::start(CLIENTS, Duration::from_millis(20), move |client, number| {
         let alice = clients[usize::try_from(client % 2).unwrap_or_default()].clone();
         write_then_read(alice, client, number)
     });
-    until(format!("{ROUNDS} wakes"), ALL, || async {
-        let found = stack.orchestrator.tenant("alice").await.ok()??;
-        if found.state == "awake" {
+    until(format!("{ROUNDS} wakes"), ALL_ROUNDS, || async {
+        let alice = stack.orchestrator.tenant("alice").await.ok()??;
+        if alice.state == "awake" {
             stack.orchestrator.sleep("alice").await.ok()?;
         }
-        (found.wakes > ROUNDS).then_some(())
+        (alice.wakes > ROUNDS).then_some(())
     })
     .await?;
-    let seen = load.finish().await;
-    println!("{ROUNDS} sleeps: {seen:?}");
-    ensure!(seen.errors == 0, "{seen:?}");
-    ensure!(seen.requests >= ROUNDS * EACH_ROUND, "hardly any load: {seen:?}");
+    let outcome = load.finish().await;
+    println!("{ROUNDS} sleeps: {outcome:?}");
+    ensure!(outcome.errors == 0, "{outcome:?}");
+    ensure!(outcome.requests >= ROUNDS * REQUESTS_PER_ROUND, "hardly any load: {outcome:?}");
     Ok(())
 }
 
-/// Each client has a scroll of its own: written by one request, read by the next.
+/// Writes with every even request and reads the text back with the next one, in a scroll of the
+/// client's own.
 async fn write_then_read(alice: Client, client: u64, number: u64) -> Result<Response> {
-    let at = format!("p=index&c=1.1.1/1.1.1/1.1.{}", client + 1);
+    let scroll = format!("p=index&c=1.1.1/1.1.1/1.1.{}", client + 1);
     let text = format!("text-{}", number / 2);
     if number.is_multiple_of(2) {
-        return alice.get(&format!("/api/v2/update?{at}&s={text}")).await;
+        return alice.get(&format!("/api/v2/update?{scroll}&s={text}")).await;
     }
-    let answer = alice.get(&format!("/api/v2/select?{at}")).await?;
-    ensure!(!answer.ok() || answer.text() == text, "{:?} instead of {text}", answer.text());
-    Ok(answer)
+    let response = alice.get(&format!("/api/v2/select?{scroll}")).await?;
+    ensure!(!response.ok() || response.text() == text, "{:?}, not {text}", response.text());
+    Ok(response)
 }
 
-async fn an_idle_tenant_dozes_then_sleeps_and_its_data_are_there_when_it_wakes(
-    stack: Arc<Stack>,
-) -> Result<()> {
+async fn idle_tenant_dozes_then_sleeps_and_keeps_data(stack: Arc<Stack>) -> Result<()> {
     let alice = stack.tenant("alice")?;
-    alice.get(&format!("/api/v2/update?{AT}&s=kept")).await?.expect_ok()?;
+    alice.update("index", "kept").await?.expect_ok()?;
     for state in ["dozing", "asleep"] {
         until(format!("alice to be {state}"), PATIENCE, || async {
             (stack.orchestrator.state_of("alice").await.ok()?? == state).then_some(())
         })
         .await?;
     }
-    let answer = alice.get(&format!("/api/v2/select?{AT}")).await?;
-    ensure!(answer.text() == "kept", "{} {:?}", answer.status, answer.text());
-    let timing = answer.header("server-timing");
-    let told = timing.contains("desc=start") || timing.contains("desc=create");
-    ensure!(told, "the wake is not told: {timing}");
+    let response = alice.select("index").await?.expect_text(200, "kept")?;
+    let timing = response.header("server-timing");
+    let reported = timing.contains("desc=start") || timing.contains("desc=create");
+    ensure!(reported, "Server-Timing does not report the wake: {timing}");
     Ok(())
 }

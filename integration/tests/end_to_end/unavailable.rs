@@ -1,4 +1,4 @@
-//! What a tenant is told, byte for byte, while something behind the gateway is away.
+//! Refusals while something behind the gateway is unavailable, compared byte for byte.
 
 use std::fs;
 use std::sync::Arc;
@@ -6,17 +6,15 @@ use std::time::Duration;
 
 use anyhow::Result;
 use harness::client::TOC;
-use harness::host::docker;
-use harness::host::processes;
-use harness::{Lifecycle, Runtime, Stack, StackBuilder, until};
+use harness::{Lifecycle, Stack, StackBuilder, until};
 
-use crate::refusals::check;
+use crate::refusals::check_tenant;
 use crate::suite::{Case, On, case};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn two_tenants() -> StackBuilder {
-    // Each failure backs off as long as the first; one worker knows of all leases.
+    // Every failure backs off for the same time, and one worker has all leases.
     let lifecycle =
         Lifecycle::default().duration_ms("backoff", 1_000).duration_ms("backoff_max", 1_000);
     Stack::builder().workers(1).lifecycle(lifecycle).tenant("alice").tenant("bob")
@@ -24,55 +22,40 @@ fn two_tenants() -> StackBuilder {
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
-        case!(On::Own(two_tenants), a_database_that_can_t_start_is_told_byte_for_byte),
-        case!(
-            On::Own(two_tenants),
-            without_the_orchestrator_wakes_and_deaths_are_told_byte_for_byte
-        ),
+        case!(On::Own(two_tenants), failed_start_is_refused_byte_for_byte),
+        case!(On::Own(two_tenants), orchestrator_outage_is_refused_byte_for_byte),
     ]
 }
 
-/// What stands in the way is told to the operator; the tenant learns when to ask again.
-async fn a_database_that_can_t_start_is_told_byte_for_byte(stack: Arc<Stack>) -> Result<()> {
-    let folder = stack.orchestrator.data().join("alice");
-    fs::write(&folder, "a file where her folder should be")?;
-    let value = format!("Bearer {}", stack.key("alice")?);
-    let expected = include_str!("refusals/wake-failed.txt");
-    check(&stack, &[("authorization", &value)], TOC, expected).await?;
-    stack.tenant("bob")?.get(TOC).await?.expect_ok()?;
-    fs::remove_file(&folder)?;
-    let alice = stack.tenant("alice")?;
-    until("alice to be served", PATIENCE, || async {
-        alice.get(TOC).await.ok()?.ok().then_some(())
+async fn until_served(stack: &Stack, tenant: &str) -> Result<()> {
+    let client = stack.tenant(tenant)?;
+    until(format!("{tenant} to be served"), PATIENCE, || async {
+        client.get(TOC).await.ok()?.ok().then_some(())
     })
     .await
 }
 
-async fn without_the_orchestrator_wakes_and_deaths_are_told_byte_for_byte(
-    stack: Arc<Stack>,
-) -> Result<()> {
+/// The cause is for the operator only: the tenant learns when to retry.
+async fn failed_start_is_refused_byte_for_byte(stack: Arc<Stack>) -> Result<()> {
+    let folder = stack.orchestrator.data().join("alice");
+    fs::write(&folder, "a file where the tenant's folder should be")?;
+    check_tenant(&stack, "alice", TOC, include_str!("refusals/wake-failed.txt")).await?;
+    stack.tenant("bob")?.get(TOC).await?.expect_ok()?;
+    fs::remove_file(&folder)?;
+    until_served(&stack, "alice").await
+}
+
+async fn orchestrator_outage_is_refused_byte_for_byte(stack: Arc<Stack>) -> Result<()> {
     stack.tenant("alice")?.get(TOC).await?.expect_ok()?;
     stack.orchestrator.service().kill();
-    let value = format!("Bearer {}", stack.key("bob")?);
+    // Bob sleeps and cannot be woken.
     let expected = include_str!("refusals/orchestrator-unavailable.txt");
-    check(&stack, &[("authorization", &value)], TOC, expected).await?;
-    // And nobody is there to start again what dies now.
-    match stack.runtime {
-        Runtime::Process => processes::kill_all(&stack.sq_pids()),
-        Runtime::Docker => {
-            for id in docker::containers(&stack.tenant_labels("alice"))? {
-                docker::run(&["kill", &id])?;
-            }
-        }
-    }
-    let value = format!("Bearer {}", stack.key("alice")?);
+    check_tenant(&stack, "bob", TOC, expected).await?;
+    // Alice's SQ dies and is not restarted.
+    stack.kill_sq("alice")?;
     let expected = include_str!("refusals/database-unavailable.txt");
-    check(&stack, &[("authorization", &value)], TOC, expected).await?;
+    check_tenant(&stack, "alice", TOC, expected).await?;
     stack.orchestrator.start().await?;
-    for name in ["alice", "bob"] {
-        let client = stack.tenant(name)?;
-        let what = format!("{name} to be served again");
-        until(what, PATIENCE, || async { client.get(TOC).await.ok()?.ok().then_some(()) }).await?;
-    }
-    Ok(())
+    until_served(&stack, "alice").await?;
+    until_served(&stack, "bob").await
 }
