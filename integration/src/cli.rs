@@ -4,106 +4,117 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
-
-use crate::dev::{self, Options};
-use experiments::bench;
-use experiments::drill;
-use experiments::proof;
-use experiments::reconcile;
-use experiments::scale;
+use experiments::{bench, drill, proof, reconcile, scale};
 use harness::Runtime;
 use harness::host::signals;
 use harness::host::tools;
 
-/// What `integration` is asked to do.
+use crate::dev::{self, Options};
+
+const EXAMPLES: &str = "\
+Examples:
+  integration stack                     serve https://localhost:8443 until Ctrl-C
+  integration stack --detach            the same in the background
+  integration stop                      end it
+  RUNTIME=process integration stack     run SQ in processes although Docker is available
+  integration bench --quick             check that every benchmark still works
+  integration bench --only warm         measure one part with all rounds
+  integration drill --only kill         run the drills with `kill` in their title
+
+Environment:
+  RUNTIME      docker, process or auto (default: Docker if its daemon responds)
+  SQ_VERSION   version of SQ for `stack` (default: 0.6.0)
+  SEED         random seed of `proof`";
+
+/// Runs, measures and breaks the whole gateway on this machine.
 #[derive(Parser)]
-#[command(about = "The whole gateway on this machine: to try, to measure, to break")]
+#[command(after_help = EXAMPLES)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,
-    /// Where the stack keeps its files. Default: `run/` of the repository.
+    /// Folder for the files of the stack [default: `run` in the repository]
     #[arg(long, global = true)]
     dir: Option<PathBuf>,
 }
 
 #[derive(Subcommand)]
 enum Command {
-    /// Serves <https://localhost:8443> with two demo tenants until Ctrl-C.
+    /// Serves <https://localhost:8443> with two demo tenants until Ctrl-C
     Stack {
-        /// Returns when it is ready; `stop` ends it.
+        /// Returns when the stack is ready; `stop` ends it
         #[arg(long)]
         detach: bool,
-        /// Which SQ. Default: `SQ_VERSION`, else 0.6.0.
+        /// Version of SQ [default: `SQ_VERSION`, or 0.6.0]
         #[arg(long)]
         sq: Option<String>,
-        /// Free ports instead of the documented ones.
+        /// Uses free ports instead of the documented ones
         #[arg(long)]
         any_ports: bool,
     },
-    /// Ends a detached stack.
+    /// Ends a detached stack
     Stop,
     #[command(flatten)]
-    Work(Work),
+    Experiment(Experiment),
 }
 
-/// What ends by itself.
+/// Commands that start stacks of their own and end when they are done.
 #[derive(Subcommand)]
-enum Work {
-    /// Measures what the gateway costs; prints each figure beside its goal.
+enum Experiment {
+    /// Measures the cost of the gateway and prints each figure beside its goal
     Bench {
-        /// Few rounds: shows that it works.
+        /// Runs few rounds, to show that the benchmarks work
         #[arg(long)]
         quick: bool,
-        /// One part only.
+        /// Runs one part only
         #[arg(long, value_enum)]
         only: Option<bench::Part>,
     },
-    /// Measures what a host pays for many tenants; prints each figure beside its goal.
+    /// Measures the cost of many tenants on one host and prints each figure beside its goal
     Scale {
-        /// The largest number of tenants.
+        /// Number of tenants
         #[arg(long, default_value_t = 10_000)]
         tenants: usize,
     },
-    /// Has SQ die under writes, behind the gateway and alone, and counts what is lost.
+    /// Kills SQ during writes, behind the gateway and without it, and counts lost writes
     Proof {
-        /// Few deaths: about a minute.
+        /// Kills few times, which takes about a minute
         #[arg(long)]
         quick: bool,
-        /// Decides when SQ dies.
+        /// Random seed of the times of the kills
         #[arg(long, env = "SEED", default_value_t = 1)]
         seed: u64,
-        /// One part instead of all.
+        /// Runs one part only
         #[arg(long)]
         only: Option<proof::Part>,
-        /// Where a Docker daemon of our own is; for the process that kills it.
+        /// Folder of a private Docker daemon; set for the child process that kills it
         #[arg(long, hide = true)]
         dockerd_in: Option<PathBuf>,
-        /// How often that is.
+        /// Number of times that the private daemon is killed
         #[arg(long, hide = true)]
         dockerd_kills: Option<u64>,
     },
-    /// Compares what clients saw, Envoy counted and the ledger has, through kills of all of them.
+    /// Compares what clients saw, Envoy counted and the ledger stored while all parts are killed
     Reconcile {
-        /// Requests in all.
+        /// Total number of requests
         #[arg(long, default_value_t = 100_000)]
         requests: u64,
     },
-    /// Breaks parts under load and counts what clients see.
+    /// Breaks parts under load and counts the errors that clients see
     Drill {
-        /// Each drill for a shorter time.
+        /// Runs each drill for a shorter time
         #[arg(long)]
         quick: bool,
-        /// Also kill this host's Docker daemon, and start it again.
+        /// Also kills and restarts the Docker daemon of this host
         #[arg(long)]
         dockerd: bool,
-        /// Only drills with this in their title.
+        /// Runs only drills with this text in their title
         #[arg(long)]
         only: Option<String>,
     },
 }
 
 impl Cli {
-    /// Does it. What a measurement or a drill has started is ended also when it is interrupted.
+    /// Runs the command. An interrupted experiment ends all stacks that it started.
     pub async fn run(self) -> Result<()> {
         let dir = self.dir.unwrap_or_else(|| tools::root().join("run"));
         let runtime = Runtime::from_env()?;
@@ -114,15 +125,15 @@ impl Cli {
                 if detach { dev::detach(&options).await } else { dev::serve(&options).await }
             }
             Command::Stop => dev::stop(&dir).await,
-            Command::Work(work) => tokio::select! {
-                done = work.run(runtime) => done,
+            Command::Experiment(experiment) => tokio::select! {
+                result = experiment.run(runtime) => result,
                 () = signals::shutdown()? => bail!("interrupted"),
             },
         }
     }
 }
 
-impl Work {
+impl Experiment {
     async fn run(self, runtime: Option<Runtime>) -> Result<()> {
         match self {
             Self::Bench { quick, only } => bench::run(runtime, quick, only).await,
@@ -137,5 +148,17 @@ impl Work {
                 drill::run(drill::Options { runtime, quick, dockerd, only }).await
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn command_line_is_consistent() {
+        Cli::command().debug_assert();
     }
 }

@@ -1,4 +1,4 @@
-//! `integration`: the stack of `make run`, the benchmarks and the drills.
+//! `integration`: the dev stack of `make run` and the experiments.
 
 use std::process::ExitCode;
 

@@ -159,9 +159,9 @@ async fn until_prints(dev: &Dev, line: &str, text: &str) {
 async fn printed_commands_work_and_stop_leaves_nothing() {
     let dev = Dev::new();
     let screen = dev.start();
-    for name in ["demo.env", "demo-keys"] {
+    for name in ["demo.env", "demo-keys", "registry.phext", "pki/server.key"] {
         let mode = fs::metadata(dev.dir.join(name)).unwrap().permissions().mode();
-        assert_eq!(mode & 0o777, 0o600, "{name} contains keys");
+        assert_eq!(mode & 0o777, 0o600, "{name} is open to other users");
     }
     let shown = screen.split_once("Try in another terminal:").unwrap().1;
     let lines: Vec<&str> = shown.lines().filter_map(|line| line.strip_prefix("  ")).collect();
@@ -181,7 +181,7 @@ async fn printed_commands_work_and_stop_leaves_nothing() {
     dev.shell(sleep);
     // A second stack in the same folder is refused.
     let again = error_line(&mut dev.command(&["stack", "--any-ports"]));
-    assert!(again.contains("it runs already"), "{again}");
+    assert!(again.contains("already running"), "{again}");
     let shared = dev.shared_memory();
     stdout_of(&dev.command(&["stop"]).output().unwrap());
     dev.assert_nothing_left();
@@ -267,7 +267,7 @@ fn obstacle_is_reported_in_one_line() {
         let mut command = Command::new(env!("CARGO_BIN_EXE_integration"));
         command.arg("--dir").arg(&below).args(args).env("SQ_VERSION", "");
         if args == ["stop"] {
-            assert!(stdout_of(&command.output().unwrap()).contains("nothing runs"));
+            assert!(stdout_of(&command.output().unwrap()).contains("No stack is running"));
         } else {
             let error = error_line(&mut command);
             assert!(error.contains("can't write to") && error.contains("file/run"), "{error}");

@@ -1,7 +1,8 @@
-//! The machine that tests run on: tools, ports, processes, Docker, certificates.
+//! The machine that tests run on: certificates, Docker, files, ports, processes, signals, programs.
 
 pub mod certs;
 pub mod docker;
+pub mod files;
 pub mod ports;
 pub mod processes;
 pub mod signals;

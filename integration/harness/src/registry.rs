@@ -10,6 +10,8 @@ use std::process::Command;
 use anyhow::{Context, Result, bail, ensure};
 use protocol::key::{KEY_BYTES, KEY_PREFIX};
 
+use crate::host::files;
+
 /// A tier of the registry. Fields that are not set have the registry's defaults.
 #[derive(Debug, Clone)]
 pub struct Tier {
@@ -98,7 +100,7 @@ impl RegistryBuilder {
             write!(text, "\n{tier}")?;
         }
         let registry = Registry::new(relay, file);
-        fs::write(&registry.file, text)?;
+        files::write_private(&registry.file, text.as_bytes())?;
         let mut keys = BTreeMap::new();
         for (name, tier) in self.tenants {
             let key = registry.add(&name, &tier)?;

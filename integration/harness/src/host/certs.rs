@@ -1,25 +1,30 @@
-//! A development CA and what it signs: the gateway's server certificate, the relay's server
-//! certificate and the gateway's client certificate.
+//! A development CA and the certificates that it signs: the gateway's server certificate, the
+//! relay's server certificate and the gateway's client certificate.
+//!
+//! Private keys have mode 0600, and the folder has mode 0700. The CA's own key is not stored, so
+//! no further certificate can be signed.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
     KeyPair, KeyUsagePurpose,
 };
 
-/// Where the certificates lie; every file is PEM.
+use crate::host::files;
+
+/// A folder of certificates and private keys, all in PEM.
 #[derive(Debug, Clone)]
 pub struct Certs {
     dir: PathBuf,
 }
 
 impl Certs {
-    /// Makes a new CA and three certificates in `dir`.
+    /// Generates a new CA and three certificates in `dir`.
     pub fn create(dir: &Path) -> Result<Self> {
-        fs::create_dir_all(dir).with_context(|| format!("can't make {}", dir.display()))?;
+        files::create_private_dir(dir)?;
         let mut ca = CertificateParams::default();
         ca.distinguished_name.push(DnType::CommonName, "SQ gateway development CA");
         ca.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
@@ -39,31 +44,30 @@ impl Certs {
         &self,
         ca: &CertifiedIssuer<'_, KeyPair>,
         name: &str,
-        names: &[&str],
+        host_names: &[&str],
         purpose: ExtendedKeyUsagePurpose,
     ) -> Result<()> {
-        let mut params =
-            CertificateParams::new(names.iter().map(|&n| n.to_owned()).collect::<Vec<_>>())?;
+        let host_names: Vec<String> = host_names.iter().map(|&name| name.to_owned()).collect();
+        let mut params = CertificateParams::new(host_names)?;
         params.distinguished_name.push(DnType::CommonName, name);
         params.extended_key_usages = vec![purpose];
         params.use_authority_key_identifier_extension = true;
         let key = KeyPair::generate()?;
         let cert = params.signed_by(&key, ca)?;
-        fs::write(self.file(name, "crt"), cert.pem())?;
-        fs::write(self.file(name, "key"), key.serialize_pem())?;
-        Ok(())
+        fs::write(self.cert(name), cert.pem())?;
+        files::write_private(&self.key(name), key.serialize_pem().as_bytes())
     }
 
-    fn file(&self, name: &str, ending: &str) -> PathBuf {
-        self.dir.join(format!("{name}.{ending}"))
+    fn file(&self, name: &str, extension: &str) -> PathBuf {
+        self.dir.join(format!("{name}.{extension}"))
     }
 
-    /// The folder.
+    /// The folder of all files.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// The CA that clients trust.
+    /// The CA certificate that clients trust.
     pub fn ca(&self) -> PathBuf {
         self.file("ca", "crt")
     }
@@ -76,5 +80,20 @@ impl Certs {
     /// The private key of `server`, `relay` or `gateway`.
     pub fn key(&self, name: &str) -> PathBuf {
         self.file(name, "key")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn private_keys_are_closed_to_other_users() {
+        let dir = tempfile::tempdir().unwrap();
+        let certs = Certs::create(&dir.path().join("pki")).unwrap();
+        assert_eq!(files::mode(certs.dir()), 0o700);
+        for name in ["server", "relay", "gateway"] {
+            assert_eq!(files::mode(&certs.key(name)), 0o600, "{name}");
+        }
     }
 }

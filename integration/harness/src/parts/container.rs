@@ -37,6 +37,9 @@ impl Container {
         let container = GenericImage::new(IMAGE.0, IMAGE.1)
             .with_cmd(&self.args)
             .with_network("host")
+            // The image of the wheel has no entry point and runs as root. Envoy's own image drops
+            // to another user unless it is asked not to, and could not read the private keys.
+            .with_env_var("ENVOY_UID", "0")
             .with_mount(Mount::bind_mount(dir.clone(), dir))
             .start()
             .await

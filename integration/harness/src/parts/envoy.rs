@@ -1,115 +1,106 @@
-//! Envoy with the operators' own `envoy/bootstrap.yaml`, as a process or in a container, and with
-//! `standalone.yaml`.
-//!
-//! A file is loaded as it stands; exactly the literals that it names itself are replaced, and
-//! each must be found, so that the file and this harness can't part unnoticed.
+//! Envoy with the operators' own `envoy/bootstrap.yaml` or `standalone.yaml`, as a process or in a
+//! container.
+
+mod files;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 
-use crate::Client;
+use crate::client::Client;
 use crate::host::certs::Certs;
 use crate::host::tools;
 use crate::options::{EnvoyHost, Listen};
+#[cfg(feature = "containers")]
+use crate::parts::container::Container;
 use crate::parts::service::Service;
 use crate::until;
 
-/// Longest wait: Envoy compiles the filter once, and on a busy machine that takes a while.
-const START: Duration = Duration::from_mins(1);
+/// Deadline for readiness: Envoy compiles the filter first, which takes long on a busy machine.
+const START_TIMEOUT: Duration = Duration::from_mins(1);
 
-/// How long the old process of a hot restart finishes what is under way, and when it ends. The old
-/// one is told the former at its own start, the new one the latter.
-const HAND_OVER: [&str; 4] = ["--drain-time-s", "2", "--parent-shutdown-time-s", "4"];
+/// Times of a hot restart: the old process drains for two seconds and is shut down after four. It
+/// takes the former from its own arguments, the latter from its successor's.
+const HOT_RESTART_TIMES: [&str; 4] = ["--drain-time-s", "2", "--parent-shutdown-time-s", "4"];
 
-/// How long the access log may lag behind; Envoy's default is ten seconds, and what fails in a test
-/// is looked for at once.
-const FLUSH_MS: &str = "200";
+/// Delay of the access log. Envoy's default is ten seconds; a failed test needs its lines at once.
+const LOG_FLUSH_MS: &str = "200";
 
-/// What a hot restart hands over; Envoy leaves it behind. Its base id and a 0 follow.
+/// Shared memory of a hot restart, which Envoy does not remove; its base id and a 0 follow.
 const SHARED_MEMORY: &str = "/dev/shm/envoy_shared_memory_";
 
-/// The folder that the bootstrap expects.
-const ETC: &str = "/etc/sq-gateway";
-
-/// What Envoy is made of.
+/// Settings of an Envoy.
 pub struct Setup<'a> {
-    /// The folder for its files and log.
+    /// Folder for its files and log.
     pub dir: &'a Path,
-    /// `node.id`: the gateway's name.
+    /// `node.id`, which is the gateway's name.
     pub node: &'a str,
-    /// The development certificates.
+    /// Development certificates.
     pub certs: &'a Certs,
     /// Ports of all parts.
     pub listen: Listen,
-    /// Worker threads.
+    /// Number of worker threads.
     pub workers: u32,
-    /// `filter.wasm`.
+    /// Path of `filter.wasm`.
     pub filter: &'a Path,
-    /// Further fields of the plugin's JSON.
+    /// Additional fields of the filter's JSON config.
     pub filter_config: &'a [(&'static str, String)],
-    /// Further static clusters, as the end of the bootstrap.
+    /// Additional static clusters, appended to the bootstrap.
     pub clusters: &'a str,
-    /// Where it runs.
+    /// Process or container.
     pub host: EnvoyHost,
-    /// Whether it can hand over to a successor.
+    /// True if a successor can take over its sockets.
     pub hot_restart: bool,
 }
 
-/// An Envoy.
+/// An Envoy that can be started, killed and started again.
 pub struct Envoy {
     runner: Runner,
     admin: Client,
     admin_url: String,
     config: PathBuf,
+    /// Number of hot restarts since the last start.
     epochs: AtomicU32,
 }
 
 enum Runner {
     Process(Service),
     #[cfg(feature = "containers")]
-    Container(Box<crate::parts::container::Container>),
+    Container(Box<Container>),
 }
 
 impl Envoy {
-    /// Writes its folder; nothing runs yet.
+    /// Writes the files for `bootstrap.yaml`; nothing runs yet.
     pub fn new(setup: &Setup<'_>) -> Result<Self> {
         let etc = setup.dir.join("envoy");
         let config = etc.join("bootstrap.yaml");
-        lay(&etc, setup)?;
-        fs::write(&config, bootstrap(&etc, setup)?)?;
-        Self::with(setup, config, None)
+        files::write_etc(&etc, setup)?;
+        fs::write(&config, files::bootstrap(&etc, setup)?)?;
+        Self::with_config(setup, config, None)
     }
 
-    /// With `standalone.yaml`, which asks no orchestrator: alice's SQ listens on `sq_port` and was
-    /// started with `key`.
+    /// Writes the files for `standalone.yaml`, which needs no orchestrator: alice's SQ listens on
+    /// `sq_port` and accepts `key`.
     pub fn standalone(setup: &Setup<'_>, sq_port: u16, key: &str) -> Result<Self> {
         let etc = setup.dir.join("envoy");
         let config = etc.join("standalone.yaml");
-        lay(&etc, setup)?;
-        fs::write(&config, standalone(&etc, setup, sq_port)?)?;
-        Self::with(setup, config, Some(("SQ_ALICE_KEY", key)))
+        files::write_etc(&etc, setup)?;
+        fs::write(&config, files::standalone(&etc, setup, sq_port)?)?;
+        Self::with_config(setup, config, Some(("SQ_ALICE_KEY", key)))
     }
 
-    fn with(setup: &Setup<'_>, config: PathBuf, env: Option<(&'static str, &str)>) -> Result<Self> {
-        let workers = setup.workers.to_string();
-        let mut args = ["-c", &config.display().to_string(), "--concurrency", &workers]
-            .into_iter()
-            .chain(["--log-level", "info", "--file-flush-interval-msec", FLUSH_MS])
-            .map(str::to_owned)
-            .collect::<Vec<_>>();
-        if setup.hot_restart {
-            args.extend(first_of_many(&config));
-            args.extend(HAND_OVER.map(str::to_owned));
-        } else {
-            args.push("--disable-hot-restart".to_owned());
-        }
-        let logs = setup.dir.join("logs");
+    fn with_config(
+        setup: &Setup<'_>,
+        config: PathBuf,
+        env: Option<(&'static str, &str)>,
+    ) -> Result<Self> {
+        let args = arguments(setup, &config);
         let runner = match setup.host {
             EnvoyHost::Process => {
+                let logs = setup.dir.join("logs");
                 let service = Service::new("envoy", tools::envoy()?, args, &logs);
                 Runner::Process(match env {
                     Some((name, value)) => service.env(name, value),
@@ -117,9 +108,7 @@ impl Envoy {
                 })
             }
             #[cfg(feature = "containers")]
-            EnvoyHost::Container => Runner::Container(Box::new(
-                crate::parts::container::Container::new(setup.dir, args),
-            )),
+            EnvoyHost::Container => Runner::Container(Box::new(Container::new(setup.dir, args))),
             #[cfg(not(feature = "containers"))]
             EnvoyHost::Container => bail!("ENVOY_HOST=container needs the feature `containers`"),
         };
@@ -130,45 +119,48 @@ impl Envoy {
 
     /// Starts it and waits until it serves.
     pub async fn start(&self) -> Result<()> {
-        let ready = || async { self.admin.get("/ready").await.is_ok_and(|answer| answer.ok()) };
+        let is_ready =
+            || async { self.admin.get("/ready").await.is_ok_and(|response| response.ok()) };
         match &self.runner {
-            Runner::Process(service) => service.start()?.ready(START, ready).await,
+            Runner::Process(service) => service.start()?.ready(START_TIMEOUT, is_ready).await,
             #[cfg(feature = "containers")]
             Runner::Container(container) => {
                 container.start().await?;
-                let look = || async { ready().await.then_some(()) };
-                crate::until("Envoy in its container", START, look)
+                let ready = || async { is_ready().await.then_some(()) };
+                until("Envoy in its container", START_TIMEOUT, ready)
                     .await
                     .with_context(|| container.tail())
             }
         }
     }
 
-    /// A hot restart: a new process takes the sockets over, the old one ends what is under way.
+    /// Performs a hot restart: a new process takes over the sockets, the old one drains and ends.
     pub async fn hot_restart(&self) -> Result<()> {
         let service = match &self.runner {
             Runner::Process(service) => service,
             #[cfg(feature = "containers")]
-            Runner::Container(_) => bail!("no hot restart out of a container"),
+            Runner::Container(_) => bail!("a container can't be hot-restarted"),
         };
-        let base = fs::read_to_string(base_id(&self.config))?;
+        // The successor finds the shared memory by its base id.
+        let base_id = fs::read_to_string(base_id_path(&self.config))?;
         let epoch = self.epochs.fetch_add(1, Ordering::Relaxed) + 1;
         let mut args: Vec<String> = service.args().to_vec();
-        let own = first_of_many(&self.config);
-        args.retain(|arg| !own.contains(arg));
-        args.extend(["--base-id".to_owned(), base.trim().to_owned()]);
+        let first_only = first_epoch_arguments(&self.config);
+        args.retain(|arg| !first_only.contains(arg));
+        args.extend(["--base-id".to_owned(), base_id.trim().to_owned()]);
         args.extend(["--restart-epoch".to_owned(), epoch.to_string()]);
         let (new, old) = service.start_successor(&args)?;
-        let serves = || async {
-            let info = self.admin.get("/server_info").await.map(|a| a.text()).unwrap_or_default();
+        let is_serving = || async {
+            let response = self.admin.get("/server_info").await;
+            let info = response.map(|response| response.text()).unwrap_or_default();
             info.contains(&format!("\"restart_epoch\": {epoch}")) && info.contains("LIVE")
         };
-        new.ready(START, serves).await?;
+        new.ready(START_TIMEOUT, is_serving).await?;
         let Some(old) = old else { return Ok(()) };
-        until("the old Envoy to end", START, || async { old.ended().map(drop) }).await
+        until("the old Envoy to end", START_TIMEOUT, || async { old.ended().map(drop) }).await
     }
 
-    /// SIGKILL.
+    /// Sends SIGKILL and waits until it has ended.
     pub fn kill(&self) {
         self.epochs.store(0, Ordering::Relaxed);
         match &self.runner {
@@ -176,12 +168,12 @@ impl Envoy {
             #[cfg(feature = "containers")]
             Runner::Container(container) => container.kill(),
         }
-        if let Ok(base) = fs::read_to_string(base_id(&self.config)) {
-            let _ = fs::remove_file(format!("{SHARED_MEMORY}{}0", base.trim()));
+        if let Ok(base_id) = fs::read_to_string(base_id_path(&self.config)) {
+            let _ = fs::remove_file(format!("{SHARED_MEMORY}{}0", base_id.trim()));
         }
     }
 
-    /// SIGTERM.
+    /// Sends SIGTERM and waits until it has ended; a container is killed.
     pub fn stop(&self) {
         match &self.runner {
             Runner::Process(service) => service.stop(),
@@ -190,7 +182,7 @@ impl Envoy {
         }
     }
 
-    /// An error when it does not run any more.
+    /// Fails if the process has ended. A container is not checked.
     pub fn check(&self) -> Result<()> {
         match &self.runner {
             Runner::Process(service) => service.process()?.check(),
@@ -199,7 +191,7 @@ impl Envoy {
         }
     }
 
-    /// The end of its log.
+    /// The last lines of its log.
     pub fn tail(&self) -> String {
         match &self.runner {
             Runner::Process(service) => service.tail(),
@@ -208,7 +200,7 @@ impl Envoy {
         }
     }
 
-    /// All of its log, the access log with it.
+    /// The whole log, access log included.
     pub fn log(&self) -> Result<String> {
         match &self.runner {
             Runner::Process(service) => service.log(),
@@ -217,7 +209,7 @@ impl Envoy {
         }
     }
 
-    /// The id of its container; `None`: it is a process.
+    /// Container id; `None` for a process.
     pub fn container(&self) -> Option<String> {
         match &self.runner {
             Runner::Process(_) => None,
@@ -226,7 +218,7 @@ impl Envoy {
         }
     }
 
-    /// Its process id; fails in a container.
+    /// Process id; an error in a container.
     pub fn pid(&self) -> Result<i32> {
         match &self.runner {
             Runner::Process(service) => Ok(service.process()?.pid()),
@@ -235,22 +227,22 @@ impl Envoy {
         }
     }
 
-    /// A client of its admin API.
+    /// A client of the admin interface.
     pub fn admin(&self) -> &Client {
         &self.admin
     }
 
-    /// `http://127.0.0.1:…` of its admin API.
+    /// Base URL of the admin interface, `http://127.0.0.1:…`.
     pub fn admin_url(&self) -> &str {
         &self.admin_url
     }
 
-    /// The bootstrap it was started with.
+    /// Path of the config that it is started with.
     pub fn config(&self) -> &Path {
         &self.config
     }
 
-    /// The value of a counter or gauge; 0 when it is absent.
+    /// The value of a counter or gauge; 0 if it is absent.
     pub async fn stat(&self, name: &str) -> Result<u64> {
         let text = self.admin.get(&format!("/stats?filter=^{name}$")).await?.text();
         let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
@@ -258,142 +250,30 @@ impl Envoy {
     }
 }
 
-/// Arguments of an Envoy that begins a row of successors.
-fn first_of_many(config: &Path) -> [String; 3] {
-    ["--use-dynamic-base-id".to_owned(), "--base-id-path".to_owned(), base_id(config)]
+/// Command-line arguments of the first start.
+fn arguments(setup: &Setup<'_>, config: &Path) -> Vec<String> {
+    let config_path = config.display().to_string();
+    let workers = setup.workers.to_string();
+    let mut args = ["-c", &config_path, "--concurrency", &workers]
+        .into_iter()
+        .chain(["--log-level", "info", "--file-flush-interval-msec", LOG_FLUSH_MS])
+        .map(str::to_owned)
+        .collect::<Vec<_>>();
+    if setup.hot_restart {
+        args.extend(first_epoch_arguments(config));
+        args.extend(HOT_RESTART_TIMES.map(str::to_owned));
+    } else {
+        args.push("--disable-hot-restart".to_owned());
+    }
+    args
 }
 
-/// Where Envoy writes which shared memory it uses, for its successor.
-fn base_id(config: &Path) -> String {
+/// Arguments of a process that has no predecessor: it picks a base id and writes it to a file.
+fn first_epoch_arguments(config: &Path) -> [String; 3] {
+    ["--use-dynamic-base-id".to_owned(), "--base-id-path".to_owned(), base_id_path(config)]
+}
+
+/// File with the base id of the shared memory, read by the successor.
+fn base_id_path(config: &Path) -> String {
     config.with_extension("base-id").display().to_string()
-}
-
-/// Lays what an operator has in `/etc/sq-gateway` beside the configuration.
-fn lay(etc: &Path, setup: &Setup<'_>) -> Result<()> {
-    let tls = etc.join("tls");
-    fs::create_dir_all(&tls)?;
-    fs::create_dir_all(etc.join("sds"))?;
-    let certs = setup.certs;
-    for (from, to) in [
-        (certs.cert("server"), "server.pem"),
-        (certs.key("server"), "server.key"),
-        (certs.ca(), "relay-ca.pem"),
-        (certs.cert("gateway"), "relay-client.pem"),
-        (certs.key("gateway"), "relay-client.key"),
-    ] {
-        fs::copy(&from, tls.join(to)).with_context(|| from.display().to_string())?;
-    }
-    let wasm = etc.join("filter.wasm");
-    fs::copy(setup.filter, &wasm).with_context(|| setup.filter.display().to_string())?;
-    let here = etc.display().to_string();
-    for file in fs::read_dir(tools::root().join("envoy/sds"))? {
-        let file = file?;
-        let text = replace_all(&fs::read_to_string(file.path())?, &[(ETC, &here)])?;
-        fs::write(etc.join("sds").join(file.file_name()), text)?;
-    }
-    Ok(())
-}
-
-fn port(port: u16) -> String {
-    format!("port_value: {port}")
-}
-
-/// `bootstrap.yaml` for this setup.
-fn bootstrap(etc: &Path, setup: &Setup<'_>) -> Result<String> {
-    let listen = setup.listen;
-    let mut text = replace_all(
-        &fs::read_to_string(tools::root().join("envoy/bootstrap.yaml"))?,
-        &[
-            (ETC, &etc.display().to_string()),
-            ("port_value: 8443", &port(listen.https)),
-            ("port_value: 9901", &port(listen.envoy_admin)),
-            ("port_value: 7443", &port(listen.relay)),
-            ("port_value: 7100", &port(listen.orchestrator.gate)),
-            ("port_value: 7101", &port(listen.orchestrator.xds)),
-            ("id: gateway-1", &format!("id: {}", setup.node)),
-        ],
-    )?;
-    for (name, value) in setup.filter_config {
-        text = with_field(&text, name, value)?;
-    }
-    Ok(text + setup.clusters)
-}
-
-/// `standalone.yaml` for this setup, and an SQ of alice.
-fn standalone(etc: &Path, setup: &Setup<'_>, sq_port: u16) -> Result<String> {
-    let listen = setup.listen;
-    replace_all(
-        &fs::read_to_string(tools::root().join("envoy/standalone.yaml"))?,
-        &[
-            (ETC, &etc.display().to_string()),
-            ("port_value: 8443", &port(listen.https)),
-            ("port_value: 9901", &port(listen.envoy_admin)),
-            ("port_value: 7443", &port(listen.relay)),
-            ("port_value: 1337", &port(sq_port)),
-        ],
-    )
-}
-
-/// Replaces each literal wherever it stands outside of comments' first mention; each must be found.
-fn replace_all(text: &str, literals: &[(&str, &str)]) -> Result<String> {
-    // In two steps, or a port put in could be taken for the next literal.
-    let mut text = text.to_owned();
-    for (number, (from, _)) in literals.iter().enumerate() {
-        ensure!(text.contains(from), "{from:?} is not in the bootstrap any more");
-        text = text.replace(from, &format!("\u{0}{number}\u{0}"));
-    }
-    for (number, (_, to)) in literals.iter().enumerate() {
-        text = text.replace(&format!("\u{0}{number}\u{0}"), to);
-    }
-    Ok(text)
-}
-
-/// Adds a field to the plugin's JSON, which begins with its orchestrator's cluster.
-fn with_field(text: &str, name: &str, value: &str) -> Result<String> {
-    let anchor = "\"orchestrator_cluster\"";
-    if !text.contains(anchor) {
-        bail!("{anchor} is not in the bootstrap any more");
-    }
-    Ok(text.replace(anchor, &format!("\"{name}\": {value}, {anchor}")))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_literal_that_is_gone_is_an_error() {
-        assert!(replace_all("port_value: 1", &[("port_value: 2", "x")]).is_err());
-    }
-
-    /// From the first filter to the clusters, without comments and the plugin's own configuration.
-    fn chain(file: &str) -> Vec<String> {
-        let text = fs::read_to_string(tools::root().join("envoy").join(file)).unwrap();
-        let (_, text) = text.split_once("http_filters:").unwrap();
-        let (text, _) = text.split_once("\n  clusters:").unwrap();
-        let (before, rest) = text.split_once("value: |").unwrap();
-        let (_, after) = rest.split_once('}').unwrap();
-        let lines = before
-            .lines()
-            .chain(after.lines())
-            .map(|line| line.split_once(" #").map_or(line, |(line, _)| line).trim_end().to_owned());
-        lines.filter(|line| !line.is_empty()).collect()
-    }
-
-    #[test]
-    fn the_standalone_chain_is_the_bootstraps_but_for_how_long_it_is_tried_again() {
-        let mut bootstrap = chain("bootstrap.yaml");
-        bootstrap.retain(|line| !line.contains("retriable_status_codes:"));
-        for line in &mut bootstrap {
-            *line =
-                line.replace(",retriable-status-codes", "").replace("retries: 100", "retries: 12");
-        }
-        assert_eq!(chain("standalone.yaml"), bootstrap);
-    }
-
-    #[test]
-    fn a_replacement_is_not_replaced_again() {
-        let text = replace_all("a b", &[("a", "b"), ("b", "c")]).unwrap();
-        assert_eq!(text, "b c");
-    }
 }

@@ -40,7 +40,8 @@ pub struct UsageSums {
     pub writes: u64,
     /// Refused requests.
     pub refused: u64,
-    /// Refused requests by problem kind.
+    /// Refused requests by problem kind; absent where only totals were queried.
+    #[serde(default)]
     pub reasons: BTreeMap<String, u64>,
     /// Responses by class: index 2 is 2xx.
     pub status: Vec<u64>,

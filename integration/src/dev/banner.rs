@@ -1,0 +1,67 @@
+//! The text that a newcomer sees when the stack is ready: addresses, and commands to try.
+
+use std::path::Path;
+
+use harness::host::{docker, tools};
+use harness::{Runtime, Stack};
+
+use super::Options;
+use super::demo::shell_quoted;
+
+/// Builds the text. Lines that begin with two spaces below "Try" can be pasted into a shell.
+pub(super) fn text(stack: &Stack, options: &Options, env_file: &Path) -> String {
+    let curl = "curl --cacert \"$SQ_CA\" -H \"Authorization: Bearer $SQ_KEY_ALICE\"";
+    format!(
+        "\nThe SQ cloud gateway is ready: https://localhost:{https}
+
+  Envoy         0.0.0.0:{https} (HTTPS), admin {envoy_admin}
+  relay         127.0.0.1:{relay} (mutual TLS only), registry {registry}
+  orchestrator  admin {admin}
+  SQ {version}      {runtime}
+  tenants       alice and bob (tier free); keys in {env}
+  logs          {logs}
+
+Try in another terminal:
+  . {env}
+  {curl} \"$SQ_URL/api/v2/insert?p=notes&c=1.1.1/1.1.1/1.1.1&s=hello\"
+  {curl} \"$SQ_URL/api/v2/select?p=notes&c=1.1.1/1.1.1/1.1.1\"
+Suspend alice, who gets 403 within a second, then resume her:
+  {relay_bin} registry suspend --file \"$SQ_REGISTRY\" alice
+  {relay_bin} registry resume --file \"$SQ_REGISTRY\" alice
+List the tenants and put alice to sleep; her next request wakes her:
+  {orchestrator_bin} status --admin \"$SQ_ADMIN\"
+  {orchestrator_bin} sleep --admin \"$SQ_ADMIN\" alice
+Ctrl-C or 'make stop' ends all of it; data and registry stay in {dir}.",
+        https = stack.listen.https,
+        envoy_admin = stack.envoy.admin_url(),
+        relay = stack.listen.relay,
+        registry = stack.registry.file().display(),
+        admin = stack.orchestrator.admin_url(),
+        version = options.sq_version,
+        runtime = runtime_text(stack.runtime, options.runtime),
+        env = shell_quoted(&env_file.display().to_string()),
+        logs = stack.dir.join("logs").display(),
+        dir = stack.dir.display(),
+        relay_bin = binary("relay"),
+        orchestrator_bin = binary("orchestrator"),
+    )
+}
+
+fn runtime_text(runtime: Runtime, requested: Option<Runtime>) -> String {
+    match (runtime, requested) {
+        (Runtime::Docker, _) => {
+            format!("containers of Docker {}", docker::daemon().unwrap_or_default())
+        }
+        (Runtime::Process, Some(_)) => {
+            "processes, because RUNTIME=process (no memory limits)".to_owned()
+        }
+        (Runtime::Process, None) => {
+            "processes, because Docker is not available (no memory limits)".to_owned()
+        }
+    }
+}
+
+fn binary(name: &str) -> String {
+    let path = tools::workspace_binary(name).unwrap_or_else(|_| name.into());
+    shell_quoted(&path.display().to_string())
+}
