@@ -10,9 +10,10 @@ use super::coordinate::{Coordinate, Groups, Scan, ScanResult};
 use super::endpoint::{Access, Endpoint, Param, Rule};
 use super::query::{self, Pair};
 use super::refusal::details::echo;
-use super::request::QUERY_TEXT_MAX_BYTES;
 use super::text;
 
+/// Longest text in a query, which is three times as long when encoded. Longer texts go into a body.
+const QUERY_TEXT_MAX_BYTES: usize = 8 * 1024;
 /// Bound on the digits of `limit`.
 const LIMIT_DIGITS_MAX: usize = 9;
 const COORDINATE: &str = "nine integers from 1 to 999, such as `1.1.1/1.1.1/1.1.1`";

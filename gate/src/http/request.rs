@@ -30,8 +30,6 @@ pub use super::endpoint::{Access, Endpoint, Verb};
 pub(crate) const BASE: &str = "/api/v2/";
 /// Longest `:path`: SQ stops reading at 64 KiB of headers, Envoy by default at 60.
 pub(crate) const PATH_MAX_BYTES: usize = 32 * 1024;
-/// Longest text in a query, which is three times as long when encoded. Longer texts go into a body.
-pub(crate) const QUERY_TEXT_MAX_BYTES: usize = 8 * 1024;
 
 /// The head of a request as received.
 #[derive(Debug, Clone, Copy)]

@@ -6,7 +6,7 @@
 
 pub mod export;
 
-use crate::http::request::Endpoint;
+use crate::http::endpoint::Endpoint;
 use export::Export;
 
 /// Bound on responses that are rewritten as a whole; longer ones are truncated.

@@ -11,12 +11,20 @@ use std::fmt;
 use protocol::{Limits, TenantNotice};
 
 use crate::Refusal;
-use crate::limits::usage::Class;
 
 /// Percentage of a quota from which responses carry a warning.
 pub(crate) const WARN_PERCENT: u64 = 80;
 /// `Retry-After` when the end of the period is unknown.
 const UNKNOWN_END_S: u64 = 3_600;
+
+/// The effect of a request on the tenant's data. Deletes write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Class {
+    /// It leaves the data unchanged.
+    Read,
+    /// It changes the data.
+    Write,
+}
 
 /// Requests that this VM has counted and the notice does not contain yet.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -28,6 +28,7 @@ use protocol::usage::UsageRow;
 use protocol::{GatewayId, TenantId, UsageReport, Verdict, WakeKind};
 
 use crate::http::refusal::RefusalKind;
+pub use crate::limits::quota::Class;
 use crate::limits::quota::Delta;
 
 mod row;
@@ -41,15 +42,6 @@ pub(crate) const REPORT_ROWS: usize = 500;
 /// Bound on the rows of a VM, about 10 MB: without an orchestrator, 10,000 active tenants for three
 /// hours before hours are merged.
 pub(crate) const ROWS_MAX: usize = 30_000;
-
-/// The effect of a request on the tenant's data. Deletes write.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Class {
-    /// It leaves the data unchanged.
-    Read,
-    /// It changes the data.
-    Write,
-}
 
 /// The way in which a request ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
