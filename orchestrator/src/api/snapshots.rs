@@ -133,7 +133,7 @@ async fn restore(
     // Refuse first what would put the tenant to sleep for nothing.
     let vault = api.vault.clone();
     let tenant = id.clone();
-    if let Err(error) = blocking(move || vault.find_snapshot(&tenant, taken_s)).await {
+    if let Err(error) = blocking(move || vault.folder(&tenant, Some(taken_s))).await {
         return respond::<()>(Err(error));
     }
     if !query.sleep && !is_at_rest(&handle, &id).await {

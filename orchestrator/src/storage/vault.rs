@@ -48,6 +48,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -57,7 +58,7 @@ use super::atomic_file::remove_if_exists;
 use super::private::{PRIVATE_FOLDER, create_private_folder, restrict};
 use super::tenant_file::{self, phext_files};
 use crate::host;
-use copy_phext::{CopyOutcome, Writer};
+use copy_phext::CopyOutcome;
 pub use examine::Damage;
 pub use start::PrepareError;
 use track::Track;
@@ -76,13 +77,19 @@ pub struct Vault {
     data_root: PathBuf,
     /// Id of the host's present boot.
     boot: String,
-    /// Tenants that run, and those whose files are in use. A thread that uses a tenant's files has
-    /// locked its track.
-    tracks: Mutex<BTreeMap<TenantId, Arc<Mutex<Track>>>>,
-    /// Number of files repaired since this process began; tenants without one are absent.
-    repaired: Mutex<BTreeMap<TenantId, u64>>,
-    /// Tenants whose last round of copies failed, with the reason.
-    failing: Mutex<BTreeMap<TenantId, String>>,
+    /// Tenants started since this process began.
+    tenants: Mutex<BTreeMap<TenantId, Arc<Tenant>>>,
+}
+
+/// The vault's memory of one tenant.
+#[derive(Debug, Default)]
+struct Tenant {
+    /// A thread that uses the tenant's files has locked this.
+    track: Mutex<Track>,
+    /// Number of files repaired since this process began.
+    repaired: AtomicU64,
+    /// Reason why the last round of copies failed.
+    failing: Mutex<Option<String>>,
 }
 
 /// A phext file that was repaired.
@@ -103,36 +110,24 @@ pub struct Repair {
 pub struct Round {
     /// Number of files copied.
     pub copied: u32,
-    /// Number of changed files that are still being written.
-    pub waiting: u32,
     /// Number of files that a full disk may have truncated. They must be examined once SQ is stopped.
     pub doubtful: u32,
     /// Name of the last file that could not be copied, and the reason. The others were.
     pub failed: Option<String>,
-    /// No write without a copy is older than this.
+    /// No write without a copy is older than this; `None` if every write has one.
     pub uncopied_since: Option<Instant>,
     /// Time that the slowest copy took.
     pub slowest: Duration,
 }
 
 impl Round {
-    /// True if every file already had its copy.
-    pub fn is_settled(&self) -> bool {
-        self.copied + self.waiting + self.doubtful == 0 && self.failed.is_none()
-    }
-
-    /// True if every file has its copy now.
-    fn is_complete(&self) -> bool {
-        self.waiting + self.doubtful == 0 && self.failed.is_none()
-    }
-
     fn count(&mut self, name: &str, began: Instant, outcome: io::Result<CopyOutcome>) {
         match outcome {
             Ok(CopyOutcome::Copied) => {
                 self.copied += 1;
                 self.slowest = self.slowest.max(began.elapsed());
             }
-            Ok(CopyOutcome::Waiting) => self.waiting += 1,
+            Ok(CopyOutcome::Waiting) => {}
             Ok(CopyOutcome::Doubtful) => self.doubtful += 1,
             Err(error) => self.failed = Some(format!("{name}: {error}")),
         }
@@ -149,20 +144,18 @@ impl Vault {
             root: root.into(),
             data_root: data_root.into(),
             boot: host::boot()?,
-            tracks: Mutex::default(),
-            repaired: Mutex::default(),
-            failing: Mutex::default(),
+            tenants: Mutex::default(),
         })
     }
 
     /// Returns how many of the tenant's files were repaired since this process began.
     pub fn repaired(&self, tenant: &TenantId) -> u64 {
-        self.repaired.lock().get(tenant).copied().unwrap_or(0)
+        self.tenant(tenant).repaired.load(Ordering::Relaxed)
     }
 
     /// Returns the reason why the tenant's last round of copies failed; `None` if it did not.
     pub fn failing(&self, tenant: &TenantId) -> Option<String> {
-        self.failing.lock().get(tenant).cloned()
+        self.tenant(tenant).failing.lock().clone()
     }
 
     /// To be called after an orderly stop. Copies what changed, takes the snapshots that are due and
@@ -170,17 +163,9 @@ impl Vault {
     /// the marker stays, and the next start examines.
     pub fn after_stop(&self, tenant: &TenantId, hourly: u32, daily: u32) -> io::Result<Round> {
         self.exclusive(tenant, |track| {
-            let mut round = Round::default();
-            create_private_folder(&self.good(tenant))?;
-            self.look_for_space(tenant, track)?;
             // 1. Copy what changed.
-            for changed in track.look(&phext_files(&self.data(tenant))?, Instant::now()) {
-                let began = Instant::now();
-                let outcome = self.copy_phext(tenant, track, &changed.name, Writer::Stopped);
-                round.count(&changed.name, began, outcome);
-            }
-            self.set_failing(tenant, round.failed.clone());
-            if !round.is_complete() {
+            let round = self.round(tenant, track, None)?;
+            if round.uncopied_since.is_some() {
                 return Ok(round);
             }
             // 2. Remove empty files, and flush the others: SQ flushes nothing, and without the marker
@@ -204,10 +189,7 @@ impl Vault {
 
     /// Runs `work` alone on a tenant's files, when their present user is done.
     fn exclusive<T>(&self, tenant: &TenantId, work: impl FnOnce(&mut Track) -> T) -> T {
-        let track = self.track(tenant);
-        let result = work(&mut track.lock());
-        self.drop_if_unused(tenant, &track);
-        result
+        work(&mut self.tenant(tenant).track.lock())
     }
 
     /// Runs `work` alone on a tenant's files; `None` if they are in use.
@@ -216,31 +198,11 @@ impl Vault {
         tenant: &TenantId,
         work: impl FnOnce(&mut Track) -> T,
     ) -> Option<T> {
-        let track = self.track(tenant);
-        let result = track.try_lock().map(|mut track| work(&mut track));
-        self.drop_if_unused(tenant, &track);
-        result
+        self.tenant(tenant).track.try_lock().map(|mut track| work(&mut track))
     }
 
-    fn track(&self, tenant: &TenantId) -> Arc<Mutex<Track>> {
-        self.tracks.lock().entry(tenant.clone()).or_default().clone()
-    }
-
-    /// Drops an empty track unless another thread waits for it.
-    fn drop_if_unused(&self, tenant: &TenantId, track: &Arc<Mutex<Track>>) {
-        let mut tracks = self.tracks.lock();
-        let only_ours = Arc::strong_count(track) == 2;
-        if only_ours && track.lock().is_empty() {
-            tracks.remove(tenant);
-        }
-    }
-
-    fn set_failing(&self, tenant: &TenantId, reason: Option<String>) {
-        let mut failing = self.failing.lock();
-        match reason {
-            Some(reason) => drop(failing.insert(tenant.clone(), reason)),
-            None => drop(failing.remove(tenant)),
-        }
+    fn tenant(&self, tenant: &TenantId) -> Arc<Tenant> {
+        self.tenants.lock().entry(tenant.clone()).or_default().clone()
     }
 
     fn home(&self, tenant: &TenantId) -> PathBuf {

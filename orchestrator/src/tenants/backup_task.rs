@@ -186,7 +186,7 @@ impl BackupTask {
                 warn!(%tenant, error, "phext can't be copied");
             }
         }
-        state.settled_at_ms = if round.is_settled() { quiet_at_ms } else { None };
+        state.settled_at_ms = if round.uncopied_since.is_none() { quiet_at_ms } else { None };
         state.uncopied_since = round.uncopied_since;
         state.failed = round.failed;
         if round.doubtful > 0 && self.vault.has_space(&tenant).unwrap_or(false) {

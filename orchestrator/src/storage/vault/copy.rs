@@ -68,8 +68,8 @@ fn read_with(
             // From here on a waiting writer may go on.
             drop(lease);
             let read = ConsistentRead { file, bytes, stamp, read_at, leased };
-            // A write during an unprotected read shows as a difference or in the stamp.
-            if leased || (has_content(&read.file, &read.bytes)? && read.is_current()?) {
+            // A write during an unprotected read shows as a difference.
+            if leased || has_content(&read.file, &read.bytes)? {
                 return Ok(Some(read));
             }
         }

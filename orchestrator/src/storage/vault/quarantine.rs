@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::{self, ErrorKind};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::SystemTime;
 
 use protocol::TenantId;
@@ -24,23 +24,11 @@ const FILE_AGE_S: u64 = 30 * DAY_S;
 /// ask for. It concerns tenants that are never woken again.
 const SNAPSHOT_AGE_S: u64 = 1_000 * DAY_S;
 
-/// Kind of file, and name of its folder.
-#[derive(Debug, Clone, Copy)]
-enum Kind {
-    /// Files that were repaired.
-    Damaged,
-    /// Good copies that were replaced by a file that looks truncated, or by none.
-    Replaced,
-}
+/// Folder of files that were repaired.
+const DAMAGED: &str = "damaged";
 
-impl Kind {
-    fn folder(self, home: &Path) -> PathBuf {
-        home.join(match self {
-            Self::Damaged => "damaged",
-            Self::Replaced => "replaced",
-        })
-    }
-}
+/// Folder of good copies that were replaced by a file that looks truncated, or by none.
+const REPLACED: &str = "replaced";
 
 impl Vault {
     /// Keeps the content of a damaged file that is about to be repaired. Returns when it is on disk.
@@ -50,7 +38,7 @@ impl Vault {
         name: &str,
         bytes: &[u8],
     ) -> io::Result<()> {
-        let folder = Kind::Damaged.folder(&self.home(tenant));
+        let folder = self.home(tenant).join(DAMAGED);
         create_private_folder(&folder)?;
         atomic_file::write(&folder.join(dated(name)), bytes)?;
         delete_oldest(&folder)
@@ -58,7 +46,7 @@ impl Vault {
 
     /// Keeps a good copy that is about to be replaced or removed.
     pub(super) fn quarantine_copy(&self, tenant: &TenantId, name: &str) -> io::Result<()> {
-        let folder = Kind::Replaced.folder(&self.home(tenant));
+        let folder = self.home(tenant).join(REPLACED);
         create_private_folder(&folder)?;
         // A good copy is replaced, never written, so a hard link keeps its content.
         match fs::hard_link(self.good(tenant).join(name), folder.join(dated(name))) {
@@ -75,8 +63,8 @@ impl Vault {
         let now_s = host::unix_s(now);
         for tenant in entries(&self.root)? {
             let home = tenant.path();
-            for kind in [Kind::Damaged, Kind::Replaced] {
-                for file in entries(&kind.folder(&home))? {
+            for kind in [DAMAGED, REPLACED] {
+                for file in entries(&home.join(kind))? {
                     if taken_s(&file).is_some_and(|taken| taken + FILE_AGE_S < now_s) {
                         remove_if_exists(&file.path())?;
                     }

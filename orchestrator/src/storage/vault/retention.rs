@@ -16,15 +16,9 @@ pub(super) fn expired(taken_s: &[u64], hourly: u32, daily: u32) -> Vec<u64> {
 }
 
 fn newest_of_each(newest_first: &[u64], period_s: u64, count: u32) -> Vec<u64> {
-    let mut kept: Vec<u64> = Vec::new();
-    for taken in newest_first {
-        if kept.len() == count as usize {
-            break;
-        }
-        if kept.last().is_none_or(|last| last / period_s != taken / period_s) {
-            kept.push(*taken);
-        }
-    }
+    let mut kept = newest_first.to_vec();
+    kept.dedup_by_key(|taken| *taken / period_s);
+    kept.truncate(count as usize);
     kept
 }
 

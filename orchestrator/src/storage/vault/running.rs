@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use protocol::TenantId;
 
-use super::copy_phext::{CopyOutcome, Writer};
+use super::copy_phext::Writer;
 use super::track::Track;
 use super::{Round, Vault};
 use crate::storage::private::create_private_folder;
@@ -20,6 +20,7 @@ impl Vault {
         tenant: &TenantId,
         sq_is_alive: &dyn Fn() -> bool,
     ) -> io::Result<Option<Round>> {
+        let sq_is_alive = Some(sq_is_alive);
         self.exclusive_if_free(tenant, |track| self.round(tenant, track, sq_is_alive)).transpose()
     }
 
@@ -29,27 +30,29 @@ impl Vault {
         self.exclusive_if_free(tenant, |track| track.untouched(now));
     }
 
-    fn round(
+    /// Copies the files that have changed: of a running SQ those that rest or are overdue, of a
+    /// stopped one (without `sq_is_alive`) all.
+    pub(super) fn round(
         &self,
         tenant: &TenantId,
         track: &mut Track,
-        sq_is_alive: &dyn Fn() -> bool,
+        sq_is_alive: Option<&dyn Fn() -> bool>,
     ) -> io::Result<Round> {
         create_private_folder(&self.good(tenant))?;
         self.look_for_space(tenant, track)?;
         let mut round = Round::default();
         for changed in track.look(&phext_files(&self.data(tenant))?, Instant::now()) {
-            let began = Instant::now();
-            let outcome = if changed.quiet || changed.overdue {
-                let writer = Writer::Running { sq_is_alive, quiet: changed.quiet };
-                self.copy_phext(tenant, track, &changed.name, writer)
-            } else {
-                Ok(CopyOutcome::Waiting)
+            let writer = match sq_is_alive {
+                None => Writer::Stopped,
+                Some(_) if !changed.quiet && !changed.overdue => continue,
+                Some(sq_is_alive) => Writer::Running { sq_is_alive, quiet: changed.quiet },
             };
+            let began = Instant::now();
+            let outcome = self.copy_phext(tenant, track, &changed.name, writer);
             round.count(&changed.name, began, outcome);
         }
         round.uncopied_since = track.uncopied_since();
-        self.set_failing(tenant, round.failed.clone());
+        self.tenant(tenant).failing.lock().clone_from(&round.failed);
         Ok(round)
     }
 }

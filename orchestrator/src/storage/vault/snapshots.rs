@@ -114,11 +114,6 @@ impl Vault {
         Ok(())
     }
 
-    /// Returns an error of the kind `NotFound` if there is no such snapshot.
-    pub fn find_snapshot(&self, tenant: &TenantId, taken_s: u64) -> io::Result<()> {
-        self.existing(tenant, taken_s).map(drop)
-    }
-
     /// Restores the tenant's phexts to their state at `taken_s`. The present state is kept as a
     /// snapshot of this second, for a day at least, whose name is returned. The caller keeps the
     /// tenant asleep. An error before the exchange, such as a full disk, has changed nothing.
@@ -159,7 +154,7 @@ impl Vault {
     fn keep_present_state(&self, tenant: &TenantId, track: &mut Track) -> io::Result<u64> {
         // A damaged file must be repaired first, or it would become a good copy.
         if let Some(crash) = self.last_crash(tenant)? {
-            self.examine_all(tenant, track, crash)?;
+            self.examine_all(tenant, crash)?;
         }
         self.look_for_space(tenant, track)?;
         for name in phext_files(&self.data(tenant))?.into_keys() {
@@ -179,7 +174,7 @@ impl Vault {
     }
 
     /// Returns the folder of a snapshot, or without `taken_s` that of the good copies, to [`export`]
-    /// from.
+    /// from. A snapshot that does not exist is an error of the kind `NotFound`.
     pub fn folder(&self, tenant: &TenantId, taken_s: Option<u64>) -> io::Result<PathBuf> {
         match taken_s {
             Some(taken_s) => self.existing(tenant, taken_s),

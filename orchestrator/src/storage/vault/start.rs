@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use protocol::TenantId;
@@ -37,7 +38,7 @@ impl Vault {
     /// To be called before each start. Unless the last stop was orderly, examines every phext and
     /// repairs those that are damaged. On an error the tenant must not start.
     pub fn before_start(&self, tenant: &TenantId) -> Result<Vec<Repair>, PrepareError> {
-        self.exclusive(tenant, |track| {
+        self.exclusive(tenant, |_| {
             let data = self.data(tenant);
             create_private_folder(&self.good(tenant))?;
             // 1. Refuse what SQ would stumble over, and remove what a crash of ours left behind.
@@ -47,11 +48,11 @@ impl Vault {
             // 2. Examine and repair.
             let repairs = match self.last_crash(tenant)? {
                 None => Vec::new(),
-                Some(crash) => self.examine_all(tenant, track, crash)?,
+                Some(crash) => self.examine_all(tenant, crash)?,
             };
             // 3. From here until an orderly stop, a crash may damage files.
             fs::write(self.marker(tenant), &self.boot)?;
-            self.set_failing(tenant, None);
+            *self.tenant(tenant).failing.lock() = None;
             Ok(repairs)
         })
     }
@@ -122,39 +123,25 @@ impl Vault {
     }
 
     /// Examines and repairs all phexts that are there, or of which there is a copy.
-    pub(super) fn examine_all(
-        &self,
-        tenant: &TenantId,
-        track: &Track,
-        crash: Crash,
-    ) -> io::Result<Vec<Repair>> {
+    pub(super) fn examine_all(&self, tenant: &TenantId, crash: Crash) -> io::Result<Vec<Repair>> {
         let mut repairs = Vec::new();
         let mut names = phext_files(&self.data(tenant))?;
         names.extend(phext_files(&self.good(tenant))?);
         for name in names.keys() {
-            repairs.extend(self.examine_one(tenant, track, name, crash)?);
+            repairs.extend(self.examine_one(tenant, name, crash)?);
         }
-        if !repairs.is_empty() {
-            *self.repaired.lock().entry(tenant.clone()).or_default() += repairs.len() as u64;
-        }
+        self.tenant(tenant).repaired.fetch_add(repairs.len() as u64, Ordering::Relaxed);
         Ok(repairs)
     }
 
     fn examine_one(
         &self,
         tenant: &TenantId,
-        track: &Track,
         name: &str,
         crash: Crash,
     ) -> io::Result<Option<Repair>> {
         let path = self.data(tenant).join(name);
-        // 1. A file that is unchanged since its copy needs no examination, unless the host lost a write
-        //    that the kernel had accepted.
-        let present = phext_stamp(&path)?;
-        if crash == Crash::Process && present.is_some_and(|stamp| track.is_copied(name, &stamp)) {
-            return Ok(None);
-        }
-        // 2. Compare it with its copy.
+        // 1. Compare it with its copy.
         let found = tenant_file::read(&path)?;
         let good = tenant_file::read(&self.good(tenant).join(name))?;
         let finding = match (&found, &good) {
@@ -172,7 +159,7 @@ impl Vault {
             }
         };
         let Finding::Damaged { damage, repaired } = finding else { return Ok(None) };
-        // 3. Keep the damaged file for the operator, then replace it.
+        // 2. Keep the damaged file for the operator, then replace it.
         let mut found_bytes = 0;
         if let Some((bytes, _)) = &found {
             found_bytes = bytes.len() as u64;
@@ -196,12 +183,4 @@ fn only_files(folder: &Path) -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-fn phext_stamp(path: &Path) -> io::Result<Option<Stamp>> {
-    match fs::symlink_metadata(path) {
-        Ok(metadata) => Ok(Some(Stamp::from_metadata(&metadata))),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
-    }
 }

@@ -105,11 +105,6 @@ impl Track {
         })
     }
 
-    /// True if the file is unchanged since its copy: a truncation changes its length or its time.
-    pub(super) fn is_copied(&self, name: &str, stamp: &Stamp) -> bool {
-        self.files.get(name).is_some_and(|file| file.copied == Some(*stamp))
-    }
-
     /// Records that nothing was written before `now` that has no copy.
     pub(super) fn all_copied(&mut self, now: Instant) {
         self.looked_at = Some(now);
@@ -140,11 +135,6 @@ impl Track {
     /// truncated a file.
     pub(super) fn was_short_of_space(&self) -> bool {
         self.short_at.is_some()
-    }
-
-    /// True if nothing is known, so that the track can be dropped.
-    pub(super) fn is_empty(&self) -> bool {
-        self.looked_at.is_none() && self.files.is_empty() && self.short_at.is_none()
     }
 }
 
@@ -193,11 +183,9 @@ mod tests {
         let stamp = files(5)["a"];
         track.look(&files(5), begin);
         track.copied_while_running("a", stamp, begin + CLOCK_TICK / 2);
-        assert!(!track.is_copied("a", &stamp));
         assert_eq!(track.uncopied_since(), Some(begin + CLOCK_TICK / 2));
         assert!(track.look(&files(5), begin + QUIET)[0].quiet);
         track.copied_while_running("a", stamp, begin + QUIET);
-        assert!(track.is_copied("a", &stamp));
         assert_eq!(track.look(&files(5), begin + 2 * QUIET), []);
         assert_eq!(track.uncopied_since(), None);
     }

@@ -64,29 +64,12 @@ fn nothing_is_examined_after_an_orderly_stop() {
 }
 
 #[test]
-fn phext_unchanged_since_its_copy_is_not_read() {
-    let setup = Setup::running_with("one");
-    // The same length and time, so it counts as unchanged.
-    let time = fs::metadata(setup.data.join(NAME)).unwrap().modified().unwrap();
-    setup.write(NAME, "on\x17");
-    fs::File::options()
-        .write(true)
-        .open(setup.data.join(NAME))
-        .unwrap()
-        .set_modified(time)
-        .unwrap();
-    assert_eq!(setup.start(), []);
-    setup.crash_host();
-    assert_eq!(setup.start()[0].damage, Damage::EndsInDelimiter, "the kernel's word is gone");
-}
-
-#[test]
 fn phext_that_a_host_crash_made_older_is_repaired() {
     let setup = Setup::new();
     setup.start();
     setup.write(NAME, "flushed long ago");
     setup.backdate(NAME);
-    setup.rounds_until(Round::is_settled);
+    setup.rounds_until(is_settled);
     setup.write(NAME, "acknowledged and copied");
     setup.rounds_until(|_| setup.copy(NAME).starts_with("ack"));
     // What the disk held when the power failed.

@@ -26,7 +26,7 @@ fn incomplete_stop_is_followed_by_an_examination() {
     let setup = Setup::running_with("one");
     // A writer that outlives the stop.
     let writer = fs::File::create(setup.data.join(NAME)).unwrap();
-    assert_eq!(setup.stop().waiting, 1);
+    assert_eq!(setup.stop().copied, 0);
     drop(writer);
     assert_eq!(setup.start()[0].damage, Damage::Emptied);
     assert_eq!(setup.read(NAME), "one");
