@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Holds every dependency against deny.toml: licence, source, bans, versions. Needs no network.
+"""Checks every dependency against deny.toml: licence, source, bans, versions. Needs no network.
 
 Reads the part of cargo-deny's format that the file uses: licenses.allow, bans.deny, bans.skip (as
 `crate = "name@version"`), sources.allow-registry. All faults are reported at once.
@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def packages(targets: list[str]) -> list[dict]:
-    """Every package that a build for one of the targets would use, with our own."""
+    """Every package that a build for one of the targets uses, including our own."""
     found = {}
     for target in targets:
         command = ["cargo", "metadata", "--format-version=1", "--locked"]
@@ -33,12 +33,12 @@ def packages(targets: list[str]) -> list[dict]:
 
 
 def licence_fits(expression: str, allowed: set[str]) -> bool:
-    """Whether an SPDX expression can be met with allowed licences alone."""
+    """Returns whether allowed licences satisfy an SPDX expression."""
     tokens = re.findall(r"[()]|[^\s()/]+|/", expression)
 
     def either() -> bool:
         fits = both()
-        while tokens and tokens[0] in ("OR", "/"):  # "MIT/Apache-2.0" is how it used to be written
+        while tokens and tokens[0] in ("OR", "/"):  # "MIT/Apache-2.0" is the old syntax
             tokens.pop(0)
             fits = both() or fits
         return fits

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Runs every target of gate/fuzz for FUZZ_SECONDS (default 20), beginning with its kept corpus.
+# Runs every target of gate/fuzz for FUZZ_SECONDS (default 20), starting from its saved corpus.
 # usage: fuzz.sh [TARGET...]
 #
-# libFuzzer needs coverage counters in the code, which the stable compiler can add too: neither
-# cargo-fuzz nor nightly is needed. There is no unsafe code here for an address sanitizer to watch.
+# The stable compiler can add the coverage counters that libFuzzer needs, so neither cargo-fuzz nor
+# nightly is required. The gate has no unsafe code that an address sanitizer could check.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/../gate/fuzz"
@@ -12,8 +12,8 @@ coverage="-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4
   -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table
   -Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1 --cfg fuzzing"
 
-# A folder of its own: the flags would throw away what other builds left. With --target they do not
-# reach build scripts.
+# A separate folder, because the flags would invalidate other builds. With --target they do not apply to
+# build scripts.
 RUSTFLAGS=$(tr -s '\n ' ' ' <<<"$coverage") \
   cargo build --release --bins --target "$HOST_TARGET" --target-dir target
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# A page in headless Chromium talks to the gateway by fetch(), from another origin. Starts a stack of
-# its own and ends it. Installs Debian's `chromium` when it is missing and we are root.
+# Tests the gateway from a page in headless Chromium, by fetch() from another origin. Starts a stack
+# and ends it. Installs Debian's `chromium` if it is missing and the user is root.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -28,12 +28,13 @@ trap cleanup EXIT
 # shellcheck disable=SC1091
 . "$work/run/demo.env"
 
-# A file's origin is `null`: every request is a cross-origin one, with a preflight where it has a key.
+# A file's origin is `null`, so every request is cross-origin, with a preflight if it has a key.
 sed -e "s|@URL@|$SQ_URL|" -e "s|@KEY@|$SQ_KEY_ALICE|" scripts/user-test.html >"$work/page.html"
-# The development certificate is not in the browser's store, and its address is this host's own, which
-# pages need a permission for; everything else is as for a user.
+# The browser does not know the development certificate, and pages need a permission for addresses of
+# this host. Everything else is as for a user.
 timeout 90 chromium --headless=new --no-sandbox --disable-gpu --user-data-dir="$work/profile" \
-  --ignore-certificate-errors --disable-features=LocalNetworkAccessChecks --virtual-time-budget=30000 --dump-dom "file://$work/page.html" \
+  --ignore-certificate-errors --disable-features=LocalNetworkAccessChecks \
+  --virtual-time-budget=30000 --dump-dom "file://$work/page.html" \
   >"$work/dom.txt" 2>"$work/chromium.txt" || { tail -5 "$work/chromium.txt" >&2; exit 1; }
-sed -n 's/.*<pre id="said">\([^<]*\).*/\1/p; /^[a-z].*: \(ok\|FAILED\)/p' "$work/dom.txt" | sort -u
-grep -q 'all good' "$work/dom.txt" || { cat "$work/dom.txt" >&2; exit 1; }
+sed -n 's/.*<pre id="log">\([^<]*\).*/\1/p; /^[a-z].*: \(ok\|FAILED\)/p' "$work/dom.txt" | sort -u
+grep -q 'all checks passed' "$work/dom.txt" || { cat "$work/dom.txt" >&2; exit 1; }
