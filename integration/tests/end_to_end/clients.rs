@@ -61,7 +61,7 @@ async fn openclaw_skill_calls_work(stack: Arc<Stack>) -> Result<()> {
     Ok(())
 }
 
-/// The HTTP calls of the OpenClaw skill: a bearer key and a content type, also on a GET.
+/// HTTP calls as the skill makes them: with a bearer key, and with a content type even on GET.
 struct OpenClaw<'a> {
     client: Client,
     key: &'a str,

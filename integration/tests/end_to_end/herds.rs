@@ -41,8 +41,10 @@ fn member(number: usize) -> String {
     format!("crowd-{number}")
 }
 
-async fn wakes(stack: &Stack, tenant: &str) -> Result<u64> {
-    Ok(stack.orchestrator.tenant_status(tenant).await?.wakes)
+/// Number of wakes of a tenant; 0 if the orchestrator has not seen the tenant yet.
+pub(crate) async fn wakes(stack: &Stack, tenant: &str) -> Result<u64> {
+    let status = stack.orchestrator.tenant(tenant).await?;
+    Ok(status.map_or(0, |status| status.wakes))
 }
 
 async fn two_hundred_first_requests_make_one_start(stack: Arc<Stack>) -> Result<()> {

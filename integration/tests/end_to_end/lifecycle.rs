@@ -12,7 +12,7 @@ use harness::{Http, Lifecycle, Runtime, Stack, StackBuilder, Tier, holds, until}
 use hyper::Method;
 use tokio::task::JoinSet;
 
-use crate::herds::send_herd;
+use crate::herds::{send_herd, wakes};
 use crate::suite::{Case, On, case};
 
 /// Concurrent first requests to one tenant.
@@ -91,18 +91,6 @@ pub(crate) fn cases() -> Vec<Case> {
 
 async fn state(stack: &Stack, tenant: &str) -> Option<String> {
     stack.orchestrator.state_of(tenant).await.ok()?
-}
-
-async fn wakes(stack: &Stack, tenant: &str) -> Result<u64> {
-    let status = stack.orchestrator.tenant(tenant).await?;
-    Ok(status.map_or(0, |status| status.wakes))
-}
-
-async fn until_dozing(stack: &Stack, tenant: &str) -> Result<()> {
-    until(format!("{tenant} to doze"), PATIENCE, || async {
-        (state(stack, tenant).await? == "dozing").then_some(())
-    })
-    .await
 }
 
 async fn herd_starts_once_and_paying_tenants_first(stack: Arc<Stack>) -> Result<()> {
@@ -246,16 +234,23 @@ async fn slow_download_completes_and_keeps_tenant_awake(stack: Arc<Stack>) -> Re
     holds(Duration::from_secs(3), || async {
         let state = state(&stack, "alice").await;
         if state.as_deref() != Some("awake") {
-            let active = "http.https.downstream_rq_active: 0";
-            let stats = stack.envoy.admin().get("/stats?filter=downstream_rq_active").await?.text();
-            ensure!(stats.contains(active), "{state:?} while the response was in flight: {stats}");
+            let none_active = "http.https.downstream_rq_active: 0";
+            let path = "/stats?filter=downstream_rq_active";
+            let gauges = stack.envoy.admin().get(path).await?.text();
+            ensure!(
+                gauges.contains(none_active),
+                "{state:?} while the response was in flight: {gauges}"
+            );
         }
         Ok(())
     })
     .await?;
     let rest = raw.read_all().await?.len();
     ensure!(begun + rest > 2 * LARGE, "{begun} and {rest} bytes arrived");
-    until_dozing(&stack, "alice").await
+    until("alice to doze after the download", PATIENCE, || async {
+        (state(&stack, "alice").await? == "dozing").then_some(())
+    })
+    .await
 }
 
 async fn dozing_tenant_responds_within_milliseconds(stack: Arc<Stack>) -> Result<()> {

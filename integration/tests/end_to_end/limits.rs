@@ -134,10 +134,6 @@ async fn sample(client: &Client, authorization: Option<&str>) -> Result<Sample> 
     Ok(Sample { sent, status: response.status })
 }
 
-fn no_authorization(_: u64) -> Option<String> {
-    None
-}
-
 /// Clients without a key, one per connection of a flood, half of them over HTTP/2.
 fn keyless_clients(stack: &Stack) -> Result<Vec<Client>> {
     (0..CONNECTIONS)
@@ -163,7 +159,7 @@ async fn flood_gets_its_rate_and_no_more(stack: Arc<Stack>) -> Result<()> {
     let start = Instant::now();
     clients[0].get(TOC).await?.expect_ok()?;
     let flood_start = Instant::now();
-    let samples = flood(clients, no_authorization, || flood_start.elapsed() >= FLOOD).await?;
+    let samples = flood(clients, |_| None, || flood_start.elapsed() >= FLOOD).await?;
     let passed = count(&samples, 200) + 1;
     let refused = count(&samples, 429);
     ensure!(passed + refused == samples.len() + 1, "neither 200 nor 429: {samples:?}");
@@ -327,10 +323,6 @@ async fn shadow_mode_refuses_nothing_but_marks_and_counts(stack: Arc<Stack>) -> 
     .await
 }
 
-fn random_key(number: u64) -> Option<String> {
-    Some(format!("Bearer pmb-v1-{number:032x}"))
-}
-
 async fn relay_requests(stack: &Stack) -> Result<u64> {
     stack.envoy.stat("cluster.ranch_relay.upstream_rq_total").await
 }
@@ -342,7 +334,8 @@ async fn random_keys_reach_the_relay_at_limited_rate(stack: Arc<Stack>) -> Resul
     let before = relay_requests(&stack).await?;
     let start = Instant::now();
     let late = tokio::spawn(send_new_key_from_another_address(stack.clone(), start));
-    let samples = flood(keyless_clients(&stack)?, random_key, || start.elapsed() > FLOOD).await?;
+    let unknown_key = |n| Some(format!("Bearer pmb-v1-{n:032x}"));
+    let samples = flood(keyless_clients(&stack)?, unknown_key, || start.elapsed() > FLOOD).await?;
     late.await??;
     let unknown = count(&samples, 401);
     let limited = count(&samples, 503);

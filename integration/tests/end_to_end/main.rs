@@ -42,7 +42,7 @@ use std::process::ExitCode;
 use suite::Suite;
 
 fn main() -> ExitCode {
-    // A module left out here does not compile: its `cases` would be dead code.
+    // The compiler warns of a module that is missing here: its `cases` is dead code.
     let cases = [
         endpoints::cases(),
         responses::cases(),
