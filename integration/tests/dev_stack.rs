@@ -295,7 +295,7 @@ fn unusable_docker_is_explained_in_one_line() {
     expect_docker_error(&dev, &bin, "Docker Desktop");
     install_docker(&bin, "exec sleep 1000");
     let start = Instant::now();
-    expect_docker_error(&dev, &bin, "no answer in 5 s");
+    expect_docker_error(&dev, &bin, "no response within 5 s");
     assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
 }
 

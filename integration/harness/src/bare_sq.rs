@@ -1,10 +1,10 @@
-//! A real SQ as a child process, spoken to in raw bytes: what it does without the gateway, and what
-//! it does with the requests that the gateway rebuilds.
+//! A real SQ as a child process, without the gateway: its own behaviour, and its reaction to the
+//! requests that the gateway rebuilds.
 //!
-//! Blocking and without an HTTP library, because SQ speaks a dialect: one request per connection, no
-//! `Connection` header, and whatever follows the head is stored. SQ 0.5.0 dies of a connection that
-//! says nothing, so waiting for it means asking it something: an unauthenticated GET is answered 401
-//! before anything is touched.
+//! The client is blocking and uses no HTTP library, because SQ speaks a dialect: one request per
+//! connection, no `Connection` header, and bytes after the head are stored. SQ 0.5.0 dies of a
+//! connection without a request, so its readiness is probed by an unauthenticated GET, to which SQ
+//! responds with 401 before it touches any file.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -20,14 +20,16 @@ use tempfile::TempDir;
 use crate::host::ports;
 use crate::host::tools;
 
-/// What opens it.
+/// API key of every bare SQ.
 pub const KEY: &str = "pmb-v1-00000000000000000000000000000000";
-/// Longest wait for an answer, a start or an end.
-const PATIENCE: Duration = Duration::from_secs(20);
-/// Between two looks.
-const TICK: Duration = Duration::from_millis(5);
 
-/// One SQ with a data folder of its own; ends when dropped.
+/// Deadline for a response, a start or an end.
+const TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Interval of checks for a start or an end.
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
+
+/// An SQ with its own data folder, killed on drop.
 pub struct BareSq {
     child: Child,
     port: u16,
@@ -36,12 +38,12 @@ pub struct BareSq {
     dir: TempDir,
 }
 
-/// What SQ answered.
+/// A response of SQ.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Response {
-    /// From the status line.
+    /// Status code of the status line.
     pub status: u16,
-    /// After the head.
+    /// All bytes after the head.
     pub body: Vec<u8>,
 }
 
@@ -53,30 +55,31 @@ impl Response {
 }
 
 impl BareSq {
-    /// Starts `version` and waits until it answers.
+    /// Starts `version` and waits until it responds.
     pub fn start(version: &str) -> Result<Self> {
-        Self::start_in(version, None)
+        Self::start_in_new_folder(version, None)
     }
 
-    /// Starts `version` with at most so much address space, so that a runaway dies and not the host.
+    /// Starts `version` with a limit on its address space, so that a runaway allocation ends SQ
+    /// and not the host.
     pub fn start_with_memory_limit(version: &str, memory_kb: u64) -> Result<Self> {
-        Self::start_in(version, Some(memory_kb))
+        Self::start_in_new_folder(version, Some(memory_kb))
     }
 
-    /// Starts `version` on a folder that is there.
+    /// Starts `version` on an existing data folder.
     pub fn start_in_folder(version: &str, data: &Path) -> Result<Self> {
         let dir = tempfile::tempdir()?;
         std::os::unix::fs::symlink(data, dir.path().join("data"))?;
-        Self::start_at(version, None, dir)
+        Self::start_with(version, None, dir)
     }
 
-    fn start_in(version: &str, memory_kb: Option<u64>) -> Result<Self> {
+    fn start_in_new_folder(version: &str, memory_kb: Option<u64>) -> Result<Self> {
         let dir = tempfile::tempdir()?;
         fs::create_dir(dir.path().join("data"))?;
-        Self::start_at(version, memory_kb, dir)
+        Self::start_with(version, memory_kb, dir)
     }
 
-    fn start_at(version: &str, memory_kb: Option<u64>, dir: TempDir) -> Result<Self> {
+    fn start_with(version: &str, memory_kb: Option<u64>, dir: TempDir) -> Result<Self> {
         let port = ports::free()?;
         let child = spawn(version, port, memory_kb, dir.path())?;
         let mut sq = Self { child, port, version: version.to_owned(), memory_kb, dir };
@@ -84,14 +87,14 @@ impl BareSq {
         Ok(sq)
     }
 
-    /// Its process id.
+    /// The process id.
     pub fn pid(&self) -> i32 {
         i32::try_from(self.child.id()).unwrap_or_default()
     }
 
-    /// Ends it and starts it again on the same data.
+    /// Kills it and starts it again on the same data.
     pub fn restart(&mut self) -> Result<()> {
-        // It may have ended by itself.
+        // It may have ended already.
         let _ = self.child.kill();
         self.child.wait()?;
         self.child = spawn(&self.version, self.port, self.memory_kb, self.dir.path())?;
@@ -99,31 +102,31 @@ impl BareSq {
     }
 
     fn wait_ready(&mut self) -> Result<()> {
-        let end = Instant::now() + PATIENCE;
-        while Instant::now() < end {
+        let deadline = Instant::now() + TIMEOUT;
+        while Instant::now() < deadline {
             if let Some(status) = self.child.try_wait()? {
                 bail!("SQ {} ended at its start: {status}", self.version);
             }
-            let asked = self.exchange(b"GET /ready HTTP/1.1\r\nHost: sq\r\n\r\n");
-            if asked.is_ok_and(|answer| answer.status == 401) {
+            let response = self.exchange(b"GET /ready HTTP/1.1\r\nHost: sq\r\n\r\n");
+            if response.is_ok_and(|response| response.status == 401) {
                 return Ok(());
             }
-            std::thread::sleep(TICK);
+            std::thread::sleep(POLL_INTERVAL);
         }
-        bail!("SQ {} does not answer", self.version)
+        bail!("SQ {} does not respond", self.version)
     }
 
-    /// The file of a phext.
+    /// Path of a phext's file.
     pub fn file(&self, phext: &str) -> PathBuf {
         self.dir.path().join("data").join(format!("{phext}.phext"))
     }
 
-    /// What the file holds; empty if there is none.
+    /// Contents of a phext's file; empty if it does not exist.
     pub fn stored(&self, phext: &str) -> Vec<u8> {
         fs::read(self.file(phext)).unwrap_or_default()
     }
 
-    /// Names of all files in the data folder, sorted.
+    /// Sorted names of all files in the data folder.
     pub fn files(&self) -> Result<Vec<String>> {
         let entries = fs::read_dir(self.dir.path().join("data"))?;
         let mut names = entries
@@ -133,50 +136,54 @@ impl BareSq {
         Ok(names)
     }
 
-    /// One request as Envoy sends it: HTTP/1.1, the container's key, an exact length, nothing after.
+    /// Sends a request as Envoy does: HTTP/1.1, the instance's key, an exact length, no bytes
+    /// after the body.
     pub fn send(&self, method: &str, path: &str, body: Option<&[u8]>) -> Result<Response> {
         self.exchange(&request(method, path, body))
     }
 
-    /// Any bytes, and what comes back until SQ closes.
+    /// Sends any bytes and reads until SQ closes the connection.
     pub fn exchange(&self, bytes: &[u8]) -> Result<Response> {
-        exchange(self.address(), bytes, PATIENCE)
+        exchange(self.address(), bytes, TIMEOUT)
     }
 
-    /// Where it listens.
+    /// The address that it listens on.
     pub fn address(&self) -> SocketAddr {
         (Ipv4Addr::LOCALHOST, self.port).into()
     }
 
-    /// Sends a request and waits until SQ ends because of it.
+    /// Sends a request that must end SQ and returns the exit status.
     pub fn exit_caused_by(
         &mut self,
         method: &str,
         path: &str,
         body: Option<&[u8]>,
     ) -> Result<ExitStatus> {
-        // Whatever comes back, an answer cut short included: the end is what counts.
+        // The response may be complete, truncated or missing; only the exit counts.
         let _ = self.send(method, path, body);
-        let ended = self.ended(PATIENCE);
-        ended.with_context(|| format!("SQ {} survived {method} {path}", self.version))
+        let status = self.ended(TIMEOUT);
+        status.with_context(|| format!("SQ {} survived {method} {path}", self.version))
     }
 
-    /// How it ends within `patience`; `None`: it lives.
-    pub fn ended(&mut self, patience: Duration) -> Option<ExitStatus> {
-        let end = Instant::now() + patience;
-        while Instant::now() < end {
+    /// Waits for its end; `None` if it still runs after `timeout`.
+    pub fn ended(&mut self, timeout: Duration) -> Option<ExitStatus> {
+        let deadline = Instant::now() + timeout;
+        while Instant::now() < deadline {
             if let Ok(Some(status)) = self.child.try_wait() {
                 return Some(status);
             }
-            std::thread::sleep(TICK);
+            std::thread::sleep(POLL_INTERVAL);
         }
         None
     }
 
-    /// Whether it still answers.
+    /// True if it runs and responds.
     pub fn is_alive(&mut self) -> bool {
-        matches!(self.child.try_wait(), Ok(None))
-            && self.send("GET", "/api/v2/toc?p=alive", None).is_ok_and(|a| a.status == 200)
+        if !matches!(self.child.try_wait(), Ok(None)) {
+            return false;
+        }
+        let response = self.send("GET", "/api/v2/toc?p=alive", None);
+        response.is_ok_and(|response| response.status == 200)
     }
 }
 
@@ -199,16 +206,16 @@ pub fn request(method: &str, path: &str, body: Option<&[u8]>) -> Vec<u8> {
     [request.as_bytes(), body.unwrap_or_default()].concat()
 }
 
-/// Any bytes, and what comes back until the other side closes.
-pub fn exchange(to: SocketAddr, bytes: &[u8], patience: Duration) -> Result<Response> {
+/// Sends any bytes and reads until the other side closes the connection.
+pub fn exchange(to: SocketAddr, bytes: &[u8], timeout: Duration) -> Result<Response> {
     let mut stream = TcpStream::connect(to)?;
-    stream.set_read_timeout(Some(patience))?;
+    stream.set_read_timeout(Some(timeout))?;
     stream.set_nodelay(true)?;
     stream.write_all(bytes)?;
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer)?;
+    let mut response = Vec::new();
+    stream.read_to_end(&mut response)?;
     let _ = stream.shutdown(Shutdown::Both);
-    split(&answer)
+    parse(&response)
 }
 
 fn spawn(version: &str, port: u16, memory_kb: Option<u64>, dir: &Path) -> Result<Child> {
@@ -225,6 +232,7 @@ fn spawn(version: &str, port: u16, memory_kb: Option<u64>, dir: &Path) -> Result
         .args(["host", &port.to_string(), "--key", KEY, "--data-dir"])
         .arg(dir.join("data"))
         .current_dir(dir)
+        // As the product starts it.
         .env("MALLOC_ARENA_MAX", "1")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -233,9 +241,10 @@ fn spawn(version: &str, port: u16, memory_kb: Option<u64>, dir: &Path) -> Result
         .with_context(|| format!("SQ {version} does not start"))
 }
 
-fn split(answer: &[u8]) -> Result<Response> {
-    let end = answer.windows(4).position(|part| part == b"\r\n\r\n").context("no head")?;
-    let head = String::from_utf8_lossy(&answer[..end]);
+fn parse(response: &[u8]) -> Result<Response> {
+    let head_end = response.windows(4).position(|part| part == b"\r\n\r\n").context("no head")?;
+    let head = String::from_utf8_lossy(&response[..head_end]);
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
-    Ok(Response { status: status.context("no status")?, body: answer[end + 4..].to_vec() })
+    let body = response[head_end + 4..].to_vec();
+    Ok(Response { status: status.context("no status")?, body })
 }

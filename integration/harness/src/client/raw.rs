@@ -1,4 +1,4 @@
-//! Bytes over TLS as they are, for what no HTTP library would send.
+//! Raw bytes over TLS, for requests that no HTTP library would send.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -13,10 +13,13 @@ use tokio_rustls::client::TlsStream;
 
 use crate::client::tls;
 
-/// Longest wait for an answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Deadline for a response.
+const READ_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A TLS connection to the gateway, HTTP/1.1 by ALPN.
+/// Size of the buffer of one read.
+const CHUNK_BYTES: usize = 16 * 1024;
+
+/// A TLS connection to the gateway, with HTTP/1.1 in its ALPN.
 pub struct Raw(TlsStream<TcpStream>);
 
 impl Raw {
@@ -28,49 +31,54 @@ impl Raw {
         Ok(Self(connector.connect(ServerName::try_from("localhost")?, tcp).await?))
     }
 
-    /// Sends bytes.
+    /// Sends bytes as they are.
     pub async fn write(&mut self, bytes: &[u8]) -> Result<()> {
         self.0.write_all(bytes).await?;
         Ok(self.0.flush().await?)
     }
 
-    /// Some bytes; how many. What is not read stays with the server.
-    pub async fn read_some(&mut self, most: usize) -> Result<usize> {
-        let mut bytes = vec![0; most];
-        let read = tokio::time::timeout(PATIENCE, self.0.read(&mut bytes));
-        Ok(read.await.context("nothing comes")??)
+    /// Reads at most `max` bytes and returns their number. Unread bytes hold the server up.
+    pub async fn read_some(&mut self, max: usize) -> Result<usize> {
+        Ok(self.read(max).await?.len())
     }
 
-    /// Sends a request, or the rest of one, and gives the beginning of its answer.
+    /// Sends a request, or the rest of one, and returns the beginning of the response.
     pub async fn request(&mut self, request: &str) -> Result<String> {
         self.write(request.as_bytes()).await?;
-        let mut bytes = vec![0; 16 * 1024];
-        let read = tokio::time::timeout(PATIENCE, self.0.read(&mut bytes));
-        let read = read.await.context("nothing comes")??;
-        Ok(String::from_utf8_lossy(&bytes[..read]).into_owned())
-    }
-
-    /// Everything until the server closes.
-    pub async fn read_all(&mut self) -> Result<String> {
-        let mut bytes = Vec::new();
-        let read = async {
-            let mut chunk = vec![0; 16 * 1024];
-            loop {
-                match self.0.read(&mut chunk).await {
-                    // A close without TLS's own goodbye counts as a close.
-                    Ok(0) | Err(_) => break,
-                    Ok(n) => bytes.extend_from_slice(&chunk[..n]),
-                }
-            }
-        };
-        tokio::time::timeout(PATIENCE, read).await.context("the server does not close")?;
+        let bytes = self.read(CHUNK_BYTES).await?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
-    /// One exchange: sends, then reads until the server closes (say `Connection: close`).
+    async fn read(&mut self, max: usize) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; max];
+        let read = tokio::time::timeout(READ_TIMEOUT, self.0.read(&mut bytes));
+        let count = read.await.context("the server does not respond")??;
+        bytes.truncate(count);
+        Ok(bytes)
+    }
+
+    /// Reads until the server closes the connection.
+    pub async fn read_all(&mut self) -> Result<String> {
+        let mut bytes = Vec::new();
+        let read = async {
+            let mut chunk = vec![0; CHUNK_BYTES];
+            loop {
+                match self.0.read(&mut chunk).await {
+                    // An error is a close without TLS's close_notify.
+                    Ok(0) | Err(_) => break,
+                    Ok(count) => bytes.extend_from_slice(&chunk[..count]),
+                }
+            }
+        };
+        tokio::time::timeout(READ_TIMEOUT, read).await.context("the server does not close")?;
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    /// Sends bytes on a new connection and reads until the server closes it, so the request should
+    /// have `Connection: close`.
     pub async fn exchange(port: u16, ca: &Path, bytes: &[u8]) -> Result<String> {
         let mut raw = Self::connect(port, ca).await?;
-        // The server may close before it has read everything; what it said counts.
+        // The server may respond and close before it has read everything.
         let _ = raw.write(bytes).await;
         raw.read_all().await
     }

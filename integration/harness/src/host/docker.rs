@@ -1,4 +1,5 @@
-//! What the harness asks Docker itself, by its command line: is it there, what was started, end it.
+//! Docker as the harness uses it: its command line for most purposes, its API where the start of a
+//! command would take too long.
 
 use std::path::Path;
 use std::process::{Command, Output};
@@ -13,22 +14,31 @@ use hyper_util::rt::TokioIo;
 use protocol::containers;
 use tokio::net::UnixStream;
 
-/// Longest wait for the daemon to say who it is.
-const ANSWER_S: u64 = 5;
-/// Longest wait for what it is asked to do: ending a container takes it ten seconds at most, and a
-/// stack may have hundreds.
-const PATIENCE_S: u64 = 120;
-/// How often it is tried to remove what may still be coming, and how soon again.
+/// Socket of the daemon's API.
+const SOCKET: &str = "/var/run/docker.sock";
+
+/// Time-out of the daemon's description of itself.
+const INFO_TIMEOUT_S: u64 = 5;
+
+/// Time-out of other commands: the end of one container may take ten seconds, and a stack may have
+/// hundreds of them.
+const COMMAND_TIMEOUT_S: u64 = 120;
+
+/// Attempts to remove all containers of a label.
 const REMOVALS: usize = 20;
-const BETWEEN_REMOVALS: Duration = Duration::from_millis(200);
-/// What `timeout` exits with.
+
+/// Pause between two of these attempts.
+const REMOVAL_INTERVAL: Duration = Duration::from_millis(200);
+
+/// Exit status of `timeout` after its time-out.
 const TIMED_OUT: i32 = 124;
-/// What `timeout` exits with when there is no such program.
+
+/// Exit status of `timeout` if the program does not exist.
 const NO_PROGRAM: i32 = 127;
 
-/// Runs `docker …` and gives its stdout.
+/// Runs `docker …` and returns its stdout.
 pub fn run(args: &[&str]) -> Result<String> {
-    run_within(PATIENCE_S, args)
+    run_within(COMMAND_TIMEOUT_S, args)
 }
 
 fn run_within(seconds: u64, args: &[&str]) -> Result<String> {
@@ -41,41 +51,42 @@ fn run_within(seconds: u64, args: &[&str]) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-/// Runs `docker …` and gives its stdout and stderr, whatever its status: `docker logs` has a
-/// container's both, and refuses where nothing is logged.
+/// Runs `docker …` and returns stdout and stderr whatever the exit status: `docker logs` prints the
+/// container's output to both, and fails for a log driver without a log.
 pub fn run_with_stderr(args: &[&str]) -> Result<String> {
-    let output = output(PATIENCE_S, args)?;
+    let output = output(COMMAND_TIMEOUT_S, args)?;
     Ok(String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
 }
 
-/// A daemon that hangs answers nobody, and its clients wait for ever: hence coreutils' `timeout`.
 fn output(seconds: u64, args: &[&str]) -> Result<Output> {
+    // By coreutils' `timeout`: clients of a hung daemon wait without end.
     let output = Command::new("timeout")
         .args([&seconds.to_string(), "docker"])
         .args(args)
         .output()
-        .context("no timeout command")?;
+        .context("there is no timeout command")?;
     match output.status.code() {
-        Some(TIMED_OUT) => bail!("docker {args:?}: no answer in {seconds} s"),
+        Some(TIMED_OUT) => bail!("docker {args:?}: no response within {seconds} s"),
         Some(NO_PROGRAM) => bail!("there is no docker command"),
         _ => Ok(output),
     }
 }
 
-/// Version of a daemon that can run tenants, or why there is none.
+/// Version of the daemon if it can run tenants; otherwise the error says why it can't.
 pub fn daemon() -> Result<String> {
     let format = "{{.ServerVersion}}|{{.OperatingSystem}}|{{.SecurityOptions}}";
-    let said = run_within(ANSWER_S, &["info", "--format", format])?;
-    let mut said = said.splitn(3, '|');
-    let version = said.next().unwrap_or_default().to_owned();
-    let (system, options) = (said.next().unwrap_or_default(), said.next().unwrap_or_default());
-    // `docker info` itself is content with the client's half.
-    ensure!(!version.is_empty(), "no Docker daemon answers");
-    for (apart, found) in [
-        ("rootless Docker", options.contains("name=rootless")),
+    let info = run_within(INFO_TIMEOUT_S, &["info", "--format", format])?;
+    let mut fields = info.splitn(3, '|');
+    let version = fields.next().unwrap_or_default().to_owned();
+    let system = fields.next().unwrap_or_default();
+    let security = fields.next().unwrap_or_default();
+    // `docker info` succeeds with the client's half alone.
+    ensure!(!version.is_empty(), "no Docker daemon responds");
+    for (name, found) in [
+        ("rootless Docker", security.contains("name=rootless")),
         ("Docker Desktop", system.contains("Docker Desktop")),
     ] {
-        ensure!(!found, "{apart} keeps its containers' addresses from this host");
+        ensure!(!found, "{name} is not supported: this host can't reach its containers' addresses");
     }
     Ok(version)
 }
@@ -86,22 +97,22 @@ pub fn installation_label(data: &Path) -> String {
     format!("{}={id}", containers::INSTALLATION)
 }
 
-/// Ids of all containers with all of these labels.
+/// Ids of all containers with all of these labels, stopped ones included.
 pub fn containers(labels: &[String]) -> Result<Vec<String>> {
-    listed(&["ps", "--all", "--quiet", "--no-trunc"], labels)
+    list(&["ps", "--all", "--quiet", "--no-trunc"], labels)
 }
 
-/// Ids of those that run.
+/// Ids of the running containers with all of these labels.
 pub fn running_containers(labels: &[String]) -> Result<Vec<String>> {
-    listed(&["ps", "--filter=status=running", "--quiet", "--no-trunc"], labels)
+    list(&["ps", "--filter=status=running", "--quiet", "--no-trunc"], labels)
 }
 
 /// Ids of all networks with all of these labels.
 pub fn networks(labels: &[String]) -> Result<Vec<String>> {
-    listed(&["network", "ls", "--quiet", "--no-trunc"], labels)
+    list(&["network", "ls", "--quiet", "--no-trunc"], labels)
 }
 
-fn listed(command: &[&str], labels: &[String]) -> Result<Vec<String>> {
+fn list(command: &[&str], labels: &[String]) -> Result<Vec<String>> {
     let filters: Vec<String> =
         labels.iter().map(|label| format!("--filter=label={label}")).collect();
     let filters: Vec<&str> = filters.iter().map(String::as_str).collect();
@@ -109,14 +120,14 @@ fn listed(command: &[&str], labels: &[String]) -> Result<Vec<String>> {
     Ok(ids.lines().map(str::to_owned).collect())
 }
 
-/// Ends and removes all containers and networks with all of these labels.
+/// Kills and removes all containers and networks with all of these labels.
 pub fn remove_labelled(labels: &[String]) -> Result<()> {
-    // What a killed orchestrator has just asked for may come a moment later.
+    // A container that a killed orchestrator has just requested may appear a moment later.
     for _ in 1..REMOVALS {
         if remove_once(labels).is_ok() && containers(labels)?.is_empty() {
             return Ok(());
         }
-        std::thread::sleep(BETWEEN_REMOVALS);
+        std::thread::sleep(REMOVAL_INTERVAL);
     }
     remove_once(labels)
 }
@@ -124,7 +135,7 @@ pub fn remove_labelled(labels: &[String]) -> Result<()> {
 fn remove_once(labels: &[String]) -> Result<()> {
     let ids = containers(labels)?;
     if !ids.is_empty() {
-        // All at once: docker removes them side by side.
+        // In one command, because Docker removes them in parallel.
         let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
         run(&[&["rm", "--force", "--volumes"], &ids[..]].concat())?;
     }
@@ -134,19 +145,19 @@ fn remove_once(labels: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// The daemon's API on its socket, for what must not cost the start of a command.
+/// The daemon's API, for calls that must not include the start of a command.
 pub struct Engine;
 
 impl Engine {
-    /// `POST <path>` without a body; fails unless it is answered with 2xx or 304.
+    /// Sends `POST <path>` without a body; fails unless the status is 2xx or 304.
     pub async fn post(path: &str) -> Result<()> {
-        let stream = UnixStream::connect("/var/run/docker.sock").await?;
+        let stream = UnixStream::connect(SOCKET).await?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         let connection = tokio::spawn(connection);
         let request = Request::post(path).header("host", "docker").body(Empty::<Bytes>::new())?;
-        let answer = sender.send_request(request).await?;
-        let status = answer.status();
-        let body = answer.into_body().collect().await?.to_bytes();
+        let response = sender.send_request(request).await?;
+        let status = response.status();
+        let body = response.into_body().collect().await?.to_bytes();
         connection.abort();
         ensure!(
             status.is_success() || status == 304,

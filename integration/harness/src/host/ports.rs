@@ -1,63 +1,63 @@
-//! Ports that nobody listens on.
+//! Free ports of this machine.
 //!
-//! Not from the kernel's ephemeral range: any connection of this machine may take one of those
-//! between its choice here and its use there, and so may any SQ. A port that was handed out stays
-//! bound, not listening, for the life of this process: others like us pass it over, while the part
-//! that it is meant for binds it beside us, with `SO_REUSEADDR` as servers do.
+//! They are not taken from the kernel's ephemeral range: any outgoing connection could occupy such
+//! a port between its choice here and its use by a part. A port that was handed out stays bound,
+//! but not listening, until this process ends: other processes that choose ports skip it, while
+//! the part that it is meant for binds it too, with `SO_REUSEADDR` as servers do.
 
-use std::collections::hash_map::RandomState;
 use std::fs;
-use std::hash::{BuildHasher as _, Hasher as _};
 use std::net::{Ipv4Addr, TcpListener};
 use std::ops::RangeInclusive;
-use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result};
+use parking_lot::Mutex;
 use tokio::net::TcpSocket;
 
-/// Above what services are usually given.
+/// Lowest port that is handed out, above those of usual services.
 const LOWEST: u16 = 10_000;
 
-/// What this process has handed out. A suite hands out some hundreds.
-static HELD: Mutex<Vec<TcpSocket>> = Mutex::new(Vec::new());
+/// Sockets of all ports that this process has handed out, some hundreds in a suite.
+static RESERVED: Mutex<Vec<TcpSocket>> = Mutex::new(Vec::new());
 
-/// A port that nobody has, and that nobody gets from here while this process lives.
+/// Reserves a free port until this process ends.
 pub fn free() -> Result<u16> {
-    let ephemeral = ephemeral();
-    let theirs = |port: &u16| ephemeral.as_ref().is_some_and(|range| range.contains(port));
-    let outside: Vec<u16> = (LOWEST..=u16::MAX).filter(|port| !theirs(port)).collect();
-    // Where a machine leaves none, its own range must do.
+    let ephemeral = ephemeral_range();
+    let is_ephemeral = |port: &u16| ephemeral.as_ref().is_some_and(|range| range.contains(port));
+    let outside: Vec<u16> = (LOWEST..=u16::MAX).filter(|port| !is_ephemeral(port)).collect();
+    // On a machine whose ephemeral range covers all ports it has to do.
     let ports = if outside.is_empty() { (LOWEST..=u16::MAX).collect() } else { outside };
-    // Each process begins elsewhere, so that few meet.
-    let chance = usize::try_from(RandomState::new().build_hasher().finish() >> 32)?;
-    let start = chance % ports.len();
-    let held = ports[start..].iter().chain(&ports[..start]).find_map(|port| hold(*port).ok());
-    let (port, socket) = held.context("no free port")?;
-    HELD.lock().unwrap_or_else(PoisonError::into_inner).push(socket);
+    // Processes start at different places, so that their searches rarely meet.
+    let start = fastrand::usize(..ports.len());
+    let candidates = ports[start..].iter().chain(&ports[..start]);
+    let (port, socket) = candidates
+        .copied()
+        .find_map(|port| Some((port, bind(port).ok()?)))
+        .context("no free port")?;
+    RESERVED.lock().push(socket);
     Ok(port)
 }
 
-/// Binds a port; fails when anyone else has it, listening or not.
-fn hold(port: u16) -> Result<(u16, TcpSocket)> {
+/// Binds a port; fails if another process has it, listening or not.
+fn bind(port: u16) -> Result<TcpSocket> {
     let socket = TcpSocket::new_v4()?;
     socket.bind((Ipv4Addr::UNSPECIFIED, port).into())?;
-    // Only now, or it would have been shared with whoever has it.
+    // Set after binding: before it, the port could have been shared with its owner.
     socket.set_reuseaddr(true)?;
-    Ok((port, socket))
+    Ok(socket)
 }
 
-/// What the kernel gives to connections.
-fn ephemeral() -> Option<RangeInclusive<u16>> {
+/// Ports that the kernel gives to outgoing connections.
+fn ephemeral_range() -> Option<RangeInclusive<u16>> {
     let text = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok()?;
     let mut ends = text.split_whitespace().map(str::parse);
     Some(ends.next()?.ok()?..=ends.next()?.ok()?)
 }
 
-/// An error that names the port when somebody listens on it.
-pub fn check(port: u16, what: &str) -> Result<()> {
+/// Fails with the port and the `name` of its purpose if another process has it.
+pub fn check(port: u16, name: &str) -> Result<()> {
     TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))
         .map(drop)
-        .with_context(|| format!("port {port} ({what}) can't be used"))
+        .with_context(|| format!("port {port} ({name}) can't be used"))
 }
 
 #[cfg(test)]
@@ -65,19 +65,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_port_is_handed_out_once_and_can_be_listened_on() {
-        let (one, two) = (free().unwrap(), free().unwrap());
+    fn port_is_handed_out_once_and_accepts_a_listener() {
+        let one = free().unwrap();
+        let two = free().unwrap();
         assert_ne!(one, two);
-        assert!(hold(one).is_err(), "another process would be given {one} as well");
+        assert!(bind(one).is_err(), "another process would be given {one} as well");
         for address in [Ipv4Addr::LOCALHOST, Ipv4Addr::UNSPECIFIED] {
-            let listens = TcpListener::bind((address, one)).unwrap();
-            drop(listens);
+            let listener = TcpListener::bind((address, one)).unwrap();
+            drop(listener);
         }
     }
 
     #[test]
-    fn no_connection_is_given_a_port_of_ours() {
+    fn ports_are_outside_the_ephemeral_range() {
         let port = free().unwrap();
-        assert!(!ephemeral().unwrap().contains(&port), "{port}");
+        assert!(!ephemeral_range().unwrap().contains(&port), "{port}");
     }
 }

@@ -1,5 +1,5 @@
-//! Where the programs are: Envoy and SQ under `.tools/` (made by `scripts/setup.sh`), our own
-//! beside this one in cargo's target folder, `filter.wasm` under `target/`.
+//! Paths of programs and modules: Envoy and SQ below `.tools/` (made by `scripts/setup.sh`), those
+//! of this workspace in cargo's target folder, the filter below `target/`.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -7,18 +7,19 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 
-/// The SQ that tenants get where nobody asks for another.
+/// Default version of SQ.
 pub const SQ_VERSION: &str = "0.6.0";
 
-/// The SQ that is asked for by `SQ_VERSION`, where an empty value is none.
+/// The version of SQ in the variable `SQ_VERSION`; the default if it is unset or empty.
 pub fn sq_version() -> String {
-    env::var("SQ_VERSION").ok().filter(|said| !said.is_empty()).unwrap_or(SQ_VERSION.to_owned())
+    let version = env::var("SQ_VERSION").ok().filter(|version| !version.is_empty());
+    version.unwrap_or_else(|| SQ_VERSION.to_owned())
 }
 
-/// The repository.
+/// The root folder of the repository.
 pub fn root() -> PathBuf {
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    here.ancestors().nth(2).unwrap_or(here).to_owned()
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+    manifest.ancestors().nth(2).unwrap_or(manifest).to_owned()
 }
 
 fn tools() -> PathBuf {
@@ -35,7 +36,7 @@ pub fn envoy() -> Result<PathBuf> {
     existing(path, "run 'scripts/setup.sh'")
 }
 
-/// Python's packages for tests: `.tools/python`.
+/// Folder of Python packages for tests: `.tools/python`.
 pub fn python() -> PathBuf {
     tools().join("python")
 }
@@ -53,50 +54,50 @@ pub fn filter() -> Result<PathBuf> {
     existing(path, "run 'make wasm'")
 }
 
-/// The build of the filter that panics when told to: beside the real one.
+/// A build of the filter that panics at a header of the test, beside the real one.
 pub fn panicking_filter() -> Result<PathBuf> {
     let path = filter()?.with_file_name("filter-test-panic.wasm");
     existing(path, "run 'make wasm-test-panic'")
 }
 
-/// A build of the filter that neither limits nor counts, beside the real one; `told`: its answers
-/// say that there is a limit all the same.
-pub fn unlimited_filter(told: bool) -> Result<PathBuf> {
-    let name = if told { "filter-unlimited-told.wasm" } else { "filter-unlimited.wasm" };
-    let path = filter()?.with_file_name(name);
-    existing(path, "run 'make wasm-bench'")
+/// A build of the filter that neither limits nor counts, beside the real one. With `headers` its
+/// responses have the header fields of a rate limit all the same.
+pub fn unlimited_filter(headers: bool) -> Result<PathBuf> {
+    let name = if headers { "filter-unlimited-told.wasm" } else { "filter-unlimited.wasm" };
+    existing(filter()?.with_file_name(name), "run 'make wasm-bench'")
 }
 
-/// The filter that does nothing: beside the real one.
+/// A filter that does nothing, beside the real one.
 pub fn empty_filter() -> Result<PathBuf> {
     existing(filter()?.with_file_name("empty-filter.wasm"), "run 'make wasm-bench'")
 }
 
-/// A program of this workspace, built in the same profile as this one: `BIN_DIR` or cargo's folder.
+/// A program of this workspace in this one's build profile: in `BIN_DIR` or cargo's target folder.
 pub fn workspace_binary(name: &str) -> Result<PathBuf> {
-    existing(own_dir()?.join(name), &format!("run 'cargo build -p {name}'"))
+    existing(binary_dir()?.join(name), &format!("run 'cargo build -p {name}'"))
 }
 
-fn own_dir() -> Result<PathBuf> {
+fn binary_dir() -> Result<PathBuf> {
     if let Some(dir) = env::var_os("BIN_DIR") {
         return Ok(dir.into());
     }
-    let me = env::current_exe()?;
-    let dir = me.parent().context("no folder of this program")?;
-    // A test binary lies one folder deeper.
-    let up = if dir.ends_with("deps") { dir.parent().unwrap_or(dir) } else { dir };
-    Ok(up.to_owned())
+    let program = env::current_exe()?;
+    let dir = program.parent().context("the program is in no folder")?;
+    // Test binaries are one folder below the others.
+    let dir = if dir.ends_with("deps") { dir.parent().unwrap_or(dir) } else { dir };
+    Ok(dir.to_owned())
 }
 
-/// Builds our own programs in this one's profile, so that a test never runs against old ones.
+/// Builds the programs of this workspace in this one's profile, so that no test runs against old
+/// ones. Does nothing if `BIN_DIR` is set.
 pub fn build() -> Result<()> {
     if env::var_os("BIN_DIR").is_some() {
         return Ok(());
     }
-    let dir = own_dir()?;
-    let target = dir.parent().context("no target folder")?;
+    let dir = binary_dir()?;
+    let target = dir.parent().context("there is no target folder")?;
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    // The default members, as `cargo test` builds them: features are resolved once.
+    // All default members, as `cargo test` builds them: features are resolved once.
     command.args(["build", "--quiet", "--bins", "--target-dir"]).arg(target);
     command.current_dir(root());
     if dir.ends_with("release") {

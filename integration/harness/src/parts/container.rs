@@ -1,12 +1,12 @@
-//! Envoy in a container with the host's network, by testcontainers.
+//! Envoy in a container, started by testcontainers.
 //!
-//! Host networking, because a container on the tenants' bridge reaches no tenant: traffic between
-//! containers is off there.
+//! It has the host's network: from a container on the tenants' bridge it could reach no tenant,
+//! because traffic between containers is off there.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result};
+use parking_lot::Mutex;
 use testcontainers::core::Mount;
 use testcontainers::runners::AsyncRunner as _;
 use testcontainers::{ContainerAsync, GenericImage, ImageExt as _};
@@ -14,8 +14,10 @@ use testcontainers::{ContainerAsync, GenericImage, ImageExt as _};
 use crate::host::docker;
 use crate::parts::process;
 
-/// Name and tag of the image that `scripts/setup.sh images` pulls or makes from the wheel.
-const IMAGE: (&str, &str) = ("envoyproxy/envoy", "v1.40.0");
+/// Image that `scripts/setup.sh images` pulls.
+const IMAGE: &str = "envoyproxy/envoy";
+/// Tag of the image.
+const TAG: &str = "v1.40.0";
 
 /// An Envoy container that can be started again.
 pub(crate) struct Container {
@@ -25,7 +27,7 @@ pub(crate) struct Container {
 }
 
 impl Container {
-    /// Nothing runs yet. `dir` is seen in the container under its own name.
+    /// A container that mounts `dir` at the same path. Nothing runs yet.
     pub(crate) fn new(dir: &Path, args: Vec<String>) -> Self {
         Self { dir: dir.to_owned(), args, running: Mutex::default() }
     }
@@ -34,42 +36,42 @@ impl Container {
     pub(crate) async fn start(&self) -> Result<()> {
         self.kill();
         let dir = self.dir.display().to_string();
-        let container = GenericImage::new(IMAGE.0, IMAGE.1)
+        let container = GenericImage::new(IMAGE, TAG)
             .with_cmd(&self.args)
             .with_network("host")
-            // The image of the wheel has no entry point and runs as root. Envoy's own image drops
-            // to another user unless it is asked not to, and could not read the private keys.
+            // Envoy's own image drops to another user unless this says not to, and that user could
+            // not read the private keys.
             .with_env_var("ENVOY_UID", "0")
             .with_mount(Mount::bind_mount(dir.clone(), dir))
             .start()
             .await
             .context("Envoy's container does not start")?;
-        *self.running.lock().unwrap_or_else(PoisonError::into_inner) = Some(container);
+        *self.running.lock() = Some(container);
         Ok(())
     }
 
-    /// Its id while it runs.
+    /// The container id; `None` while it does not run.
     pub(crate) fn id(&self) -> Option<String> {
-        let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        running.as_ref().map(|container| container.id().to_owned())
+        self.running.lock().as_ref().map(|container| container.id().to_owned())
     }
 
-    /// Removes it.
+    /// Kills and removes it.
     pub(crate) fn kill(&self) {
         if let Some(id) = self.id() {
             let _ = docker::run(&["rm", "--force", &id]);
         }
-        let gone = self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
-        // Its own end would remove it once more, and wants a runtime for that.
-        std::mem::forget(gone);
+        let removed = self.running.lock().take();
+        // Its drop would remove the container again, and needs an async runtime.
+        std::mem::forget(removed);
     }
 
-    /// All of its log.
+    /// The whole log.
     pub(crate) fn log(&self) -> Result<String> {
-        docker::run_with_stderr(&["logs", &self.id().context("Envoy's container does not run")?])
+        let id = self.id().context("Envoy's container does not run")?;
+        docker::run_with_stderr(&["logs", &id])
     }
 
-    /// The end of its log.
+    /// The last lines of the log.
     pub(crate) fn tail(&self) -> String {
         let Some(id) = self.id() else { return "--- envoy: no container".to_owned() };
         let log = self.log().unwrap_or_default();

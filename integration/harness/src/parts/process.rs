@@ -1,30 +1,33 @@
-//! One process of a stack: started with its output in a file, watched, ended by its pid.
+//! One child process: started with its output in a file, checked, ended by its pid.
 //!
-//! A process gets a group of its own, so that Ctrl-C at the terminal reaches only us and we end the
-//! parts in our order.
+//! Each process has its own process group: Ctrl-C at the terminal reaches only the parent, which
+//! then ends its parts in their order.
 
 use std::fs::{self, File};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use parking_lot::Mutex;
 use rustix::process::{Pid, Signal, kill_process};
 
-/// How long a part has to end by itself before it is killed: an orchestrator finishes what it has
+/// Time that a process has between SIGTERM and SIGKILL: the orchestrator ends the work that it has
 /// begun for its tenants within 20 s.
-const PATIENCE: Duration = Duration::from_secs(25);
+const STOP_TIMEOUT: Duration = Duration::from_secs(25);
 
-/// Failed requests of an access log that are shown as well.
+/// Interval of checks for the end of a process.
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
+
+/// Failed requests of an access log that are shown beside its last lines.
 const FAILED_LINES: usize = 5;
 
-/// Lines of a log that are shown when something fails.
+/// Last lines of a log that are shown when something fails.
 const TAIL_LINES: usize = 30;
 
-/// A running process.
+/// A child process, killed on drop.
 #[derive(Debug)]
 pub struct Process {
     name: String,
@@ -39,11 +42,11 @@ impl Process {
     pub fn start(name: &str, logs: &Path, command: &mut Command) -> Result<Self> {
         fs::create_dir_all(logs)?;
         let log = logs.join(format!("{name}.log"));
-        let out = File::options().create(true).append(true).open(&log)?;
+        let output = File::options().create(true).append(true).open(&log)?;
         let child = command
             .stdin(Stdio::null())
-            .stdout(out.try_clone()?)
-            .stderr(out)
+            .stdout(output.try_clone()?)
+            .stderr(output)
             .process_group(0)
             .spawn()
             .with_context(|| {
@@ -59,18 +62,17 @@ impl Process {
         })
     }
 
-    /// Its process id.
+    /// The process id.
     pub fn pid(&self) -> i32 {
         self.pid.as_raw_nonzero().get()
     }
 
-    /// The status it ended with; `None`: it runs.
+    /// The exit status; `None` while the process runs.
     pub fn ended(&self) -> Option<ExitStatus> {
-        let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
-        child.try_wait().ok().flatten()
+        self.child.lock().try_wait().ok().flatten()
     }
 
-    /// An error with the end of its log when it does not run any more.
+    /// Fails with the end of the log if the process has ended.
     pub fn check(&self) -> Result<()> {
         match self.ended() {
             None => Ok(()),
@@ -78,20 +80,20 @@ impl Process {
         }
     }
 
-    /// Polls `ready` until it is true. Fails at once when the process ends.
-    pub async fn ready<F, Fut>(&self, within: Duration, mut ready: F) -> Result<()>
+    /// Polls `is_ready` until it is true. Fails at once if the process ends.
+    pub async fn ready<F, Fut>(&self, within: Duration, mut is_ready: F) -> Result<()>
     where
         F: FnMut() -> Fut,
         Fut: Future<Output = bool>,
     {
         let what = format!("{} to be ready", self.name);
         crate::until(what, within, || {
-            let ready = ready();
+            let is_ready = is_ready();
             async {
                 if self.ended().is_some() {
                     return Some(());
                 }
-                ready.await.then_some(())
+                is_ready.await.then_some(())
             }
         })
         .await
@@ -99,60 +101,58 @@ impl Process {
         self.check()
     }
 
-    /// SIGKILL, and waits until it is gone.
+    /// Sends SIGKILL and waits until the process has ended.
     pub fn kill(&self) {
         self.signal(Signal::KILL);
-        let mut child = self.child.lock().unwrap_or_else(PoisonError::into_inner);
-        let _ = child.wait();
+        let _ = self.child.lock().wait();
     }
 
-    /// SIGTERM, then SIGKILL when it takes too long; `None`: it had to be killed.
+    /// Sends SIGTERM, and SIGKILL after [`STOP_TIMEOUT`]; `None` if SIGKILL was needed.
     pub fn stop(&self) -> Option<ExitStatus> {
         self.signal(Signal::TERM);
         let start = Instant::now();
-        while start.elapsed() < PATIENCE {
+        while start.elapsed() < STOP_TIMEOUT {
             if let Some(status) = self.ended() {
                 return Some(status);
             }
-            std::thread::sleep(Duration::from_millis(10));
+            std::thread::sleep(POLL_INTERVAL);
         }
         self.kill();
         None
     }
 
-    /// Sends a signal; one that has ended is left alone (its pid may be somebody else's).
+    /// Sends a signal, unless the process has ended: its pid may belong to another one by then.
     pub fn signal(&self, signal: Signal) {
         if self.ended().is_none() {
             let _ = kill_process(self.pid, signal);
         }
     }
 
-    /// Lets it run on when this is dropped.
+    /// Lets the process run after this value is dropped.
     pub fn detach(self) {
         self.detached.store(true, Ordering::Relaxed);
     }
 
-    /// The last lines of its log.
+    /// The last lines of the log.
     pub fn tail(&self) -> String {
         tail(&self.name, &self.log)
     }
 }
 
-/// The last lines of a log, under its name.
+/// The last lines of a log file below a heading with its name.
 pub fn tail(name: &str, log: &Path) -> String {
     let bytes = fs::read(log).unwrap_or_default();
-    let shown = last_lines(&String::from_utf8_lossy(&bytes));
-    format!("--- {name} ({})\n{shown}", log.display())
+    let lines = last_lines(&String::from_utf8_lossy(&bytes));
+    format!("--- {name} ({})\n{lines}", log.display())
 }
 
-/// What is worth seeing of a log.
+/// The last lines of a log, preceded by a few failed requests if it is an access log.
 pub(crate) fn last_lines(text: &str) -> String {
     let lines: Vec<&str> = text.lines().collect();
-    let from = lines.len().saturating_sub(TAIL_LINES);
-    // Of an access log the failed requests are what is looked for.
-    let failed = lines[..from].iter().filter(|line| line.contains("\"status\":5"));
+    let (earlier, last) = lines.split_at(lines.len().saturating_sub(TAIL_LINES));
+    let failed = earlier.iter().filter(|line| line.contains("\"status\":5"));
     let failed: Vec<&str> = failed.take(FAILED_LINES).copied().collect();
-    [&failed, &lines[from..]].concat().join("\n")
+    [&failed, last].concat().join("\n")
 }
 
 impl Drop for Process {

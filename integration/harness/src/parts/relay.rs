@@ -1,4 +1,4 @@
-//! The ranch relay as a process.
+//! The ranch's relay as a process.
 
 use std::fs;
 use std::path::Path;
@@ -7,16 +7,16 @@ use std::time::Duration;
 use anyhow::Result;
 use tokio::net::TcpStream;
 
-use crate::Client;
+use crate::client::Client;
 use crate::host::certs::Certs;
 use crate::host::tools;
 use crate::parts::service::Service;
 use crate::registry::Registry;
 
-/// Longest wait for its port.
-const START: Duration = Duration::from_secs(10);
+/// Deadline for the port to accept connections.
+const START_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A relay that reads a registry file.
+/// A relay that serves a registry file.
 pub struct Relay {
     port: u16,
     service: Service,
@@ -37,25 +37,20 @@ impl Relay {
         );
         fs::write(&config, text)?;
         let args = ["serve".into(), "--config".into(), config.display().to_string()];
-        let service = Service::new(
-            "relay",
-            tools::workspace_binary("relay")?,
-            args.into(),
-            &dir.join("logs"),
-        );
+        let program = tools::workspace_binary("relay")?;
+        let service = Service::new("relay", program, args.into(), &dir.join("logs"));
         let client =
             Client::with_certificate(&format!("https://127.0.0.1:{port}"), certs, "gateway")?;
         Ok(Self { port, service, client })
     }
 
-    /// Starts it and waits until it listens.
+    /// Starts the process and waits until it accepts connections.
     pub async fn start(&self) -> Result<()> {
         let process = self.service.start()?;
         let port = self.port;
-        // Without a client certificate nothing is answered, so listening must do.
-        process
-            .ready(START, || async move { TcpStream::connect(("127.0.0.1", port)).await.is_ok() })
-            .await
+        // Requests need a client certificate, so an accepted connection has to suffice.
+        let accepts = || async move { TcpStream::connect(("127.0.0.1", port)).await.is_ok() };
+        process.ready(START_TIMEOUT, accepts).await
     }
 
     /// A client with a gateway's certificate, which the relay accepts.
@@ -63,7 +58,7 @@ impl Relay {
         &self.client
     }
 
-    /// Its process.
+    /// The service that runs it.
     pub fn service(&self) -> &Service {
         &self.service
     }
