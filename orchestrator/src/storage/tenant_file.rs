@@ -122,7 +122,7 @@ pub(crate) struct NotAPhext {
 impl NotAPhext {
     /// Returns true if the error was made by [`not_a_phext`].
     pub(crate) fn is_cause_of(error: &io::Error) -> bool {
-        error.get_ref().is_some_and(|cause| cause.is::<Self>())
+        error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<Self>)
     }
 }
 

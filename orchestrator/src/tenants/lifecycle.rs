@@ -103,42 +103,44 @@ impl Lifecycle {
     pub fn on(&mut self, event: Event, now: Ms) -> Vec<Effect> {
         match event {
             Event::LeaseRequested { waiter, request } => {
-                self.lease_requested(waiter, *request, now)
+                self.lease_requested(waiter, *request, now);
             }
             Event::Connected { stream, gateway } => self.connected(stream, gateway),
             Event::Acked { stream, seq } => self.acked(stream, seq, now),
             Event::Nacked { stream, tenants, seq } => self.nacked(stream, &tenants, seq, now),
             Event::Disconnected(stream) => self.disconnected(stream, now),
             Event::ClusterChanged { tenant, seq: number } => {
-                self.note(&tenant, now, |t| match &mut t.cluster {
+                self.note_fact(&tenant, now, |t| match &mut t.cluster {
                     Cluster::Published { seq, .. } | Cluster::Withdrawn(seq) => *seq = number,
                     Cluster::Absent => (),
                 });
             }
             Event::SleepRequested { tenant, drain } => self.sleep_requested(&tenant, drain, now),
             Event::RestoreLocked(tenant) => self.restore_locked(&tenant, now),
-            Event::RestoreUnlocked(tenant) => self.note(&tenant, now, |t| t.restore_locked = false),
+            Event::RestoreUnlocked(tenant) => {
+                self.note_fact(&tenant, now, |t| t.restore_locked = false);
+            }
             Event::Repaired(tenant) => self.repaired(&tenant, now),
             Event::MemoryShort { tenants } => self.memory_short(tenants, now),
             Event::Clock { utc_s } => self.clock_read(utc_s, now),
             Event::Tick => self.tick(now),
             Event::Started { tenant, instance, kind } => {
-                self.with(&tenant, now, |s, t| s.started(&tenant, t, instance, kind, now));
+                self.update(&tenant, now, |s, t| s.started(&tenant, t, instance, kind, now));
             }
             Event::StartFailed { tenant, error } => {
-                self.with(&tenant, now, |s, t| s.start_failed(&tenant, t, &error, now));
+                self.update(&tenant, now, |s, t| s.start_failed(&tenant, t, &error, now));
             }
             Event::Paused { tenant, result } => {
-                self.with(&tenant, now, |s, t| s.paused(&tenant, t, &result, now));
+                self.update(&tenant, now, |s, t| s.paused(&tenant, t, &result, now));
             }
             Event::Resumed { tenant, result } => {
-                self.with(&tenant, now, |s, t| s.resumed(&tenant, t, &result, now));
+                self.update(&tenant, now, |s, t| s.resumed(&tenant, t, &result, now));
             }
             Event::Stopped { tenant, result } => {
-                self.with(&tenant, now, |s, t| s.stopped(&tenant, t, &result, now));
+                self.update(&tenant, now, |s, t| s.stopped(&tenant, t, &result, now));
             }
             Event::Died(Died { tenant, instance, exit }) => {
-                self.with(&tenant, now, |s, t| s.died(&tenant, t, instance, exit, now));
+                self.update(&tenant, now, |s, t| s.died(&tenant, t, instance, exit, now));
             }
         }
         self.assign_permits(now);
@@ -172,23 +174,28 @@ impl Lifecycle {
                 suspects_may_start || !is_suspect
             };
             let Some(tenant) = self.shared.queue.pop(may_start) else { break };
-            self.with(&tenant, now, |shared, t| shared.start(&tenant, t, now));
+            self.update(&tenant, now, |shared, t| shared.start(&tenant, t, now));
         }
     }
 
     /// Applies the rules to a tenant.
     fn settle(&mut self, tenant: &TenantId, now: Ms) {
-        self.with(tenant, now, |_, _| ());
+        self.update(tenant, now, |_, _| ());
     }
 
     /// Notes facts in a tenant and applies the rules.
-    fn note(&mut self, tenant: &TenantId, now: Ms, fact: impl FnOnce(&mut Tenant)) {
-        self.with(tenant, now, |_, t| fact(t));
+    fn note_fact(&mut self, tenant: &TenantId, now: Ms, fact: impl FnOnce(&mut Tenant)) {
+        self.update(tenant, now, |_, t| fact(t));
     }
 
     /// Notes facts in a tenant and in the shared state, and applies the rules. An unknown tenant is
     /// ignored.
-    fn with(&mut self, tenant: &TenantId, now: Ms, handle: impl FnOnce(&mut Shared, &mut Tenant)) {
+    fn update(
+        &mut self,
+        tenant: &TenantId,
+        now: Ms,
+        handle: impl FnOnce(&mut Shared, &mut Tenant),
+    ) {
         let Some(t) = self.tenants.get_mut(tenant) else { return };
         handle(&mut self.shared, t);
         self.shared.settle(tenant, t, now);

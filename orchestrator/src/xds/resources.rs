@@ -11,8 +11,25 @@ use sha2::{Digest, Sha256};
 /// Name of a resource, such as `sq/<tenant>`.
 pub(crate) type ResourceName = Arc<str>;
 
-/// Sequence number of a change to the set, counted from 1; 0 stands before the first change.
-pub type Seq = u64;
+/// Sequence number of a change to the set, counted from 1; 0, the default, stands before the first
+/// change.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Seq(pub u64);
+
+impl Seq {
+    /// Exceeds the number of each change.
+    pub const MAX: Self = Self(u64::MAX);
+
+    /// Returns the number of the change after this one.
+    pub(crate) fn following(self) -> Self {
+        Self(self.0 + 1)
+    }
+
+    /// Returns the number of the change before this one; `None` before the first.
+    pub(crate) fn preceding(self) -> Option<Self> {
+        self.0.checked_sub(1).map(Self)
+    }
+}
 
 /// Bytes of the hash that is a version. Two contents of one tenant's cluster with the same 64 bits
 /// do not occur.
@@ -72,7 +89,7 @@ impl ResourceSet {
         {
             return Change::Unchanged(present.seq);
         }
-        self.seq += 1;
+        self.seq = self.seq.following();
         let resource = Resource { name: name.clone(), version, body: body.into(), seq: self.seq };
         self.resources.insert(name.clone(), resource);
         Change::Changed(self.seq)
@@ -84,7 +101,7 @@ impl ResourceSet {
             // The removal, if there was one, has a number of at most the current one.
             return Change::Unchanged(self.seq);
         }
-        self.seq += 1;
+        self.seq = self.seq.following();
         Change::Changed(self.seq)
     }
 
@@ -111,11 +128,11 @@ mod tests {
     fn only_a_change_takes_a_number() {
         let mut set = ResourceSet::default();
         let name: ResourceName = "sq/a".into();
-        assert_eq!(set.put(&name, vec![1]), Change::Changed(1));
-        assert_eq!(set.put(&name, vec![1]), Change::Unchanged(1));
-        assert_eq!(set.put(&name, vec![2]), Change::Changed(2));
-        assert_eq!(set.remove("sq/b"), Change::Unchanged(2));
-        assert_eq!(set.remove("sq/a"), Change::Changed(3));
+        assert_eq!(set.put(&name, vec![1]), Change::Changed(Seq(1)));
+        assert_eq!(set.put(&name, vec![1]), Change::Unchanged(Seq(1)));
+        assert_eq!(set.put(&name, vec![2]), Change::Changed(Seq(2)));
+        assert_eq!(set.remove("sq/b"), Change::Unchanged(Seq(2)));
+        assert_eq!(set.remove("sq/a"), Change::Changed(Seq(3)));
         assert_eq!(set.iter().count(), 0);
     }
 

@@ -208,7 +208,7 @@ impl Session {
             let name = ResourceName::from(name.as_str());
             let accepted = Acknowledged::Accepted(Version(version.clone()));
             self.acknowledged.insert(name.clone(), accepted);
-            self.mark_pending(name, 0);
+            self.mark_pending(name, Seq::default());
         }
         if self.wildcard {
             self.mark_all_pending(set);
@@ -257,7 +257,7 @@ impl Session {
             if !all_are_culprits && !mentions(reason, &name) {
                 // Not at fault: send it again, ahead of everything else.
                 self.resend.insert(name.clone());
-                self.mark_pending(name, 0);
+                self.mark_pending(name, Seq::default());
                 continue;
             }
             match version {
@@ -376,8 +376,10 @@ impl Session {
     /// everything but the pending changes.
     fn confirm(&mut self, set: &ResourceSet, outcomes: &mut Vec<Outcome>) {
         let covered = match self.pending.first() {
-            Some((0, _)) => return,
-            Some((oldest, _)) => oldest - 1,
+            Some((oldest, _)) => match oldest.preceding() {
+                Some(seq) => seq,
+                None => return,
+            },
             None => set.seq(),
         };
         if self.confirmed.is_none_or(|confirmed| covered > confirmed) {

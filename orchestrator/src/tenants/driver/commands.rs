@@ -17,7 +17,7 @@ impl Driver {
                 self.on(Event::LeaseRequested { waiter, request });
             }
             Command::Sleep { tenant, drain, reply } => {
-                let _ = reply.send(self.sleep(tenant, drain));
+                let _ = reply.send(self.sleep(&tenant, drain));
             }
             Command::LockForRestore { tenant, reply } => {
                 self.on(Event::RestoreLocked(tenant));
@@ -50,10 +50,10 @@ impl Driver {
         }
     }
 
-    fn sleep(&mut self, tenant: TenantId, drain: Drain) -> Option<SleepOutcome> {
-        let earliest_ms = self.lifecycle.earliest_sleep(&tenant, self.now())?;
+    fn sleep(&mut self, tenant: &TenantId, drain: Drain) -> Option<SleepOutcome> {
+        let earliest_ms = self.lifecycle.earliest_sleep(tenant, self.now())?;
         self.on(Event::SleepRequested { tenant: tenant.clone(), drain });
-        let state = self.lifecycle.state(&tenant)?;
+        let state = self.lifecycle.state(tenant)?;
         // A tenant that is no longer awake is being stopped already.
         let earliest_ms = if state == State::Awake { earliest_ms } else { 0 };
         Some(SleepOutcome { state, earliest_ms })

@@ -51,13 +51,13 @@ pub(super) async fn start(parts: Parts, spec: Spec) -> Done {
         return start_failed(tenant, error, began);
     }
     // 2. Start SQ and copy at the same time.
-    let timed_start = async {
+    let sq = async {
         let called = Instant::now();
-        let started = limited(parts.runtime.start(spec), START_LIMIT).await;
-        (started.map_err(StartError::from), called.elapsed())
+        let result = limited(parts.runtime.start(spec), START_LIMIT).await;
+        (result.map_err(StartError::from), called.elapsed())
     };
-    let copies = prepare_data(&parts, &tenant, Vault::while_starting);
-    let ((started, took), copied) = tokio::join!(timed_start, copies);
+    let while_starting = prepare_data(&parts, &tenant, Vault::while_starting);
+    let ((started, took), copied) = tokio::join!(sq, while_starting);
     // 3. Both must have succeeded: without copies SQ must not receive a request.
     match started.and_then(|started| copied.map(|_| started)) {
         Ok(Started { endpoint, kind }) => {

@@ -122,7 +122,7 @@ async fn bench_with(runtime: RecordingRuntime) -> Bench {
     let stream = StreamId(1);
     let gateway = GatewayId::parse("g").unwrap();
     xds.send(XdsEvent::Connected { stream, gateway }).await.unwrap();
-    xds.send(XdsEvent::Acked { stream, seq: Seq::MAX - 1 }).await.unwrap();
+    xds.send(XdsEvent::Acked { stream, seq: Seq(u64::MAX - 1) }).await.unwrap();
     let (end, ended) = oneshot::channel();
     let driver = tokio::spawn(driver.run(async { drop(ended.await) }));
     Bench { runtime, handle, end, driver, xds, metrics }
@@ -188,7 +188,7 @@ async fn rejected_clusters_are_counted() {
     bench.handle.lease(request("a")).await.unwrap();
     let tenants = vec![TenantId::parse("a").unwrap(), TenantId::parse("b").unwrap()];
     let reason = "because".to_owned();
-    let rejected = XdsEvent::Nacked { stream: StreamId(1), tenants, seq: 1, reason };
+    let rejected = XdsEvent::Nacked { stream: StreamId(1), tenants, seq: Seq(1), reason };
     bench.xds.send(rejected).await.unwrap();
     let counted = async {
         while !bench.metrics.encode().contains("sq_orchestrator_xds_rejected_total 2") {

@@ -85,7 +85,7 @@ impl Lifecycle {
         if shared.streams.len() >= STREAMS_MAX {
             shared.effects.push(Effect::Disconnect(stream));
         } else {
-            shared.streams.insert(stream, Stream { gateway, acked: 0 });
+            shared.streams.insert(stream, Stream { gateway, acked: Seq::default() });
         }
     }
 
@@ -109,7 +109,7 @@ impl Lifecycle {
             return;
         }
         for tenant in tenants {
-            self.note(tenant, now, |t| {
+            self.note_fact(tenant, now, |t| {
                 // A cluster that was changed after the rejected response has not been rejected.
                 if let Cluster::Published { seq, rejected_by } = &mut t.cluster
                     && *seq <= last
@@ -128,7 +128,7 @@ impl Lifecycle {
         // The stream's acknowledgement is no longer awaited.
         let awaiting: Vec<TenantId> = self.shared.acks.iter().map(|(_, id)| id.clone()).collect();
         for tenant in awaiting {
-            self.note(&tenant, now, |t| {
+            self.note_fact(&tenant, now, |t| {
                 if let Cluster::Published { rejected_by, .. } = &mut t.cluster {
                     rejected_by.retain(|other| *other != stream);
                 }
@@ -137,7 +137,7 @@ impl Lifecycle {
     }
 
     pub(super) fn sleep_requested(&mut self, tenant: &TenantId, drain: Drain, now: Ms) {
-        self.note(tenant, now, |t| {
+        self.note_fact(tenant, now, |t| {
             if !matches!(t.state, State::Asleep | State::Failing(_) | State::Damaged) {
                 t.request_sleep(SleepRequest::Operator(drain));
             }
@@ -151,14 +151,14 @@ impl Lifecycle {
             self.shared.counts[State::Asleep.index()] += 1;
             self.tenants.insert(tenant.clone(), t);
         }
-        self.note(tenant, now, |t| {
+        self.note_fact(tenant, now, |t| {
             t.restore_locked = true;
             t.request_sleep(SleepRequest::Operator(Drain::Gently));
         });
     }
 
     pub(super) fn repaired(&mut self, tenant: &TenantId, now: Ms) {
-        self.with(tenant, now, |shared, t| {
+        self.update(tenant, now, |shared, t| {
             if matches!(t.state, State::Damaged | State::Failing(_)) {
                 t.starts.failures = 0;
                 shared.change_state(tenant, t, State::Asleep, now);
@@ -181,7 +181,7 @@ impl Lifecycle {
             .collect();
         candidates.sort_unstable();
         for (_, tenant) in candidates.into_iter().take(tenants.saturating_sub(leaving)) {
-            self.note(&tenant, now, |t| t.request_sleep(SleepRequest::MemoryShort));
+            self.note_fact(&tenant, now, |t| t.request_sleep(SleepRequest::MemoryShort));
         }
     }
 

@@ -119,11 +119,11 @@ impl Shared {
     }
 }
 
-fn move_entry(
-    index: &mut BTreeSet<(u64, TenantId)>,
+fn move_entry<Key: Ord + Copy>(
+    index: &mut BTreeSet<(Key, TenantId)>,
     tenant: &TenantId,
-    old: Option<u64>,
-    new: Option<u64>,
+    old: Option<Key>,
+    new: Option<Key>,
 ) {
     if old == new {
         return;

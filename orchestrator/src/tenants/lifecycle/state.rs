@@ -205,8 +205,8 @@ pub(super) struct IndexKeys {
 pub(super) struct History {
     pub(super) wakes: u64,
     pub(super) last_wake: Option<(WakeKind, Ms)>,
-    /// The last wake has been billed to a request.
-    pub(super) is_billed: bool,
+    /// The last wake has been counted for a request.
+    pub(super) is_counted: bool,
     pub(super) deaths: u64,
     pub(super) last_death: Option<String>,
 }

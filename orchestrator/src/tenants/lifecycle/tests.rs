@@ -93,7 +93,7 @@ impl Bench {
         let mut bench = Self {
             machine,
             now: 1_000,
-            seq: 0,
+            seq: Seq::default(),
             requests: 0,
             acks_at_once: true,
             wanted: Vec::new(),
@@ -110,7 +110,7 @@ impl Bench {
             | Effect::PointNowhere(tenant)
             | Effect::Withdraw(tenant) = &effect
             {
-                self.seq += 1;
+                self.seq = self.seq.following();
                 let changed = Event::ClusterChanged { tenant: tenant.clone(), seq: self.seq };
                 effects.extend(self.machine.on(changed, self.now));
                 if self.acks_at_once {

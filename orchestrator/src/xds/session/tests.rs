@@ -56,7 +56,7 @@ fn first_response_is_sent_even_if_empty() {
     let first = next(&mut session, &set).unwrap();
     assert!(first.resources.is_empty() && first.removed.is_empty());
     let outcomes = session.on_request(&ack(&first.nonce), &set).unwrap();
-    assert_eq!(outcomes, [Outcome::Acked(0)]);
+    assert_eq!(outcomes, [Outcome::Acked(Seq(0))]);
 }
 
 #[test]
@@ -98,7 +98,7 @@ fn unknown_nonce_changes_nothing() {
     let response = next(&mut session, &set).unwrap();
     assert_eq!(session.on_request(&ack("stale"), &set).unwrap(), [Outcome::UnknownNonce]);
     assert_eq!(next(&mut session, &set), None);
-    assert_eq!(session.on_request(&ack(&response.nonce), &set).unwrap(), [Outcome::Acked(1)]);
+    assert_eq!(session.on_request(&ack(&response.nonce), &set).unwrap(), [Outcome::Acked(Seq(1))]);
 }
 
 #[test]
@@ -111,11 +111,11 @@ fn rejected_cluster_does_not_block_others() {
     let reason = "Error adding/updating cluster(s) sq/t1: no".to_owned();
     let nack = Request { error: Some(reason.clone()), ..ack(&response.nonce) };
     let outcomes = session.on_request(&nack, &set).unwrap();
-    assert_eq!(outcomes, [Outcome::Nacked { names: vec![name(1)], seq: 2, reason }]);
+    assert_eq!(outcomes, [Outcome::Nacked { names: vec![name(1)], seq: Seq(2), reason }]);
     let again = next(&mut session, &set).unwrap();
     assert_eq!(again.resources.len(), 1);
     assert_eq!(again.resources[0].name, name(11));
-    assert_eq!(session.on_request(&ack(&again.nonce), &set).unwrap(), [Outcome::Acked(2)]);
+    assert_eq!(session.on_request(&ack(&again.nonce), &set).unwrap(), [Outcome::Acked(Seq(2))]);
 }
 
 #[test]

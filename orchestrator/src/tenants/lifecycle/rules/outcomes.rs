@@ -123,10 +123,10 @@ impl Shared {
 
     /// SQ responds again, after a start or a doze.
     fn woken(&mut self, id: &TenantId, t: &mut Tenant, kind: WakeKind, now: Ms) {
-        // 1. Record the wake. One of the waiters will be billed for it.
+        // 1. Record the wake. It will be counted for one of the waiters.
         t.history.wakes += 1;
         t.history.last_wake = Some((kind, now - t.since));
-        t.history.is_billed = false;
+        t.history.is_counted = false;
         t.used_at = now;
         for waiter in &mut t.waiters {
             waiter.wake = kind;

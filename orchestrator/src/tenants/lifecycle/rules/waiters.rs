@@ -56,9 +56,9 @@ impl Shared {
         let mut waker = false;
         if wake != WakeKind::None {
             wake_ms = now - waiter.asked_at;
-            // The wake is billed to the first waiter.
-            waker = !history.is_billed;
-            history.is_billed = true;
+            // The wake is counted for the first waiter alone.
+            waker = !history.is_counted;
+            history.is_counted = true;
         }
         let decision = LeaseDecision::Granted { wake, wake_ms, waker };
         self.effects.push(Effect::Decide { waiter: waiter.id, decision });

@@ -10,7 +10,7 @@ fn waiters_of_one_tenant_share_one_start() {
     bench.now += 300;
     bench.started("a");
     for (place, waiter) in waiters.into_iter().enumerate() {
-        // Each learns what the wake took; one is billed for it.
+        // The wake is reported to each and counted for one.
         let waker = place == 0;
         let granted = LeaseDecision::Granted { wake: WakeKind::Start, wake_ms: 300, waker };
         assert_eq!(bench.decision(waiter), Some(granted));

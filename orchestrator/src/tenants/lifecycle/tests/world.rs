@@ -255,7 +255,7 @@ impl World {
             limits,
             sqs: vec![Sq::default(); tenants],
             envoys: vec![envoy; envoys],
-            seq: 0,
+            seq: Seq::default(),
             published: vec![None; tenants],
             last_id: 0,
             faults,

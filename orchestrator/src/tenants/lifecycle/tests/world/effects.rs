@@ -88,7 +88,7 @@ impl World {
     /// Sends a change to all connected Envoys and its number to the machine.
     fn change_cluster(&mut self, tenant: TenantId, cluster: Option<u32>) -> Vec<Effect> {
         let t = number(&tenant);
-        self.seq += 1;
+        self.seq = self.seq.following();
         let seq = self.seq;
         self.published[t] = cluster;
         for envoy in self.envoys.iter_mut().filter(|e| e.stream.is_some()) {

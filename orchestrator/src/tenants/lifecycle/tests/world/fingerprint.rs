@@ -9,7 +9,7 @@ use super::*;
 use crate::tenants::lifecycle::state::{Cluster, Tenant};
 
 /// Distance that exceeds that of any two changes under way.
-const FAR: Seq = 5;
+const FAR: u64 = 5;
 
 impl World {
     pub(in crate::tenants::lifecycle) fn fingerprint(&self) -> u64 {
@@ -45,8 +45,8 @@ impl World {
         self.now.saturating_sub(at).min(max)
     }
 
-    fn distance(&self, seq: Seq) -> Seq {
-        self.seq.saturating_sub(seq).min(FAR)
+    fn distance(&self, seq: Seq) -> u64 {
+        self.seq.0.saturating_sub(seq.0).min(FAR)
     }
 
     /// Age of an instance in newer instances, up to 2; 3 for [`NOWHERE`].
