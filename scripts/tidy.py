@@ -168,7 +168,8 @@ def check_docs(root: Path, found: dict[str, Rule], names: set[str]) -> None:
             if line.lstrip().startswith("```"):
                 in_code = not in_code
             one_word = " " not in line.strip(" -*")
-            if len(line) > WIDTH and not (in_code or one_word or line.lstrip().startswith("|")):
+            is_literal = in_code or line.startswith("    ") or line.lstrip().startswith("|")
+            if len(line) > WIDTH and not (is_literal or one_word):
                 found["width"].places.append(f"{place}: {len(line)} columns")
             # A decision speaks of the files of its day.
             if not in_code and not is_decision:
