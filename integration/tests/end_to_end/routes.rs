@@ -31,7 +31,7 @@ async fn lease(gate: &Client, body: impl Into<String>) -> Result<Response> {
 
 /// The body of a lease request, with further or other fields.
 fn lease_body(fields: Value) -> String {
-    let mut body = json!({"gateway": "g", "tenant": "unseen", "tier": "free", "limits": {}});
+    let mut body = json!({"gateway": "g", "tenant": "carol", "tier": "free", "limits": {}});
     if let (Value::Object(body), Value::Object(fields)) = (&mut body, fields) {
         body.extend(fields);
     }
@@ -72,7 +72,7 @@ async fn orchestrator_routes_refuse_invalid_requests(stack: Arc<Stack>) -> Resul
     for route in ["sleep", "repaired"] {
         for tenant in ["unseen", "..%2Fx"] {
             let response = admin.post(&format!("/v1/tenants/{tenant}/{route}"), "").await?;
-            expect(response, 404, "no tenant")?;
+            expect(response, 404, "unknown tenant")?;
         }
         admin.get(&format!("/v1/tenants/alice/{route}")).await?.expect_status(405)?;
     }
