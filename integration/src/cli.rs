@@ -57,7 +57,7 @@ enum Command {
     Experiment(Experiment),
 }
 
-/// Commands that start stacks of their own and end when they are done.
+/// Commands that start their own stacks and end when they are done.
 #[derive(Subcommand)]
 enum Experiment {
     /// Measures the cost of the gateway and prints each figure beside its goal

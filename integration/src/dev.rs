@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! integration stack           serves until Ctrl-C
-//! integration stack --detach  starts the same in a process of its own, returns when it is ready
-//! integration stop            SIGTERM to the recorded pid, then ends what is left below run/
+//! integration stack --detach  starts the same in the background, returns when it is ready
+//! integration stop            SIGTERM to the recorded pid, then ends the rest below run/
 //! ```
 //!
 //! A killed stack may leave processes, containers and files behind. The next start and `stop` both
@@ -147,7 +147,7 @@ async fn first_failure(stack: &Stack) -> anyhow::Error {
     }
 }
 
-/// Starts `serve` in a process of its own and returns when it is ready.
+/// Starts `serve` in a background process and returns when it is ready.
 pub async fn detach(options: &Options) -> Result<()> {
     let dir = create_dir(&options.dir)?;
     ensure!(run_files::running_pid(&dir).is_none(), ALREADY_RUNNING);

@@ -38,9 +38,9 @@ const RESPONSE_TIMEOUT: Duration = Duration::from_secs(40);
 /// The HTTP version of a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Http {
-    /// HTTP/1.1.
+    /// HTTP/1.1, one request at a time per connection.
     One,
-    /// HTTP/2.
+    /// HTTP/2, many requests on one connection.
     Two,
 }
 
@@ -86,7 +86,7 @@ impl Client {
     }
 
     /// A client of `base` that presents the certificate `name`.
-    pub fn with_certificate(base: &str, certs: &Certs, name: &str) -> Result<Self> {
+    pub(crate) fn with_certificate(base: &str, certs: &Certs, name: &str) -> Result<Self> {
         let key = PrivateKeyDer::from_pem_file(certs.key(name))?;
         let tls = builder(roots(&certs.ca())?)?
             .with_client_auth_cert(certificates(&certs.cert(name))?, key)?;

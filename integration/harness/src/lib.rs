@@ -34,8 +34,8 @@
 //! | [`host`] | this machine: certificates, Docker, ports, processes, programs |
 //! | [`poll`] | waiting for a condition without fixed sleeps |
 //!
-//! `RUNTIME`, `ENVOY_HOST`, `SQ_VERSION`, `FILTER_WASM`, `TOOLS_DIR` and `BIN_DIR` select what is
-//! run; [`options`] and [`host::tools`] say how.
+//! The variables `RUNTIME`, `ENVOY_HOST`, `SQ_VERSION`, `FILTER_WASM`, `TOOLS_DIR` and `BIN_DIR`
+//! select the programs that run; see [`options`] and [`host::tools`].
 
 pub mod bare_sq;
 pub mod client;

@@ -14,7 +14,7 @@ use crate::host::ports;
 pub enum Runtime {
     /// Child processes of the orchestrator.
     Process,
-    /// Docker containers.
+    /// Containers of the Docker daemon.
     Docker,
 }
 
@@ -149,7 +149,7 @@ impl Lifecycle {
     }
 
     /// The section as TOML of `orchestrator.toml`.
-    pub fn to_toml(&self) -> String {
+    pub(crate) fn to_toml(&self) -> String {
         let mut text = "[lifecycle]\n".to_owned();
         for (name, value) in &self.settings {
             // Writing into a String does not fail.

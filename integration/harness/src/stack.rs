@@ -36,7 +36,7 @@ pub struct Stack {
     pub runtime: Runtime,
     /// Ports of all parts.
     pub listen: Listen,
-    /// Development certificates.
+    /// Development certificates and keys.
     pub certs: Certs,
     /// Registry file of the ranch.
     pub registry: Registry,

@@ -1,7 +1,7 @@
 //! A complete response, and the expectations that a test has of it.
 //!
 //! Each `expect_*` returns an error that names the request, the status and the body, so a test
-//! needs no message of its own:
+//! needs no further message:
 //!
 //! ```text
 //! GET /api/v2/toc?p=index: expected status 200, got 503: {"type":"urn:sq:problem:…

@@ -121,7 +121,7 @@ fn list(command: &[&str], labels: &[String]) -> Result<Vec<String>> {
 }
 
 /// Kills and removes all containers and networks with all of these labels.
-pub fn remove_labelled(labels: &[String]) -> Result<()> {
+pub(crate) fn remove_labelled(labels: &[String]) -> Result<()> {
     // A container that a killed orchestrator has just requested may appear a moment later.
     for _ in 1..REMOVALS {
         if remove_once(labels).is_ok() && containers(labels)?.is_empty() {

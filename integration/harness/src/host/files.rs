@@ -20,7 +20,7 @@ pub fn write_private(path: &Path, contents: &[u8]) -> Result<()> {
 }
 
 /// Creates a folder of mode 0700, or sets the mode of an existing one.
-pub fn create_private_dir(path: &Path) -> Result<()> {
+pub(crate) fn create_private_dir(path: &Path) -> Result<()> {
     fs::create_dir_all(path).with_context(|| format!("can't make {}", path.display()))?;
     fs::set_permissions(path, Permissions::from_mode(0o700))?;
     Ok(())

@@ -61,7 +61,7 @@ pub fn panicking_filter() -> Result<PathBuf> {
 }
 
 /// A build of the filter that neither limits nor counts, beside the real one. With `headers` its
-/// responses have the header fields of a rate limit all the same.
+/// responses still have the header fields of a rate limit.
 pub fn unlimited_filter(headers: bool) -> Result<PathBuf> {
     let name = if headers { "filter-unlimited-told.wasm" } else { "filter-unlimited.wasm" };
     existing(filter()?.with_file_name(name), "run 'make wasm-bench'")

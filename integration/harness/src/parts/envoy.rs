@@ -38,7 +38,7 @@ pub struct Setup<'a> {
     pub dir: &'a Path,
     /// `node.id`, which is the gateway's name.
     pub node: &'a str,
-    /// Development certificates.
+    /// Development certificates and keys.
     pub certs: &'a Certs,
     /// Ports of all parts.
     pub listen: Listen,

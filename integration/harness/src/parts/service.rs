@@ -52,7 +52,10 @@ impl Service {
 
     /// Starts a process with other arguments that takes over from the running one. Returns the new
     /// process and the old one.
-    pub fn start_successor(&self, args: &[String]) -> Result<(Arc<Process>, Option<Arc<Process>>)> {
+    pub(crate) fn start_successor(
+        &self,
+        args: &[String],
+    ) -> Result<(Arc<Process>, Option<Arc<Process>>)> {
         let process = Arc::new(self.spawn(args)?);
         let old = self.process.lock().replace(process.clone());
         Ok((process, old))

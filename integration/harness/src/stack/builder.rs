@@ -134,7 +134,7 @@ impl StackBuilder {
         self
     }
 
-    /// Enables [`Envoy::hot_restart`].
+    /// Starts Envoy so that [`Envoy::hot_restart`] works.
     #[must_use]
     pub fn hot_restart(mut self) -> Self {
         self.hot_restart = true;
@@ -195,7 +195,7 @@ impl StackBuilder {
         keys: BTreeMap<String, String>,
     ) -> Result<Stack> {
         let stack = self.build(dir, listen, registry, keys)?;
-        // From here on a failure drops the stack, which ends what has started.
+        // A failure from here on drops the stack, which ends the parts that run.
         stack.relay.start().await?;
         stack.orchestrator.start().await.map_err(|error| stack.with_logs(&error))?;
         stack.envoy.start().await.map_err(|error| stack.with_logs(&error))?;

@@ -21,24 +21,18 @@ pub struct TenantStatus {
     pub last_death: Option<String>,
     /// Number of truncated phexts that were replaced by their good copy.
     pub restored: u64,
-    /// Memory in use, in bytes.
-    pub memory_bytes: Option<u64>,
-    /// Size of all files of the tenant.
-    pub storage_bytes: Option<u64>,
     /// Limit that the file system itself sets on the tenant's folder.
     pub storage_hard_bytes: Option<u64>,
-    /// Reason why the last round of good copies was incomplete.
-    pub copies_failing: Option<String>,
 }
 
 /// Usage counters of one period, as the usage routes report them.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct UsageSums {
-    /// Forwarded reads.
+    /// Number of forwarded reads.
     pub reads: u64,
-    /// Forwarded writes.
+    /// Number of forwarded writes.
     pub writes: u64,
-    /// Refused requests.
+    /// Number of refused requests.
     pub refused: u64,
     /// Refused requests by problem kind; absent where only totals were queried.
     #[serde(default)]
