@@ -57,7 +57,8 @@
 //! | file | content |
 //! |---|---|
 //! | `event.rs` | settings, events and effects |
-//! | `state.rs` | states and facts of one tenant |
+//! | `state.rs` | states of a tenant |
+//! | `tenant.rs` | facts about a tenant |
 //! | `shared.rs` | state that the tenants share, and elementary operations |
 //! | `adoption.rs` | the initial state |
 //! | `inputs.rs` | handlers of leases, Envoys, the operator and the host |
@@ -75,6 +76,7 @@ mod queue;
 mod rules;
 mod shared;
 mod state;
+mod tenant;
 #[cfg(test)]
 mod tests;
 mod view;
@@ -83,13 +85,13 @@ use std::collections::BTreeMap;
 
 use protocol::TenantId;
 
-pub use event::{CallError, Drain, Effect, Event, LeaseDecision, Settings, StartError, WaiterId};
-pub use state::{Goal, Ms, State};
+pub use event::{CallError, Effect, Event, LeaseDecision, Settings, StartError};
+pub use state::{Drain, Goal, Ms, State, WaiterId};
 pub use view::TenantView;
 
 use crate::runtime::Died;
 use shared::Shared;
-use state::{Cluster, Tenant};
+use tenant::{Cluster, Tenant};
 
 /// The state machine of all tenants.
 #[derive(Debug, Clone)]

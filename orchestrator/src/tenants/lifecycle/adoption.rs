@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use super::Lifecycle;
 use super::event::{Effect, Settings};
 use super::shared::Shared;
-use super::state::{Cluster, Ms, State, Tenant, describe_exit};
+use super::state::{Ms, State};
+use super::tenant::{Cluster, Tenant, describe_exit};
 use crate::runtime::{ExitKind, Found, FoundState};
 
 impl Lifecycle {

@@ -3,7 +3,7 @@
 use protocol::lease::LeaseRefusalKind;
 use protocol::{GatewayId, LeaseRequest, Limits, TenantId, TierName, WakeKind};
 
-use super::state::{Ms, State};
+use super::state::{Drain, Ms, State, WaiterId};
 use crate::runtime::{Died, InstanceId, RuntimeError};
 use crate::xds::{Seq, StreamId};
 
@@ -36,10 +36,6 @@ pub struct Settings {
     /// Run time after which earlier failures no longer count.
     pub stable_ms: Ms,
 }
-
-/// Identifies one waiting lease request; chosen by the driver, never reused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct WaiterId(pub u64);
 
 /// An input of the machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -231,15 +227,6 @@ pub enum LeaseDecision {
         /// Text for the operator's log.
         detail: &'static str,
     },
-}
-
-/// Urgency of a sleep that the operator requested. Ordered by strength.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Drain {
-    /// Once the last lease and its grace have ended.
-    Gently,
-    /// At once. Requests in flight fail.
-    Forced,
 }
 
 /// Failure of a start.

@@ -4,10 +4,11 @@ use protocol::lease::LeaseRefusalKind;
 use protocol::{GatewayId, KeepAwake, LeaseRequest, Limits, TenantId, TierName, WakeKind};
 
 use super::Lifecycle;
-use super::event::{Drain, Effect, WaiterId};
+use super::event::Effect;
 use super::rules::is_renewable;
 use super::shared::{Shared, Stream};
-use super::state::{Cluster, Ms, SleepRequest, State, Tenant, Waiter};
+use super::state::{Drain, Ms, State, WaiterId};
+use super::tenant::{Cluster, SleepRequest, Tenant, Waiter};
 use crate::xds::{Seq, StreamId};
 
 /// Waiters per tenant. A browser opens six connections, a burst of clients some hundred.

@@ -10,9 +10,10 @@ mod waiters;
 use protocol::TenantId;
 use protocol::lease::LeaseRefusalKind;
 
-use super::event::{Drain, Effect};
+use super::event::Effect;
 use super::shared::Shared;
-use super::state::{Goal, Ms, State, Tenant};
+use super::state::{Drain, Goal, Ms, State};
+use super::tenant::Tenant;
 
 /// Bound on the rules that one event applies to one tenant. The longest chain has four; more would be
 /// an endless loop.

@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use protocol::lease::LeaseRefusalKind;
 use protocol::{GatewayId, TenantId};
 
-use super::event::{Effect, LeaseDecision, Settings, WaiterId};
+use super::event::{Effect, LeaseDecision, Settings};
 use super::queue::Queue;
-use super::state::{Cluster, IndexKeys, Ms, State, Tenant, UNNUMBERED};
+use super::state::{Ms, State, WaiterId};
+use super::tenant::{Cluster, IndexKeys, Tenant, UNNUMBERED};
 use crate::xds::{Seq, StreamId};
 
 /// A stream of a connected Envoy.

@@ -3,7 +3,8 @@
 use protocol::{Limits, TenantId, TierName, WakeKind};
 
 use super::Lifecycle;
-use super::state::{Ms, State, Tenant};
+use super::state::{Ms, State};
+use super::tenant::Tenant;
 
 /// One tenant, as the status shows it.
 #[derive(Debug, Clone, PartialEq, Eq)]

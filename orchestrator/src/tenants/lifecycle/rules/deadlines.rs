@@ -2,10 +2,10 @@
 
 use protocol::KeepAwake;
 
-use crate::tenants::lifecycle::event::Drain;
 use crate::tenants::lifecycle::queue::RESTART_HEAD_START_MS;
 use crate::tenants::lifecycle::shared::Shared;
-use crate::tenants::lifecycle::state::{Cluster, Goal, Ms, State, Tenant};
+use crate::tenants::lifecycle::state::{Drain, Goal, Ms, State};
+use crate::tenants::lifecycle::tenant::{Cluster, Tenant};
 use crate::xds::Seq;
 
 impl Shared {

@@ -5,7 +5,8 @@ use protocol::{TenantId, WakeKind};
 use crate::runtime::{ExitKind, InstanceId};
 use crate::tenants::lifecycle::event::{CallError, StartError};
 use crate::tenants::lifecycle::shared::Shared;
-use crate::tenants::lifecycle::state::{Goal, Ms, State, Tenant};
+use crate::tenants::lifecycle::state::{Goal, Ms, State};
+use crate::tenants::lifecycle::tenant::Tenant;
 
 /// Exit code of a Rust program that panicked.
 const PANIC: i64 = 101;

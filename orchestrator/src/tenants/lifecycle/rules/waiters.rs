@@ -4,9 +4,10 @@ use protocol::lease::LeaseRefusalKind;
 use protocol::{GatewayId, WakeKind};
 
 use super::SOON_MS;
-use crate::tenants::lifecycle::event::{Drain, Effect, LeaseDecision};
+use crate::tenants::lifecycle::event::{Effect, LeaseDecision};
 use crate::tenants::lifecycle::shared::{Shared, Stream};
-use crate::tenants::lifecycle::state::{Cluster, History, Ms, State, Tenant, Waiter};
+use crate::tenants::lifecycle::state::{Drain, Ms, State};
+use crate::tenants::lifecycle::tenant::{Cluster, History, Tenant, Waiter};
 use crate::xds::StreamId;
 
 /// An Envoy that needs longer than this part of its time-out for an acknowledgement is slow: one

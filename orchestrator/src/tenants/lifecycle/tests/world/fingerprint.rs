@@ -6,7 +6,7 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use super::*;
-use crate::tenants::lifecycle::state::{Cluster, Tenant};
+use crate::tenants::lifecycle::tenant::{Cluster, Tenant};
 
 /// Distance that exceeds that of any two changes under way.
 const FAR: u64 = 5;
