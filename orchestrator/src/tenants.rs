@@ -4,7 +4,7 @@
 //!
 //! | file | content |
 //! |---|---|
-//! | `lifecycle.rs` | the state machine of all tenants, with its diagram and its safety rules; pure |
+//! | `lifecycle.rs` | the state machine, with its diagram and safety rules; pure |
 //! | `driver.rs` | the task that owns the machine and performs its effects |
 //! | `driver/handle.rs` | the API of the driver for the other tasks |
 //! | `driver/jobs.rs` | calls of the runtime and the vault, each ending in one event |
@@ -33,8 +33,8 @@
 //!   job. It awaits nothing but its next input, so a slow runtime call delays no other tenant.
 //! - The machine requests one runtime call per tenant at a time, so jobs for one tenant never
 //!   overlap. Memory changes and reclaims are the exception: no state depends on their result.
-//! - The driver ends with an error if a channel that feeds it closes. The process then ends as well:
-//!   a lifecycle that misses events must not go on.
+//! - The driver ends with an error if a channel that feeds it closes. The process then ends as
+//!   well: a lifecycle that misses events must not go on.
 
 pub(crate) mod backup_task;
 pub mod driver;

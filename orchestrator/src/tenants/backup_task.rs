@@ -1,4 +1,5 @@
-//! Task that has the vault copy the phexts of awake tenants, so that a crash costs at most the window.
+//! Task that has the vault copy the phexts of awake tenants, so that a crash costs at most the
+//! window.
 //!
 //! SQ writes only while a lease is live or within its grace. A tenant that has no lease and whose
 //! files all have copies is not looked at again, so idle tenants cost nothing. A few tenants are
@@ -163,8 +164,8 @@ impl BackupTask {
         let RoundResult { tenant, quiet_at_ms, round } = match done {
             Ok(result) => result,
             Err(error) => {
-                // A panic does not say whose round it was. The vault itself lets one round at a time
-                // work on a tenant's files.
+                // A panic does not say whose round it was. The vault itself lets one round at a
+                // time work on a tenant's files.
                 warn!(%error, "round of copies panicked");
                 self.busy.clear();
                 return Ok(());
@@ -190,7 +191,7 @@ impl BackupTask {
         state.uncopied_since = round.uncopied_since;
         state.failed = round.failed;
         if round.doubtful > 0 && self.vault.has_space(&tenant).unwrap_or(false) {
-            warn!(%tenant, "full disk may have truncated phexts: tenant is stopped to examine them");
+            warn!(%tenant, "full disk may have truncated phexts: tenant is stopped for repair");
             self.handle.sleep(tenant, Drain::Forced).await?;
         }
         Ok(())
@@ -231,8 +232,8 @@ fn round(
 }
 
 /// Asks whether the tenant's own SQ answers at `address`. Once it has died, another tenant's SQ may
-/// be given its address before its death is reported; so the runtime is asked for the process *after*
-/// the response has come.
+/// be given its address before its death is reported; so the runtime is asked for the process
+/// *after* the response has come.
 async fn is_alive(
     address: SocketAddr,
     pid: impl AsyncFnOnce() -> Result<Option<i32>, RuntimeError>,

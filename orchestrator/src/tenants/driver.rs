@@ -110,8 +110,8 @@ struct PendingLease {
 
 impl Driver {
     /// Adopts the instances that the runtime has found, publishes them, and opens the publisher: a
-    /// restarted server may send a set of clusters only once the set is complete. `leases_ms` is how
-    /// long leases of earlier runs may be live from now on.
+    /// restarted server may send a set of clusters only once the set is complete. `leases_ms` is
+    /// how long leases of earlier runs may be live from now on.
     pub fn adopt(
         settings: Settings,
         parts: Parts,
@@ -151,8 +151,8 @@ impl Driver {
         (driver, Handle { commands: sender })
     }
 
-    /// Runs until `shutdown` completes or all handles are dropped, then waits for the jobs under way.
-    /// Tenants keep running, for the next run to adopt.
+    /// Runs until `shutdown` completes or all handles are dropped, then waits for the jobs under
+    /// way. Tenants keep running, for the next run to adopt.
     pub async fn run(mut self, shutdown: impl Future<Output = ()>) -> Result<(), DriverError> {
         tokio::pin!(shutdown);
         let mut clock = tokio::time::interval(CLOCK_INTERVAL);

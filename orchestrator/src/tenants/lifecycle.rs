@@ -37,22 +37,23 @@
 //!
 //! Three rules keep requests from failing:
 //!
-//! 1. A lease is granted only when each stream of the gateway has acknowledged the tenant's cluster.
+//! 1. A lease is granted only when each stream of the gateway has acknowledged the tenant's
+//!    cluster.
 //! 2. A cluster is withdrawn only when the last lease and its grace have ended.
 //! 3. A tenant is paused or stopped in order only when each connected Envoy has acknowledged the
 //!    removal of its cluster.
 //!
 //! Changes of the set of clusters are numbered. An Envoy acknowledges all changes up to a number.
 //!
-//! A dead instance is taken out of routing at once, because its address may become another tenant's.
-//! If the tenant will be started again, its cluster points at an address that refuses connections
-//! until then, so that Envoy goes on retrying. Otherwise the cluster is withdrawn.
+//! A dead instance is taken out of routing at once, because its address may become another
+//! tenant's. If the tenant will be started again, its cluster points at an address that refuses
+//! connections until then, so that Envoy goes on retrying. Otherwise the cluster is withdrawn.
 //!
 //! # Structure
 //!
 //! An event handler only notes facts in a tenant or in the shared state. Then the rules bring the
-//! tenant to the state that its facts call for. So an event may come late, twice or in an unexpected
-//! state, and each path is written once.
+//! tenant to the state that its facts call for. So an event may come late, twice or in an
+//! unexpected state, and each path is written once.
 //!
 //! | file | content |
 //! |---|---|
@@ -167,8 +168,8 @@ impl Lifecycle {
     fn assign_permits(&mut self, now: Ms) {
         let permits = self.shared.settings.max_starts;
         while self.shared.starting < permits {
-            // A start that hangs keeps its permit until its time-out. Tenants whose last start failed
-            // may hang again, so they get half of the permits at most.
+            // A start that hangs keeps its permit until its time-out. Tenants whose last start
+            // failed may hang again, so they get half of the permits at most.
             let suspects_may_start = self.shared.starting_suspects < permits.div_ceil(2);
             let tenants = &self.tenants;
             let may_start = |id: &TenantId| {

@@ -1,5 +1,5 @@
-//! Task that asks the driver to stop tenants while the host is short of memory, or while the runtime
-//! is close to its bound on instances.
+//! Task that asks the driver to stop tenants while the host is short of memory, or while the
+//! runtime is close to its bound on instances.
 //!
 //! Tenants that are at rest make room before the kernel kills one or a start fails.
 

@@ -1,8 +1,8 @@
 //! The record that one run of the orchestrator leaves to the next, in `<state_dir>/run.json`.
 //!
 //! The next run reads two facts from it. For how long may leases of earlier runs still be live? And
-//! which runtime may still have the tenants' instances? Another runtime would not see those and could
-//! start a second SQ on the same folder.
+//! which runtime may still have the tenants' instances? Another runtime would not see those and
+//! could start a second SQ on the same folder.
 
 use std::fs;
 use std::io;
@@ -37,8 +37,8 @@ impl RunRecord {
         state_dir.join(FILE)
     }
 
-    /// Reads the record of the previous run; `None` at the first one. A record that can't be read is
-    /// an error, because only the record keeps a second SQ away from a folder that is in use.
+    /// Reads the record of the previous run; `None` at the first one. A record that can't be read
+    /// is an error, because only the record keeps a second SQ away from a folder that is in use.
     pub(crate) fn read(state_dir: &Path) -> io::Result<Option<Self>> {
         match fs::read(Self::path(state_dir)) {
             Ok(json) => Ok(Some(serde_json::from_slice(&json)?)),

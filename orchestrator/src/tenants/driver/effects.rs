@@ -19,8 +19,8 @@ use crate::xds::cluster::{BearerToken, ClusterSpec};
 const NOWHERE: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 1));
 
 impl Driver {
-    /// Performs effects in order. The publisher numbers each change of a cluster. The number goes back
-    /// to the machine before the next effect, and may cause further effects.
+    /// Performs effects in order. The publisher numbers each change of a cluster. The number goes
+    /// back to the machine before the next effect, and may cause further effects.
     pub(super) fn perform(&mut self, effects: Vec<Effect>) {
         let mut effects = VecDeque::from(effects);
         while let Some(effect) = effects.pop_front() {

@@ -93,8 +93,8 @@ impl Handle {
         self.send(|reply| Command::Sleep { tenant, drain, reply }).await
     }
 
-    /// Takes the restore lock: the tenant is put to sleep gently and not started again. Lease requests
-    /// wait until the lock is released.
+    /// Takes the restore lock: the tenant is put to sleep gently and not started again. Lease
+    /// requests wait until the lock is released.
     pub async fn lock_for_restore(&self, tenant: TenantId) -> Result<(), Closed> {
         self.send(|reply| Command::LockForRestore { tenant, reply }).await
     }

@@ -163,8 +163,8 @@ pub(super) async fn stop(parts: Parts, tenant: TenantId, limits: Limits, orderly
     if let Err(error) = &stopped {
         error!(%tenant, %error, "tenant can't be stopped");
     }
-    // An instance that had died unnoticed may have died in the middle of a write: its files are left
-    // for the next start to examine.
+    // An instance that had died unnoticed may have died in the middle of a write: its files are
+    // left for the next start to examine.
     if orderly && stopped == Ok(Stopped::Alive) {
         copy_after_stop(&parts, &tenant, &limits).await;
     }

@@ -215,7 +215,8 @@ pub enum LeaseDecision {
         wake: WakeKind,
         /// Time that the request waited for the wake; 0 with [`WakeKind::None`].
         wake_ms: Ms,
-        /// The wake is counted for this request. A wake counts for one of the requests that wait for it.
+        /// The wake is counted for this request. A wake counts for one of the requests that wait
+        /// for it.
         waker: bool,
     },
     /// The request gets no lease.

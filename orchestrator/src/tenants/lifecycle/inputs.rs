@@ -167,8 +167,9 @@ impl Lifecycle {
         });
     }
 
-    /// Requests that tenants be stopped: dozing ones before those awake without a lease, and in each
-    /// group the least recently used first. `tenants` includes those that are being stopped already.
+    /// Requests that tenants be stopped: dozing ones before those awake without a lease, and in
+    /// each group the least recently used first. `tenants` includes those that are being stopped
+    /// already.
     pub(super) fn memory_short(&mut self, tenants: usize, now: Ms) {
         let is_leaving = |t: &&Tenant| {
             let is_requested = t.sleep_request == Some(SleepRequest::MemoryShort);
@@ -186,8 +187,8 @@ impl Lifecycle {
         }
     }
 
-    /// Takes a reading of the wall clock. If the clock was set, the deadlines of all tenants with warm
-    /// hours change.
+    /// Takes a reading of the wall clock. If the clock was set, the deadlines of all tenants with
+    /// warm hours change.
     pub(super) fn clock_read(&mut self, utc_s: u64, now: Ms) {
         let clock = &mut self.shared.clock;
         let expected_s = clock.map(|(at, read_s)| read_s + now.saturating_sub(at) / 1_000);

@@ -1,7 +1,7 @@
 //! Queue for start permits: one entry per tenant, ordered by arrival time minus a head start.
 //!
-//! The head start grows with the priority and is the ageing at the same time: a tenant of priority 0
-//! goes ahead of each tenant of priority p that arrived more than `p × head_start` later, so none
+//! The head start grows with the priority and is the ageing at the same time: a tenant of priority
+//! 0 goes ahead of each tenant of priority p that arrived more than `p × head_start` later, so none
 //! starves. Within one priority the order is first come, first served.
 
 use std::collections::BTreeSet;
@@ -14,8 +14,8 @@ use super::state::Ms;
 /// of this tenant were being served.
 pub(super) const RESTART_HEAD_START_MS: i64 = 600_000;
 
-/// Weight of the old estimate when a start has been measured: the new measurement counts one part in
-/// this number.
+/// Weight of the old estimate when a start has been measured: the new measurement counts one part
+/// in this number.
 const SMOOTHING: Ms = 8;
 
 /// Tenants that wait for a start permit.

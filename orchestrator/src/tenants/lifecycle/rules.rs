@@ -1,7 +1,7 @@
 //! Rules: the next state of a tenant, by its present state and its facts.
 //!
-//! Event handlers only note facts. [`Shared::settle`] then applies one rule after another until none
-//! applies, so each path through the diagram is written once, whatever event leads to it.
+//! Event handlers only note facts. [`Shared::settle`] then applies one rule after another until
+//! none applies, so each path through the diagram is written once, whatever event leads to it.
 
 mod deadlines;
 mod outcomes;
@@ -15,8 +15,8 @@ use super::shared::Shared;
 use super::state::{Drain, Goal, Ms, State};
 use super::tenant::Tenant;
 
-/// Bound on the rules that one event applies to one tenant. The longest chain has four; more would be
-/// an endless loop.
+/// Bound on the rules that one event applies to one tenant. The longest chain has four; more would
+/// be an endless loop.
 const RULES_MAX: usize = 16;
 
 /// Retry-After of a damaged tenant: the operator needs minutes.
@@ -34,7 +34,8 @@ enum Next {
     Settled,
 }
 
-/// Returns true if a lease may be renewed in this state: the tenant runs, or is being started anyway.
+/// Returns true if a lease may be renewed in this state: the tenant runs, or is being started
+/// anyway.
 pub(super) fn is_renewable(state: State) -> bool {
     matches!(state, State::Awake | State::Retiring(_) | State::Queued | State::Starting)
 }
@@ -89,8 +90,8 @@ impl Shared {
     }
 
     fn step_asleep(&mut self, id: &TenantId, t: &mut Tenant, now: Ms) -> Next {
-        // 1. The tenant is asleep, as requested. A cluster that pointed nowhere during the stop stays
-        //    published only if the tenant will start again.
+        // 1. The tenant is asleep, as requested. A cluster that pointed nowhere during the stop
+        //    stays published only if the tenant will start again.
         t.sleep_request = None;
         if !t.restart {
             self.withdraw_at_once(id, t);
@@ -99,8 +100,8 @@ impl Shared {
         if !t.may_start() {
             return Next::Settled;
         }
-        // 3. A wake must be within the hourly budget, and its waiters must be ready to wait for it. A
-        //    restart is exempt: its clients were being served already.
+        // 3. A wake must be within the hourly budget, and its waiters must be ready to wait for it.
+        //    A restart is exempt: its clients were being served already.
         let head_start = self.head_start(t);
         if !t.restart && !self.may_wake(t, head_start, now) {
             return Next::Settled;
@@ -182,8 +183,8 @@ impl Shared {
             if now < t.since + self.settings.ack_timeout_ms {
                 return Next::Settled;
             }
-            // An Envoy that never acknowledges must not keep tenants awake. After its stream is cut,
-            // it reconnects and gets the present set of clusters.
+            // An Envoy that never acknowledges must not keep tenants awake. After its stream is
+            // cut, it reconnects and gets the present set of clusters.
             self.cut_streams(|stream| stream.acked < seq);
             return Next::Again;
         }

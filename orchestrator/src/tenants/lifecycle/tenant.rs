@@ -7,8 +7,8 @@ use super::state::{Drain, Ms, State, WaiterId};
 use crate::runtime::{ExitKind, InstanceId};
 use crate::xds::{Seq, StreamId};
 
-/// Number of a change that the publisher has not numbered yet. It exceeds every acknowledged number,
-/// so the change counts as not acknowledged.
+/// Number of a change that the publisher has not numbered yet. It exceeds every acknowledged
+/// number, so the change counts as not acknowledged.
 pub(super) const UNNUMBERED: Seq = Seq::MAX;
 
 /// A tenant's cluster, as the publisher has it.
@@ -54,8 +54,8 @@ pub(super) struct Waiter {
     pub(super) wake: WakeKind,
 }
 
-/// Request to put a tenant to sleep before its idle time has passed. Ordered by strength: a stronger
-/// request replaces a weaker one.
+/// Request to put a tenant to sleep before its idle time has passed. Ordered by strength: a
+/// stronger request replaces a weaker one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum SleepRequest {
     /// The host is short of memory. A new lease cancels the request.
@@ -78,7 +78,8 @@ pub(super) struct Tenant {
     pub(super) instance: Option<InstanceId>,
     /// Memory limit of the present instance.
     pub(super) memory_bytes: u64,
-    /// A death that was reported during a runtime call. It is taken into account when the call ends.
+    /// A death that was reported during a runtime call. It is taken into account when the call
+    /// ends.
     pub(super) pending_death: Option<(InstanceId, ExitKind)>,
     /// Latest end of all leases. The client counts from before its request, so its end is earlier.
     pub(super) lease_until: Option<Ms>,

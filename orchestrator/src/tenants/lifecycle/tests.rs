@@ -1,5 +1,5 @@
-//! Tests of the lifecycle's rules, one by one, on a machine with one Envoy that acknowledges at once
-//! unless a test says otherwise. The model check and the simulation test all rules together.
+//! Tests of the lifecycle's rules, one by one, on a machine with one Envoy that acknowledges at
+//! once unless a test says otherwise. The model check and the simulation test all rules together.
 
 mod adoption;
 mod deaths;

@@ -153,8 +153,8 @@ impl Shared {
             t.state,
             State::Starting | State::Pausing | State::Resuming | State::Stopping { .. }
         );
-        // A report about an earlier instance changes nothing. During a start the new instance is not
-        // known yet, so the report is kept until the call has ended.
+        // A report about an earlier instance changes nothing. During a start the new instance is
+        // not known yet, so the report is kept until the call has ended.
         if !call_is_under_way && t.instance.as_ref() != Some(&instance) {
             return;
         }
@@ -175,15 +175,15 @@ impl Shared {
     /// Decides about an awake tenant that has died.
     ///
     /// The first time it is started again at once if its leases are live or in their grace: Envoy
-    /// retries for those clients. From the second failure in a row on it backs off, and its cluster is
-    /// withdrawn, so that a request that kills SQ is not retried forever.
+    /// retries for those clients. From the second failure in a row on it backs off, and its cluster
+    /// is withdrawn, so that a request that kills SQ is not retried forever.
     fn crashed(&mut self, id: &TenantId, t: &mut Tenant, exit: ExitKind, now: Ms) {
         // 1. Count failures in a row: an instance that ran for long enough starts a new row.
         let was_stable = now >= t.starts.last_at + self.settings.stable_ms;
         t.starts.failures = if was_stable { 1 } else { t.starts.failures.saturating_add(1) };
         if t.starts.failures > 1 {
-            // 2. Back off. A panic is caused by a single request (in SQ 0.5 by a client that leaves)
-            //    and not by the tenant's data, so the back-off does not grow.
+            // 2. Back off. A panic is caused by a single request (in SQ 0.5 by a client that
+            //    leaves) and not by the tenant's data, so the back-off does not grow.
             self.withdraw_at_once(id, t);
             let max_ms = match exit {
                 ExitKind::Crashed(PANIC) => self.settings.backoff_ms,

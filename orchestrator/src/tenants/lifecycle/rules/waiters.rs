@@ -26,8 +26,8 @@ enum Ack {
 }
 
 impl Shared {
-    /// Grants a lease to each waiter whose gateway has the cluster, and refuses it where the gateway
-    /// rejected the cluster.
+    /// Grants a lease to each waiter whose gateway has acknowledged the cluster, and refuses each
+    /// whose gateway has rejected it.
     pub(super) fn decide_waiters(&mut self, t: &mut Tenant, now: Ms) {
         if self.waiters_are_deferred(t) {
             return;
@@ -87,8 +87,9 @@ impl Shared {
         if t.waiters.first().is_none_or(|waiter| waiter.deadline > now) {
             return;
         }
-        // 2. An Envoy is at fault only if the tenant has been awake for a while. A start may leave it
-        //    no more than a moment of the patience, and that it did not use the moment is no fault.
+        // 2. An Envoy is at fault only if the tenant has been awake for a while. A start may leave
+        //    it no more than a moment of the patience, and that it did not use the moment is no
+        //    fault.
         let ack_is_overdue = now >= t.since + self.settings.ack_timeout_ms / SLOW_ACK_DIVISOR;
         let gateway_is_slow =
             t.state == State::Awake && !self.waiters_are_deferred(t) && ack_is_overdue;
@@ -104,8 +105,8 @@ impl Shared {
             }
             _ => SOON_MS,
         };
-        // 3. Refuse, and cut the streams of slow gateways: Envoy then reconnects and gets the present
-        //    set of clusters.
+        // 3. Refuse, and cut the streams of slow gateways: Envoy then reconnects and gets the
+        //    present set of clusters.
         for waiter in std::mem::take(&mut t.waiters) {
             if waiter.deadline > now {
                 t.waiters.push(waiter);
@@ -145,8 +146,8 @@ impl Shared {
         }
     }
 
-    /// Cuts streams. An Envoy without a stream gets no further lease, and those that it had have ended
-    /// where this is called.
+    /// Cuts streams. An Envoy without a stream gets no further lease, and those that it had have
+    /// ended where this is called.
     pub(super) fn cut_streams(&mut self, is_cut: impl Fn(&Stream) -> bool) {
         let cut: Vec<StreamId> =
             self.streams.iter().filter(|(_, stream)| is_cut(stream)).map(|(id, _)| *id).collect();
@@ -156,8 +157,8 @@ impl Shared {
         }
     }
 
-    /// Returns true if waiters are kept waiting until the tenant has slept: a restore or the operator
-    /// wants that, and it can be over within the clients' patience.
+    /// Returns true if waiters are kept waiting until the tenant has slept: a restore or the
+    /// operator wants that, and it can be over within the clients' patience.
     pub(super) fn waiters_are_deferred(&self, t: &Tenant) -> bool {
         if t.restore_locked {
             return true;

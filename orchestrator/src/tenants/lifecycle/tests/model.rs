@@ -1,5 +1,5 @@
-//! The model check: explores every order of actions up to the given faults, breadth first, so that a
-//! broken promise is reported with a shortest way to it.
+//! The model check: explores every order of actions up to the given faults, breadth first, so that
+//! a broken promise is reported with a shortest way to it.
 //!
 //! `MODEL=deep cargo test --release -p orchestrator model` searches two tenants and two Envoys with
 //! every fault. Without it, smaller searches run that end within a minute or two unoptimised.

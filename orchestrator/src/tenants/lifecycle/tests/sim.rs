@@ -39,8 +39,8 @@ fn fast_settings() -> Settings {
     }
 }
 
-/// Lets time pass, but no further than to the next deadline at once, because the driver never misses
-/// one by much.
+/// Lets time pass, but no further than to the next deadline at once, because the driver never
+/// misses one by much.
 fn pass(world: &mut World, ms: Ms) -> Result<(), String> {
     let end = world.now + ms;
     while let Some(at) = world.machine.next_deadline().filter(|at| *at <= end) {

@@ -1,6 +1,6 @@
 //! The world around the machine, as a model: Envoys, filters, the runtime, late and lost messages,
-//! crashes. The model check explores it completely, the simulation at random. A broken promise is an
-//! `Err` that names it.
+//! crashes. The model check explores it completely, the simulation at random. A broken promise is
+//! an `Err` that names it.
 //!
 //! | file | content |
 //! |---|---|
@@ -33,7 +33,8 @@ const BEGIN: Ms = 1_000;
 /// Description of a broken promise.
 pub(super) type Violation = String;
 
-/// An action that the world may take next. Numbers are those of an Envoy and a tenant, in this order.
+/// An action that the world may take next. Numbers are those of an Envoy and a tenant, in this
+/// order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Action {
     /// A filter requests a lease.

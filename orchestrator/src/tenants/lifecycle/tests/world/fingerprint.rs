@@ -1,7 +1,7 @@
 //! Fingerprints: two worlds that no rule can tell apart have the same one, so that a search ends.
 //!
-//! A time counts only as long as it is still compared with something. Changes and instances count by
-//! their distance from the newest.
+//! A time counts only as long as it is still compared with something. Changes and instances count
+//! by their distance from the newest.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -133,7 +133,8 @@ impl World {
         (facts.starts.is_suspect(), facts.starts.failures.min(3)).hash(h);
     }
 
-    /// Number of changes that an Envoy has not taken, and of acknowledgements that have not arrived.
+    /// Number of changes that an Envoy has not taken, and of acknowledgements that have not
+    /// arrived.
     pub(in crate::tenants::lifecycle) fn backlog(&self) -> usize {
         self.envoys.iter().map(|e| e.inbox.len() + e.acks.len()).max().unwrap_or(0)
     }
