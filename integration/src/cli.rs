@@ -67,7 +67,7 @@ enum Experiment {
         quick: bool,
         /// Runs one part only
         #[arg(long, value_enum)]
-        only: Option<bench::Part>,
+        only: Option<bench::BenchPart>,
     },
     /// Measures the cost of many tenants on one host and prints each figure beside its goal
     Scale {
@@ -85,7 +85,7 @@ enum Experiment {
         seed: u64,
         /// Runs one part only
         #[arg(long)]
-        only: Option<proof::Part>,
+        only: Option<proof::ProofPart>,
         /// Folder of a private Docker daemon; set for the child process that kills it
         #[arg(long, hide = true)]
         dockerd_in: Option<PathBuf>,
@@ -140,12 +140,12 @@ impl Experiment {
             Self::Scale { tenants } => scale::run(tenants).await,
             Self::Proof { quick, seed, only, dockerd_in, dockerd_kills } => {
                 let options =
-                    proof::Options { runtime, quick, seed, only, dockerd_in, dockerd_kills };
+                    proof::ProofOptions { runtime, quick, seed, only, dockerd_in, dockerd_kills };
                 proof::run(options).await
             }
             Self::Reconcile { requests } => reconcile::run(runtime, requests).await,
             Self::Drill { quick, dockerd, only } => {
-                drill::run(drill::Options { runtime, quick, dockerd, only }).await
+                drill::run(drill::DrillOptions { runtime, quick, dockerd, only }).await
             }
         }
     }

@@ -1,65 +1,73 @@
-//! `integration drill`: parts are broken under mixed load; what clients saw is counted.
+//! `integration drill`: faults are injected under mixed load, and the outcomes of the clients'
+//! requests are counted.
 //!
-//! Each tenant has one client, so that every answer can be judged: a read gives the last
-//! acknowledged text, or one whose write was in flight when something broke. What a client may see
-//! of each drill is its [`Allowance`]; the goal beside it is always the same: no failed read, no
-//! wrong answer, no acknowledged write lost, and a write that fails says so.
+//! Each tenant has one client, so that every response can be judged: a read returns the last
+//! acknowledged text, or a text whose write was in flight when the fault came. The failures that a
+//! drill may cause are its [`Expectation`]. The goal of all drills is the same: no failed read, no
+//! wrong response, no acknowledged write lost, and an error response for every write that fails.
+//!
+//! ```text
+//! load ─► fault ─► recovery ─► check of all scrolls ─┐
+//!   ▲────────────────────────────────────────────────┘
+//! ```
 
-mod allow;
 pub mod clock;
 mod daemon;
 mod disk;
 pub mod doze;
-pub mod mixed;
-mod scroll;
-mod strike;
-mod tally;
+mod expectation;
+mod fault;
+mod mixed_load;
+mod outcomes;
+mod scroll_history;
 
-use harness::{EnvoyHost, Lifecycle, Runtime, Stack, StackBuilder, Tier};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-pub use allow::Allowance;
-use mixed::Mixed;
-pub use tally::Tally;
+pub use expectation::Expectation;
+pub use outcomes::ClientOutcomes;
 
-/// Longest wait for anything to come back.
+use disk::FillableDisk;
+use harness::{EnvoyHost, Lifecycle, Runtime, Stack, StackBuilder, Tier};
+use mixed_load::MixedLoad;
+
+/// Longest wait for recovery from a fault.
 const PATIENCE: Duration = Duration::from_mins(1);
-
-/// How long clients wait for a wake: a herd on two cores takes longer than the usual nine seconds.
+/// Time for which clients wait for a wake: waking all tenants at once on two cores takes longer
+/// than the default of nine seconds.
 const PATIENCE_MS: u64 = 26_000;
-
-/// A tier whose tenants can ask for more than their memory bears: no product has one.
+/// A tier whose tenants may send bodies larger than their memory. No real tier allows this.
 const TIER: &str = "drill";
-/// How much is done.
+
+/// The size of a drill.
 #[derive(Debug, Clone, Copy)]
-pub struct Scale {
+pub struct DrillSize {
     /// Tenants under load at the same time.
     pub tenants: usize,
-    /// Requests between one blow and the next, over all tenants.
+    /// Requests between two faults, over all tenants.
     pub requests: u64,
-    /// Blows per drill.
-    pub blows: usize,
+    /// Faults per drill.
+    pub faults: usize,
 }
 
-impl Scale {
-    /// Requests of one client between one blow and the next.
-    fn each(self) -> u64 {
+impl DrillSize {
+    /// The size of `make drill`; takes some minutes.
+    pub const FULL: Self = Self { tenants: 20, requests: 2000, faults: 5 };
+    /// The size in the test suite; takes much less than a minute.
+    pub const QUICK: Self = Self { tenants: 4, requests: 200, faults: 2 };
+
+    /// Returns the requests of one client between two faults.
+    fn requests_per_client(self) -> u64 {
         self.requests / u64::try_from(self.tenants.max(1)).unwrap_or(1)
     }
-
-    /// Some minutes.
-    pub const FULL: Self = Self { tenants: 20, requests: 2000, blows: 5 };
-    /// Well below a minute, for the test suite.
-    pub const QUICK: Self = Self { tenants: 4, requests: 200, blows: 2 };
 }
 
-/// What is broken.
+/// A drill, named by its fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Drill {
-    /// Nothing: what the load sees on its own.
-    Nothing,
+    /// There is no fault; shows the load alone.
+    NoFault,
     /// One tenant's SQ is killed.
     SqKilled,
     /// One tenant's SQ runs out of memory.
@@ -68,9 +76,9 @@ pub enum Drill {
     AllSqsKilled,
     /// The orchestrator is killed and started again.
     OrchestratorKilled,
-    /// The orchestrator's binary is replaced, it is ended as an upgrade does, and started again.
+    /// The orchestrator's binary is replaced; it is stopped and started as in an upgrade.
     OrchestratorUpgraded,
-    /// A second orchestrator is started on the same data root: it must refuse.
+    /// A second orchestrator is started on the same data root and must refuse.
     SecondOrchestrator,
     /// Envoy hands over to a new process.
     EnvoyHotRestarted,
@@ -78,24 +86,25 @@ pub enum Drill {
     EnvoyKilled,
     /// The relay is killed and started again.
     RelayGone,
-    /// All tenants are asked to sleep and wake with their next request.
+    /// All tenants are put to sleep, and each wakes with its next request.
     AllAsleep,
-    /// All tenants sleep, the orchestrator is killed and started again, all are asked at once.
+    /// All tenants sleep, the orchestrator is killed and started again, and all tenants get a
+    /// request at once.
     AllAtOnce,
-    /// The disk has less room than the floor for a while.
+    /// The disk temporarily has less room than its floor.
     DiskFull,
     /// The wall clock of all parts jumps an hour ahead and back.
     ClockJumps,
-    /// Docker's daemon is killed and started again, containers live on.
+    /// The Docker daemon is killed and started again; containers survive.
     DaemonLiveRestore,
-    /// Docker's daemon is killed and started again, and with it all containers.
+    /// The Docker daemon and all containers end, and the daemon is started again.
     DaemonRestarted,
 }
 
 impl Drill {
-    /// In the order in which they are run.
+    /// All drills, in the order in which they run.
     pub const ALL: [Self; 16] = [
-        Self::Nothing,
+        Self::NoFault,
         Self::SqKilled,
         Self::SqOutOfMemory,
         Self::AllSqsKilled,
@@ -113,19 +122,19 @@ impl Drill {
         Self::DaemonRestarted,
     ];
 
-    /// What the table calls it.
+    /// Returns the title of the drill's row.
     pub fn title(self) -> &'static str {
         match self {
-            Self::Nothing => "nothing broken",
+            Self::NoFault => "no fault",
             Self::SqKilled => "one SQ killed",
             Self::SqOutOfMemory => "one SQ out of memory",
             Self::AllSqsKilled => "all SQs killed at once",
             Self::OrchestratorKilled => "orchestrator kill -9",
             Self::OrchestratorUpgraded => "orchestrator upgraded",
-            Self::SecondOrchestrator => "a second orchestrator",
+            Self::SecondOrchestrator => "second orchestrator started",
             Self::EnvoyHotRestarted => "Envoy hot restart",
-            Self::EnvoyKilled => "Envoy kill -9 (clients ask again)",
-            Self::RelayGone => "relay gone and back",
+            Self::EnvoyKilled => "Envoy kill -9 (clients retry)",
+            Self::RelayGone => "relay kill -9",
             Self::AllAsleep => "all put to sleep at once",
             Self::AllAtOnce => "all woken at once after a reboot",
             Self::DiskFull => "disk below its floor",
@@ -136,11 +145,12 @@ impl Drill {
     }
 }
 
-/// Crashes are forgiven at once: one blow after another is no crash loop, which would be answered
-/// with a back-off. Where tenants are to sleep their leases are short, but the grace is still longer
-/// than a request takes on a busy machine; elsewhere they are the product's, which outlast what is
-/// being started again.
-pub fn lifecycle(drill: Drill) -> Lifecycle {
+/// Returns the lifecycle settings of a drill.
+///
+/// Crashes are forgiven at once: repeated faults are not a crash loop, which would cause back-off.
+/// Drills in which tenants sleep have short leases, but a grace that is longer than a request takes
+/// on a busy machine. All others have the default leases, which outlast the restart of a part.
+fn lifecycle(drill: Drill) -> Lifecycle {
     let lifecycle =
         Lifecycle::default().duration_ms("stable_after", 0).duration_ms("patience", PATIENCE_MS);
     match drill {
@@ -151,121 +161,149 @@ pub fn lifecycle(drill: Drill) -> Lifecycle {
     }
 }
 
-/// A stack with so many tenants to be struck.
+/// Builds the stack of a drill.
 pub fn stack(drill: Drill, tenants: usize) -> StackBuilder {
     let tier = Tier::unlimited(TIER).set("phext-max", "60 MB").set("body-max", "60 MB");
     let mut builder = Stack::builder().lifecycle(lifecycle(drill)).tier(tier);
     if drill == Drill::EnvoyHotRestarted {
-        // Sockets are handed over on one host.
+        // The old Envoy passes its sockets to the new one, so both must run on the same host.
         builder = builder.hot_restart().envoy_host(EnvoyHost::Process);
     }
     let builder = builder.filter_config("lease_timeout", &format!("\"{}ms\"", PATIENCE_MS + 1_000));
     (1..=tenants).fold(builder, |builder, n| builder.tenant_in_tier(&format!("t{n}"), TIER))
 }
 
-/// Runs one drill on a stack of its own.
-async fn one(drill: Drill, runtime: Runtime, scale: Scale) -> Result<Tally> {
-    let mut builder = stack(drill, scale.tenants).runtime(runtime);
-    let mut small = None;
-    if drill == Drill::DiskFull {
-        let disk = disk::Small::make()?;
-        builder = builder.data(&disk.data()).orchestrator(&disk::Small::config());
-        small = Some(disk);
+/// Runs one drill on a new stack from [`stack`]. All scrolls are checked after each fault.
+pub async fn run_under_load(
+    drill: Drill,
+    stack: &Stack,
+    size: DrillSize,
+) -> Result<ClientOutcomes> {
+    let load = MixedLoad::start(stack).await?;
+    for number in 0..size.faults {
+        load.wait_for_requests(size.requests_per_client(), stack).await?;
+        load.begin_fault();
+        fault::inject(drill, stack, &load, number).await?;
+        load.end_fault();
+        load.check_all_scrolls().await?;
     }
-    let stack = builder.start().await?;
-    let result = match &small {
-        Some(disk) => disk::under_load(disk, &stack, scale).await,
-        None => under_load(drill, &stack, scale).await,
-    };
-    let result = result.with_context(|| format!("{}\n{}", drill.title(), stack.log_tails()));
-    // The stack first: its tenants have their files on the disk.
-    drop(stack);
-    drop(small);
-    result
-}
-
-/// Runs one drill on a new stack of [`stack`], with all its tenants. After each blow all is read.
-pub async fn under_load(drill: Drill, stack: &Stack, scale: Scale) -> Result<Tally> {
-    let load = Mixed::start(stack).await?;
-    for number in 0..scale.blows {
-        load.each_sends(scale.each(), stack).await?;
-        load.blow_begins();
-        strike::strike(drill, stack, &load, number).await?;
-        load.blow_has_ended();
-        load.look().await?;
-    }
-    load.each_sends(scale.each(), stack).await?;
+    load.wait_for_requests(size.requests_per_client(), stack).await?;
     load.finish().await
 }
 
-/// What to run.
+/// Starts the drill's stack and runs the drill.
+async fn run_on_new_stack(
+    drill: Drill,
+    runtime: Runtime,
+    size: DrillSize,
+) -> Result<ClientOutcomes> {
+    let mut builder = stack(drill, size.tenants).runtime(runtime);
+    let mut disk = None;
+    if drill == Drill::DiskFull {
+        let small = FillableDisk::create()?;
+        builder = builder.data(&small.data()).orchestrator(&FillableDisk::orchestrator_config());
+        disk = Some(small);
+    }
+    let stack = builder.start().await?;
+    let result = match &disk {
+        Some(disk) => disk::run_under_load(disk, &stack, size).await,
+        None => run_under_load(drill, &stack, size).await,
+    };
+    let result = result.with_context(|| format!("{}\n{}", drill.title(), stack.log_tails()));
+    // The stack is dropped before the disk, because its tenants have files there.
+    drop(stack);
+    drop(disk);
+    result
+}
+
+/// The options of `integration drill`.
 #[derive(Debug, Clone)]
-pub struct Options {
-    /// What runs SQ; `None`: Docker where it answers.
+pub struct DrillOptions {
+    /// The runtime of the tenants; `None` selects Docker if its daemon responds.
     pub runtime: Option<Runtime>,
-    /// Each drill for a shorter time.
+    /// Runs each drill in its short form.
     pub quick: bool,
-    /// Also kill this host's Docker daemon.
+    /// Includes the drills that end this host's Docker daemon.
     pub dockerd: bool,
-    /// Only drills whose titles have this in them.
+    /// Runs only the drills whose titles contain this text.
     pub only: Option<String>,
 }
 
-/// Runs all drills and prints the table; fails when a goal is missed.
-pub async fn run(options: Options) -> Result<()> {
-    let runtime = Runtime::resolve(options.runtime)?;
-    let scale = if options.quick { Scale::QUICK } else { Scale::FULL };
-    println!("Mixed load on {} tenants, {} runtime", scale.tenants, runtime.name());
-    println!("{}", Tally::HEADING);
-    let (mut missed, mut left_out) = (Vec::new(), Vec::new());
-    for drill in Drill::ALL {
-        if options.only.as_ref().is_some_and(|only| !drill.title().contains(only.as_str())) {
-            continue;
-        }
-        let tally = match drill {
-            Drill::ClockJumps if !clock::is_shifted() => {
-                // The table's row comes from a process whose clock can be shifted.
-                if let Err(error) = clock::run_shifted(&std::env::current_exe()?, options.quick) {
-                    missed.push(format!("{}: {error:#}", drill.title()));
-                }
-                continue;
-            }
-            Drill::DaemonLiveRestore | Drill::DaemonRestarted if !options.dockerd => {
-                left_out.push(format!("{}: it disturbs all containers: --dockerd", drill.title()));
-                continue;
-            }
-            Drill::DaemonLiveRestore | Drill::DaemonRestarted => {
-                daemon::restarts(drill, scale).await?
-            }
-            _ => one(drill, runtime, scale).await?,
-        };
-        let broken = Allowance::of(drill).missed(&tally);
-        println!(
-            "{}{}",
-            tally.row(drill.title()),
-            if broken.is_empty() { "met" } else { "MISSED" }
-        );
-        if !broken.is_empty() {
-            let errors = tally.first_errors.join("; ");
-            missed.push(format!("{}: {}: {errors}", drill.title(), broken.join(", ")));
-        }
+impl DrillOptions {
+    fn includes(&self, drill: Drill) -> bool {
+        self.only.as_ref().is_none_or(|only| drill.title().contains(only.as_str()))
     }
-    println!("{}", Allowance::GOAL);
+}
+
+/// Missed goals and drills that were not run.
+#[derive(Debug, Default)]
+struct Summary {
+    missed: Vec<String>,
+    skipped: Vec<String>,
+}
+
+/// Runs all drills and prints the table. Fails when a goal is missed.
+pub async fn run(options: DrillOptions) -> Result<()> {
+    let runtime = Runtime::resolve(options.runtime)?;
+    let size = if options.quick { DrillSize::QUICK } else { DrillSize::FULL };
+    println!("Mixed load on {} tenants, {} runtime", size.tenants, runtime.name());
+    println!("{}", ClientOutcomes::heading());
+    let mut summary = Summary::default();
+    for drill in Drill::ALL.into_iter().filter(|drill| options.includes(*drill)) {
+        run_and_print(drill, runtime, size, &options, &mut summary).await?;
+    }
+    println!("{}\n{}", ClientOutcomes::goals(), Expectation::NOTES);
     if options.only.is_none() {
-        let p50 = doze::wakes(runtime, doze::ROUNDS).await?;
+        let p50 = doze::median_wake(runtime, doze::ROUNDS).await?;
         println!(
-            "a dozing tenant's first byte, p50 of {}: {p50:.1?}; {}",
+            "request to a dozing tenant, p50 of {} wakes: {p50:.1?}; {}",
             doze::ROUNDS,
             doze::GOAL
         );
         if p50 > doze::LIMIT {
-            missed.push(format!("a doze is left in {p50:?}"));
+            summary.missed.push(format!("the wake of a dozing tenant took {p50:?}"));
         }
     }
-    for what in &left_out {
-        println!("NOT RUN: {what}");
+    for drill in &summary.skipped {
+        println!("NOT RUN: {drill}");
     }
-    ensure!(missed.is_empty(), "missed:\n{}", missed.join("\n"));
-    println!("met");
+    ensure!(summary.missed.is_empty(), "goals missed:\n{}", summary.missed.join("\n"));
+    println!("all goals met");
+    Ok(())
+}
+
+/// Runs one drill and prints its row.
+async fn run_and_print(
+    drill: Drill,
+    runtime: Runtime,
+    size: DrillSize,
+    options: &DrillOptions,
+    summary: &mut Summary,
+) -> Result<()> {
+    let title = drill.title();
+    let outcomes = match drill {
+        Drill::ClockJumps if !clock::can_shift() => {
+            // The child process, whose clock can be shifted, prints the row.
+            let program = std::env::current_exe()?;
+            if let Err(error) = clock::run_with_shifted_clock(&program, options.quick) {
+                summary.missed.push(format!("{title}: {error:#}"));
+            }
+            return Ok(());
+        }
+        Drill::DaemonLiveRestore | Drill::DaemonRestarted if !options.dockerd => {
+            let reason = "it disturbs all containers of this host; run it with --dockerd";
+            summary.skipped.push(format!("{title}: {reason}"));
+            return Ok(());
+        }
+        Drill::DaemonLiveRestore | Drill::DaemonRestarted => daemon::run_drill(drill, size).await?,
+        _ => run_on_new_stack(drill, runtime, size).await?,
+    };
+    let missed = Expectation::new(drill).missed_goals(&outcomes);
+    let met = if missed.is_empty() { "met" } else { "MISSED" };
+    println!("{}  {met}", outcomes.row(title));
+    if !missed.is_empty() {
+        let errors = outcomes.first_errors.join("; ");
+        summary.missed.push(format!("{title}: {}: {errors}", missed.join(", ")));
+    }
     Ok(())
 }

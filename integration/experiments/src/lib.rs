@@ -1,6 +1,17 @@
-//! Measurements of the whole gateway, and what it does while its parts fail.
+//! Experiments on the whole gateway, run with its real parts.
+//!
+//! | module | question |
+//! |---|---|
+//! | [`bench`] | What do a warm request, limits and a wake cost? |
+//! | [`scale`] | What does one host pay for 100 to 10,000 tenants? |
+//! | [`drill`] | What do clients see while a part fails? |
+//! | [`proof`] | Which data is lost when SQ dies during writes? |
+//! | [`reconcile`] | Do clients, Envoy and the ledger count the same requests? |
+//!
+//! Each module has a `run` that prints a table, goals beside the figures.
 
 pub mod bench;
+mod columns;
 pub mod drill;
 pub mod proof;
 pub mod reconcile;

@@ -1,18 +1,19 @@
-//! `integration proof`: SQ is killed, starved and cut off from its disk under writes, behind the
-//! gateway and alone, and what its clients lose is counted.
+//! `integration proof`: SQ is killed, starved of memory and cut off from its disk during writes,
+//! behind the gateway and alone. The writes that clients lose are counted.
 //!
-//! Every row says what was lost against two promises: whatever was there before, and every
-//! acknowledged write older than the window, is there afterwards. `SEED` repeats a run's moments;
-//! what SQ is doing just then is its own affair.
+//! Each row is checked against two promises: everything that existed before a fault, and every
+//! acknowledged write older than the window, exists after it. `SEED` repeats the moments of the
+//! faults, but not SQ's state at these moments.
 
-pub mod contained;
-pub mod daemon;
+mod comparison;
+mod daemon;
 pub mod disk;
-pub mod kill;
-pub mod memory;
-pub mod model;
-pub mod table;
-pub mod target;
+mod loss;
+mod memory;
+mod model;
+mod series;
+mod sq_container;
+pub(crate) mod target;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,76 +21,94 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
+pub use loss::LossReport;
+pub use target::TENANT;
+
 use disk::LoopDisk;
 use harness::bare_sq::BareSq;
 use harness::{Lifecycle, Runtime, Stack, StackBuilder, Tier};
-use kill::{Series, Tally, WRITERS};
-use target::{Blow, TENANT, Target};
+use series::{FaultSeries, WRITERS};
+use target::{Fault, Target};
 
-/// Address space of an SQ alone that is to die of a large request.
-const SMALL_KB: u64 = 110_000;
-/// Room of the small disk.
+/// The version of SQ that runs alone.
+const SQ_VERSION: &str = "0.6.0";
+/// Address space of an SQ alone that must die of a large request.
+const SMALL_MEMORY_KB: u64 = 110_000;
+/// Size of the small disk.
 const DISK_MB: u64 = 96;
-/// Below this much room the gateway of the small disk takes no writes.
+/// Free room on the small disk below which the gateway refuses writes.
 const FLOOR_BYTES: u64 = 32 << 20;
+/// Size of the phext in series on a full disk.
+const DISK_PHEXT_BYTES: usize = 5_000_000;
 
-/// How much is done.
+/// The number of faults of each kind.
 #[derive(Debug, Clone, Copy)]
-pub struct Scale {
-    /// SIGKILLs per phext size.
-    pub kills: u64,
-    /// Deaths of another request's memory.
-    pub memory: u64,
+struct ProofSize {
+    /// Kills of SQ for each phext size.
+    kills: u64,
+    /// Deaths by another request's memory.
+    memory: u64,
     /// Full disks.
-    pub disks: u64,
-    /// Deaths of Docker's daemon.
-    pub dockerd: u64,
-    /// Sizes of phexts.
-    pub sizes: &'static [usize],
+    disks: u64,
+    /// Kills of the Docker daemon.
+    dockerd: u64,
+    /// Sizes of phexts in bytes.
+    phext_bytes: &'static [usize],
 }
 
-impl Scale {
-    /// About half an hour.
-    pub const FULL: Self =
-        Self { kills: 200, memory: 20, disks: 10, dockerd: 10, sizes: &[5_000_000, 25_000_000] };
-    /// About two minutes.
-    pub const QUICK: Self =
-        Self { kills: 20, memory: 3, disks: 2, dockerd: 2, sizes: &[5_000_000] };
+impl ProofSize {
+    /// The size of `make proof`; takes about half an hour.
+    const FULL: Self = Self {
+        kills: 200,
+        memory: 20,
+        disks: 10,
+        dockerd: 10,
+        phext_bytes: &[5_000_000, 25_000_000],
+    };
+    /// The short form; takes about two minutes.
+    const QUICK: Self =
+        Self { kills: 20, memory: 3, disks: 2, dockerd: 2, phext_bytes: &[5_000_000] };
 }
 
 /// A part of the proof.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Part {
-    /// SQ dies under writes.
+pub enum ProofPart {
+    /// SQ dies during writes.
     Deaths,
-    /// The disk is full.
+    /// The disk is full during writes.
     Disks,
-    /// Docker's daemon dies under writes.
+    /// The Docker daemon is killed during writes.
     Dockerd,
-    /// What SQ survives in the memory of each tier.
+    /// The largest phext that SQ survives in the memory of each tier.
     Memory,
-    /// SQ alone and the gateway, rule by rule.
+    /// SQ alone compared with the gateway, rule by rule.
     Table,
 }
 
-/// What is asked for.
+/// The options of `integration proof`.
 #[derive(Debug, Clone)]
-pub struct Options {
-    /// What runs tenants; `None`: what is here.
+pub struct ProofOptions {
+    /// The runtime of the tenants; `None` selects Docker if its daemon responds.
     pub runtime: Option<Runtime>,
-    /// Few blows.
+    /// Runs the short form.
     pub quick: bool,
-    /// Decides about all moments.
+    /// Seed of all moments.
     pub seed: u64,
-    /// One part instead of all.
-    pub only: Option<Part>,
-    /// The folder of a Docker daemon of our own, where this is the process that kills it.
+    /// Runs one part only.
+    pub only: Option<ProofPart>,
+    /// The folder of the proof's Docker daemon; set only in the child process that kills it.
     pub dockerd_in: Option<PathBuf>,
-    /// How often it is killed; `None`: as the scale has it.
+    /// Number of kills of the Docker daemon; `None` selects that of the size.
     pub dockerd_kills: Option<u64>,
 }
 
-/// The limits of what is struck: nothing but SQ's own memory stops a write.
+impl ProofOptions {
+    fn includes(&self, part: ProofPart) -> bool {
+        self.only.is_none_or(|only| only == part)
+    }
+}
+
+/// Returns a tier in which only SQ's memory limits writes.
 pub fn tier(name: &str, memory_mib: u64) -> Tier {
     Tier::unlimited(name)
         .set("storage", "1 GB")
@@ -99,165 +118,180 @@ pub fn tier(name: &str, memory_mib: u64) -> Tier {
         .set("body-max", "60 MB")
 }
 
-/// A gateway whose tenant has so much memory. It dies more often here than one in good health, and
-/// is not made to wait for it.
+/// Builds a gateway with the tenant [`TENANT`]. Its crashes are forgiven at once, so that repeated
+/// faults cause no back-off.
 pub fn gateway(runtime: Runtime, memory_mib: u64) -> StackBuilder {
     Stack::builder()
         .runtime(runtime)
         .lifecycle(Lifecycle::default().duration_ms("stable_after", 0))
-        .tier(tier("struck", memory_mib))
-        .tenant_in_tier(TENANT, "struck")
+        .tier(tier("proof", memory_mib))
+        .tenant_in_tier(TENANT, "proof")
 }
 
-/// Kills behind the gateway.
-pub async fn kills(runtime: Runtime, blows: u64, bytes: usize, seed: u64) -> Result<Tally> {
-    struck(Arc::new(gateway(runtime, 512).start().await?), blows, bytes, seed).await
+/// Kills the SQ of a stack from [`gateway`] repeatedly during writes.
+pub async fn run_kills(
+    stack: Arc<Stack>,
+    kills: u64,
+    bytes: usize,
+    seed: u64,
+) -> Result<LossReport> {
+    kill_series(kills, bytes, seed).run(Target::gateway(stack)?).await
 }
 
-/// Kills behind a gateway of [`gateway`].
-pub async fn struck(stack: Arc<Stack>, blows: u64, bytes: usize, seed: u64) -> Result<Tally> {
-    kill::series(Target::gateway(stack)?, by_kill(blows, bytes, seed)).await
+fn kill_series(faults: u64, bytes: usize, seed: u64) -> FaultSeries {
+    let pause = Duration::from_millis(1_200);
+    FaultSeries { fault: Fault::Kill, faults, bytes, pause, seed }
 }
 
-fn by_kill(blows: u64, bytes: usize, seed: u64) -> Series {
-    Series { blow: Blow::Kill, blows, bytes, pause: Duration::from_millis(1_200), seed }
-}
-
-/// Deaths by another request's memory, behind the gateway.
-pub async fn starved(runtime: Runtime, blows: u64, seed: u64) -> Result<Tally> {
-    let stack = gateway(runtime, 64).start().await?;
-    kill::series(Target::gateway(Arc::new(stack))?, by_memory(blows, seed)).await
-}
-
-fn by_memory(blows: u64, seed: u64) -> Series {
+fn memory_series(faults: u64, seed: u64) -> FaultSeries {
     let pause = Duration::from_secs(1);
-    Series { blow: Blow::Memory, blows, bytes: 4_000_000, pause, seed }
+    FaultSeries { fault: Fault::OutOfMemory, faults, bytes: 4_000_000, pause, seed }
 }
 
-/// Full disks behind the gateway.
-pub async fn full_disks(runtime: Runtime, times: u64, seed: u64) -> Result<Tally> {
-    let disk = Arc::new(LoopDisk::make(DISK_MB)?);
-    let stack = gateway(runtime, 512)
-        .data(&disk.data())
-        .orchestrator(&format!("\n[host]\ndisk_floor = {FLOOR_BYTES}\n"))
-        .start()
-        .await?;
-    disk::series(Target::gateway(Arc::new(stack))?, disk, (times, 5_000_000, seed)).await
-}
-
-/// Runs all of it and prints the tables; fails when a promise was broken.
-pub async fn run(options: Options) -> Result<()> {
-    // Who kills dockerd has none yet.
-    let own = options.dockerd_in.as_ref().map(|_| Runtime::Docker);
-    let runtime = own.map_or_else(|| Runtime::resolve(options.runtime), Ok)?;
-    let scale = if options.quick { Scale::QUICK } else { Scale::FULL };
-    let wanted = |part| options.only.is_none_or(|only| only == part);
-    let mut report = Report::default();
-    let dies = [Part::Deaths, Part::Disks, Part::Dockerd].into_iter().any(wanted);
-    // The process that kills dockerd goes on with the table of the one that started it.
-    if dies && options.dockerd_in.is_none() {
-        println!("{WRITERS} writers, {} runtime, seed {}", runtime.name(), options.seed);
-        println!(
-            "promise: nothing from before missing or torn, and no acknowledged write lost that is \
-             older than the window: 5 s and the longest copy"
-        );
-        println!("{}", Tally::HEADING);
+/// Runs the selected parts and prints their tables. Fails when a promise was broken.
+pub async fn run(options: ProofOptions) -> Result<()> {
+    // The child process that kills dockerd has not started its daemon yet.
+    let is_child = options.dockerd_in.is_some();
+    let runtime = if is_child { Runtime::Docker } else { Runtime::resolve(options.runtime)? };
+    let size = if options.quick { ProofSize::QUICK } else { ProofSize::FULL };
+    let mut report = ProofReport::default();
+    let with_losses = [ProofPart::Deaths, ProofPart::Disks, ProofPart::Dockerd];
+    // The child process continues the table of its parent.
+    if !is_child && with_losses.into_iter().any(|part| options.includes(part)) {
+        print_heading(runtime, options.seed);
     }
-    if wanted(Part::Deaths) {
-        deaths(&mut report, runtime, scale, options.seed).await?;
+    if options.includes(ProofPart::Deaths) {
+        run_deaths(&mut report, runtime, size, options.seed).await?;
     }
-    if wanted(Part::Disks) {
-        disks(&mut report, runtime, scale, options.seed).await?;
+    if options.includes(ProofPart::Disks) {
+        run_disks(&mut report, runtime, size, options.seed).await?;
     }
-    if wanted(Part::Dockerd) {
-        dockerd(&mut report, &options, scale).await?;
+    if options.includes(ProofPart::Dockerd) {
+        run_dockerd(&mut report, &options, size).await?;
     }
-    if wanted(Part::Memory) {
+    if options.includes(ProofPart::Memory) {
         println!();
         report.broken.extend(memory::run(options.quick).await?);
     }
-    if wanted(Part::Table) {
+    if options.includes(ProofPart::Table) {
         println!();
-        report.broken.extend(table::run()?);
+        report.broken.extend(comparison::run()?);
     }
-    ensure!(report.broken.is_empty(), "broken: {}", report.broken.join("; "));
-    if options.dockerd_in.is_none() {
-        println!("kept");
-    }
-    Ok(())
-}
-
-async fn dockerd(report: &mut Report, options: &Options, scale: Scale) -> Result<()> {
-    let times = options.dockerd_kills.unwrap_or(scale.dockerd);
-    if let Some(dir) = &options.dockerd_in {
-        let [gateway, alone] = daemon::kills(dir, times, options.seed).await?;
-        report.kept("dockerd killed, 5 MB, gateway", &gateway);
-        beside("dockerd killed, 5 MB, SQ alone", &alone);
-        return Ok(());
-    }
-    match daemon::run(times, options.seed).await {
-        Ok(true) => {}
-        Ok(false) => report.broken.push("dockerd killed".to_owned()),
-        Err(error) => {
-            println!("DEATHS OF DOCKERD WERE NOT TRIED: {error:#}");
-            report.broken.push("dockerd killed: not tried".to_owned());
-        }
+    ensure!(report.broken.is_empty(), "promises broken: {}", report.broken.join("; "));
+    if !is_child {
+        println!("all promises held");
     }
     Ok(())
 }
 
-/// What was printed, and which promises did not hold.
+fn print_heading(runtime: Runtime, seed: u64) {
+    println!("{WRITERS} writers, {} runtime, seed {seed}", runtime.name());
+    println!(
+        "promise: no earlier scroll is missing or torn, and no acknowledged write is lost that is \
+         older than the window: 5 s and the longest copy"
+    );
+    println!("{}", LossReport::heading());
+}
+
+/// The promises that did not hold, by their rows.
 #[derive(Default)]
-struct Report {
+struct ProofReport {
     broken: Vec<String>,
 }
 
-impl Report {
-    /// A row that must hold.
-    fn kept(&mut self, title: &str, tally: &Tally) {
-        println!("{}", tally.row(title));
-        if !tally.good() {
+impl ProofReport {
+    /// Prints a row of the gateway, whose promises must hold.
+    fn print_gateway(&mut self, title: &str, losses: &LossReport) {
+        println!("{}", losses.row(title));
+        if !losses.promises_held() {
             self.broken.push(title.to_owned());
         }
     }
 }
 
-/// A row beside it, for comparison.
-fn beside(title: &str, tally: &Tally) {
-    println!("{}", tally.row(title));
+/// Prints a row of SQ alone, for comparison.
+fn print_alone(title: &str, losses: &LossReport) {
+    println!("{}", losses.row(title));
 }
 
-async fn deaths(report: &mut Report, runtime: Runtime, scale: Scale, seed: u64) -> Result<()> {
-    for &bytes in scale.sizes {
-        let title = |who: &str| format!("SIGKILL, {} MB, {who}", bytes / 1_000_000);
-        report.kept(&title("gateway"), &kills(runtime, scale.kills, bytes, seed).await?);
-        let alone = Target::alone(BareSq::start("0.6.0")?);
-        let tally = kill::series(alone, by_kill(scale.kills, bytes, seed)).await?;
-        beside(&title("SQ alone"), &tally);
+async fn run_deaths(
+    report: &mut ProofReport,
+    runtime: Runtime,
+    size: ProofSize,
+    seed: u64,
+) -> Result<()> {
+    for &bytes in size.phext_bytes {
+        let title = |target: &str| format!("SIGKILL, {} MB, {target}", bytes / 1_000_000);
+        let stack = Arc::new(gateway(runtime, 512).start().await?);
+        let losses = run_kills(stack, size.kills, bytes, seed).await?;
+        report.print_gateway(&title("gateway"), &losses);
+        let alone = Target::alone(BareSq::start(SQ_VERSION)?);
+        let losses = kill_series(size.kills, bytes, seed).run(alone).await?;
+        print_alone(&title("SQ alone"), &losses);
     }
-    let tally = starved(runtime, scale.memory, seed).await?;
-    report.kept("out of memory, 4 MB, gateway", &tally);
-    let alone = Target::alone(BareSq::start_with_memory_limit("0.6.0", SMALL_KB)?);
-    beside(
-        "out of memory, 4 MB, SQ alone",
-        &kill::series(alone, by_memory(scale.memory, seed)).await?,
-    );
+    let series = memory_series(size.memory, seed);
+    let stack = Arc::new(gateway(runtime, 64).start().await?);
+    let losses = series.run(Target::gateway(stack)?).await?;
+    report.print_gateway("out of memory, 4 MB, gateway", &losses);
+    let alone = BareSq::start_with_memory_limit(SQ_VERSION, SMALL_MEMORY_KB)?;
+    let losses = series.run(Target::alone(alone)).await?;
+    print_alone("out of memory, 4 MB, SQ alone", &losses);
     Ok(())
 }
 
-async fn disks(report: &mut Report, runtime: Runtime, scale: Scale, seed: u64) -> Result<()> {
-    let disk = match LoopDisk::make(DISK_MB) {
+async fn run_disks(
+    report: &mut ProofReport,
+    runtime: Runtime,
+    size: ProofSize,
+    seed: u64,
+) -> Result<()> {
+    let disk = match LoopDisk::create(DISK_MB) {
         Ok(disk) => Arc::new(disk),
         Err(error) => {
-            println!("DISK FULL WAS NOT TRIED: a small file system can't be mounted: {error:#}");
-            report.broken.push("disk full: not tried".to_owned());
+            println!("FULL DISKS WERE NOT TESTED: cannot mount a small file system: {error:#}");
+            report.broken.push("disk full: not tested".to_owned());
             return Ok(());
         }
     };
-    let tally = full_disks(runtime, scale.disks, seed).await?;
-    report.kept("disk full, 5 MB, gateway", &tally);
-    let alone = Target::alone(BareSq::start_in_folder("0.6.0", &disk.data())?);
-    let tally = disk::series(alone, disk, (scale.disks, 5_000_000, seed)).await?;
-    beside("disk full, 5 MB, SQ alone", &tally);
+    let losses = run_full_disks(runtime, size.disks, seed).await?;
+    report.print_gateway("disk full, 5 MB, gateway", &losses);
+    let alone = Target::alone(BareSq::start_in_folder(SQ_VERSION, &disk.data())?);
+    let losses = disk::run_series(alone, disk, size.disks, DISK_PHEXT_BYTES, seed).await?;
+    print_alone("disk full, 5 MB, SQ alone", &losses);
+    Ok(())
+}
+
+/// Fills the disk of a new gateway `times` times during writes.
+async fn run_full_disks(runtime: Runtime, times: u64, seed: u64) -> Result<LossReport> {
+    let disk = Arc::new(LoopDisk::create(DISK_MB)?);
+    let stack = gateway(runtime, 512)
+        .data(&disk.data())
+        .orchestrator(&format!("\n[host]\ndisk_floor = {FLOOR_BYTES}\n"))
+        .start()
+        .await?;
+    let target = Target::gateway(Arc::new(stack))?;
+    disk::run_series(target, disk, times, DISK_PHEXT_BYTES, seed).await
+}
+
+async fn run_dockerd(
+    report: &mut ProofReport,
+    options: &ProofOptions,
+    size: ProofSize,
+) -> Result<()> {
+    let kills = options.dockerd_kills.unwrap_or(size.dockerd);
+    if let Some(dir) = &options.dockerd_in {
+        let losses = daemon::run_kills(dir, kills, options.seed).await?;
+        report.print_gateway("dockerd killed, 5 MB, gateway", &losses.gateway);
+        print_alone("dockerd killed, 5 MB, SQ alone", &losses.alone);
+        return Ok(());
+    }
+    match daemon::run(kills, options.seed).await {
+        Ok(true) => {}
+        Ok(false) => report.broken.push("dockerd killed".to_owned()),
+        Err(error) => {
+            println!("KILLS OF DOCKERD WERE NOT TESTED: {error:#}");
+            report.broken.push("dockerd killed: not tested".to_owned());
+        }
+    }
     Ok(())
 }

@@ -1,16 +1,16 @@
-//! `integration reconcile`: mixed requests through everything that may lose or repeat a report, and
-//! then three counts side by side: the clients', Envoy's and the ledger's.
+//! `integration reconcile`: mixed requests during every failure that could lose or repeat a usage
+//! report, followed by a comparison of three counts: the clients', Envoy's and the ledger's.
 //!
 //! ```text
 //! load ∥ orchestrator kill -9 ×2: reports are dropped
-//!   ─► load ∥ orchestrator stopped for longer than a report waits: answers are dropped
-//!   ─► quiet: Envoy = ledger + nobody's, exactly
+//!   ─► load ∥ orchestrator stopped for longer than a report waits: responses are dropped
+//!   ─► quiet: Envoy = ledger + requests that belong to no tenant, exactly
 //!   ─► for each of SIGTERM, SIGKILL: load ∥ Envoy ended, started ─► load ─► quiet: exactly again
 //! ```
-//! In the end the ledger has at most what clients sent, and at least what was answered to them but
-//! for what Envoy's workers had not reported yet when it ended: [`UNREPORTED`].
+//! At the end the ledger has at most the requests that clients sent. It has at least those that
+//! were answered, less those that Envoy's workers had not yet reported when it ended: `UNREPORTED`.
 
-pub mod deck;
+mod workload;
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -18,137 +18,167 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use rustix::process::Signal;
 
-use deck::{Deck, Sent};
 use harness::host::processes;
 use harness::host::tools;
 use harness::{Lifecycle, Runtime, Stack, StackBuilder, until};
+use workload::{RequestCounts, Workload};
 
-/// Longest wait for anything to come about.
+/// Longest wait for the ledger to answer.
 const PATIENCE: Duration = Duration::from_mins(2);
-/// Longer than a report waits for its answer (2 s): it is given up, taken later, and repeated.
+/// Longest wait for the last reports to arrive. A report takes two seconds.
+const REPORTS_PATIENCE: Duration = Duration::from_secs(20);
+/// Interval between two comparisons of Envoy and the ledger.
+const POLL: Duration = Duration::from_millis(200);
+/// Longer than a report waits for its response (2 s): the filter gives up, the orchestrator accepts
+/// the report later, and the filter repeats it.
 const STOPPED: Duration = Duration::from_secs(3);
-/// What an Envoy that ends takes with it at most. A worker reports a second after its last report was
-/// answered; another second is for the way of a report on a machine that this load keeps busy (the
-/// filter itself waits two for an answer).
+/// Longest time before Envoy's end for which its requests may be unreported. A worker reports one
+/// second after the response to its last report. Another second is for the transfer of a report on
+/// a machine that this load keeps busy; the filter itself waits two seconds for a response.
 const UNREPORTED: Duration = Duration::from_secs(2);
-/// How often the orchestrator is killed.
+/// Number of times that the orchestrator is killed.
 const KILLS: usize = 2;
 
-/// The ledger against the clients, over all lives of Envoy.
+/// The ledger compared with the clients, over all runs of Envoy.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Balance {
     /// Requests of tenants that were answered.
     pub answered: u64,
-    /// Requests of tenants without an answer: their client left, or Envoy was ended.
+    /// Requests of tenants without a response: the client disconnected, or Envoy was ended.
     pub unanswered: u64,
-    /// Of these, sent to no Envoy: from when it was told to end to its start.
-    pub nowhere: u64,
-    /// In the ledger.
+    /// Unanswered requests that were sent while no Envoy ran.
+    pub sent_without_envoy: u64,
+    /// Requests in the ledger.
     pub ledger: u64,
-    /// Ended within [`UNREPORTED`] before Envoy was told to end, or later; over all its ends.
+    /// Requests that ended within `UNREPORTED` before the signal to Envoy, or later; summed over
+    /// all its ends.
     pub unreported: u64,
-    /// Load of the second before Envoy was told to end, over all its ends.
+    /// Requests of the last second before the signal to Envoy, summed over all its ends.
     pub per_second: u64,
 }
 
 impl Balance {
-    /// More in the ledger than was sent.
+    /// Returns the requests that the ledger has in excess of those that were sent.
     pub fn doubled(&self) -> u64 {
         self.ledger.saturating_sub(self.answered + self.unanswered)
     }
 
-    /// Sent to an Envoy, and not in the ledger.
+    /// Returns the requests that were sent to an Envoy and are not in the ledger.
     pub fn lost(&self) -> u64 {
-        (self.answered + self.unanswered - self.nowhere).saturating_sub(self.ledger)
+        let sent_to_envoy = self.answered + self.unanswered - self.sent_without_envoy;
+        sent_to_envoy.saturating_sub(self.ledger)
+    }
+
+    fn print(&self) {
+        println!(
+            "clients: {} requests of tenants answered, {} unanswered ({} of them sent while no \
+             Envoy ran)",
+            self.answered, self.unanswered, self.sent_without_envoy
+        );
+        println!("ledger:  {}", self.ledger);
+        println!("doubled  {}  goal 0: met", self.doubled());
+        println!(
+            "lost     {}  goal at most the {} requests of the last {} s before each of the {} ends \
+             of Envoy: met",
+            self.lost(),
+            self.unreported,
+            UNREPORTED.as_secs(),
+            EnvoyEnd::ALL.len()
+        );
+        let lost_ms = (self.lost() * 1_000).checked_div(self.per_second).unwrap_or(0);
+        println!("         equal to {lost_ms} ms of the load at each end");
     }
 }
 
-/// The stack that is needed.
+/// Builds the stack that [`compare_counts`] needs.
 pub fn builder(runtime: Runtime) -> StackBuilder {
     let lifecycle = Lifecycle::default().duration_ms("lease", 5000).duration_ms("grace", 6000);
-    deck::tenants(Stack::builder().runtime(runtime).workers(2).lifecycle(lifecycle))
+    workload::add_tenants(Stack::builder().runtime(runtime).workers(2).lifecycle(lifecycle))
 }
 
-/// Runs it and prints what was found; an error when the books don't balance.
+/// Runs the experiment and prints its result. Fails if the counts do not agree.
 pub async fn run(runtime: Option<Runtime>, requests: u64) -> Result<()> {
     let stack = builder(Runtime::resolve(runtime)?).start().await?;
-    let balance = on(&stack, requests).await.with_context(|| stack.log_tails())?;
-    let Balance { answered, unanswered, nowhere, ledger, unreported, per_second } = balance;
-    println!(
-        "clients: {answered} of tenants' requests answered, {unanswered} without an answer \
-         ({nowhere} of them sent while there was no Envoy)"
-    );
-    println!("ledger:  {ledger}");
-    println!("doubled  {}  goal 0: met", balance.doubled());
-    println!(
-        "lost     {}  goal at most the {unreported} of the last {} s before Envoy's {} ends: met",
-        balance.lost(),
-        UNREPORTED.as_secs(),
-        Ending::ALL.len()
-    );
-    let ms = (balance.lost() * 1_000).checked_div(per_second).unwrap_or(0);
-    println!("         that is {ms} ms of the load at each end");
+    let balance = compare_counts(&stack, requests).await.with_context(|| stack.log_tails())?;
+    balance.print();
     Ok(())
 }
 
-/// How Envoy ends.
+/// The signal that ends Envoy.
 #[derive(Debug, Clone, Copy)]
-enum Ending {
-    Term,
-    Kill,
+enum EnvoyEnd {
+    Sigterm,
+    Sigkill,
 }
 
-impl Ending {
-    const ALL: [Self; 2] = [Self::Term, Self::Kill];
+impl EnvoyEnd {
+    const ALL: [Self; 2] = [Self::Sigterm, Self::Sigkill];
 }
 
-/// All of it on a fresh stack.
-pub async fn on(stack: &Stack, requests: u64) -> Result<Balance> {
+/// Runs the whole experiment on a stack that has served no request yet.
+pub async fn compare_counts(stack: &Stack, requests: u64) -> Result<Balance> {
     let part = requests / 5;
-    let mut deck = Deck::start(stack).await?;
+    let mut workload = Workload::start(stack).await?;
     for _ in 0..KILLS {
-        deck.more(part / 2).await?;
+        workload.wait_for(part / 2).await?;
         stack.orchestrator.service().kill();
-        deck.more(part / 10).await?;
+        workload.wait_for(part / 10).await?;
         stack.orchestrator.start().await?;
     }
-    deck.more(part / 2).await?;
-    stop_for_a_while(stack).await?;
-    deck.more(part / 2).await?;
-    let mut sent = deck.pause().await?;
-    balanced(stack, &sent, "orchestrator killed twice and stopped once").await?;
+    workload.wait_for(part / 2).await?;
+    stop_orchestrator_temporarily(stack).await?;
+    workload.wait_for(part / 2).await?;
+    let sent = workload.pause().await?;
+    expect_agreement(stack, &sent, "orchestrator killed twice and stopped once").await?;
 
     let mut balance = Balance::default();
-    for ending in Ending::ALL {
-        deck.resume(stack)?;
-        deck.more(part * 3 / 4).await?;
-        let told = Instant::now();
-        match ending {
-            Ending::Term => stack.envoy.stop(),
-            Ending::Kill => stack.envoy.kill(),
-        }
-        let ended = Instant::now();
-        let at_end = deck.pause().await?;
-        let before = |s| told.checked_sub(s).unwrap_or(told);
-        balance.nowhere += at_end.unanswered_since(told);
-        balance.unreported += at_end.ended_between(before(UNREPORTED), ended);
-        balance.per_second += at_end.ended_between(before(Duration::from_secs(1)), told);
-        stack.envoy.start().await?;
-        deck.resume(stack)?;
-        deck.more(part * 3 / 4).await?;
-        sent = deck.pause().await?;
-        balanced(stack, &sent.since(&at_end), &format!("Envoy ended by {ending:?}")).await?;
+    for end in EnvoyEnd::ALL {
+        let sent = end_envoy_under_load(stack, &mut workload, end, part, &mut balance).await?;
+        balance.answered = sent.answered;
+        balance.unanswered = sent.unanswered;
     }
-    balance.answered = sent.answered;
-    balance.unanswered = sent.unanswered;
-    balance.ledger = ledger(stack).await?;
-    ensure!(balance.doubled() == 0, "billed twice: {balance:?}");
-    ensure!(balance.lost() <= balance.unreported, "more is lost than was unreported: {balance:?}");
+    balance.ledger = requests_in_ledger(stack).await?;
+    ensure!(balance.doubled() == 0, "requests were billed twice: {balance:?}");
+    ensure!(
+        balance.lost() <= balance.unreported,
+        "more requests are lost than were unreported: {balance:?}"
+    );
     Ok(balance)
 }
 
-/// The orchestrator hangs, but its sockets take reports all the while.
-async fn stop_for_a_while(stack: &Stack) -> Result<()> {
+/// Ends and restarts Envoy under load, and compares the counts of the new Envoy with the ledger.
+/// Returns all requests that clients have sent so far.
+async fn end_envoy_under_load(
+    stack: &Stack,
+    workload: &mut Workload,
+    end: EnvoyEnd,
+    part: u64,
+    balance: &mut Balance,
+) -> Result<RequestCounts> {
+    workload.resume(stack)?;
+    workload.wait_for(part * 3 / 4).await?;
+    let signalled = Instant::now();
+    match end {
+        EnvoyEnd::Sigterm => stack.envoy.stop(),
+        EnvoyEnd::Sigkill => stack.envoy.kill(),
+    }
+    let ended = Instant::now();
+    let at_end = workload.pause().await?;
+    let before_signal = |time| signalled.checked_sub(time).unwrap_or(signalled);
+    balance.sent_without_envoy += at_end.unanswered_since(signalled);
+    balance.unreported += at_end.ended_between(before_signal(UNREPORTED), ended);
+    balance.per_second += at_end.ended_between(before_signal(Duration::from_secs(1)), signalled);
+
+    stack.envoy.start().await?;
+    workload.resume(stack)?;
+    workload.wait_for(part * 3 / 4).await?;
+    let sent = workload.pause().await?;
+    expect_agreement(stack, &sent.since(&at_end), &format!("Envoy ended by {end:?}")).await?;
+    Ok(sent)
+}
+
+/// Stops the orchestrator with SIGSTOP. Its sockets still accept reports.
+async fn stop_orchestrator_temporarily(stack: &Stack) -> Result<()> {
     let pid = stack.orchestrator.service().process()?.pid();
     processes::signal(pid, Signal::STOP);
     tokio::time::sleep(STOPPED).await;
@@ -156,26 +186,28 @@ async fn stop_for_a_while(stack: &Stack) -> Result<()> {
     Ok(())
 }
 
-/// Compares Envoy's life with the ledger until all reports are in: what Envoy has more must be
-/// exactly what was nobody's.
-async fn balanced(stack: &Stack, sent: &Sent, what: &str) -> Result<()> {
-    let looked = Instant::now();
+/// Compares the current Envoy with the ledger until all reports have arrived. The difference must
+/// then be exactly the requests that belong to no tenant.
+async fn expect_agreement(stack: &Stack, sent: &RequestCounts, title: &str) -> Result<()> {
+    let started = Instant::now();
     loop {
-        let (good, text) = reconcile(stack)?;
-        ensure!(good, "{what}: {text}");
-        if row(&text, "total").is_some_and(|[_, _, nobodys, _]| nobodys == sent.nobodys) {
-            println!("{what}: {} nobody's sent\n{text}", sent.nobodys);
+        let (agrees, text) = run_usage_reconcile(stack)?;
+        ensure!(agrees, "{title}: {text}");
+        if row(&text, "total").is_some_and(|row| row.unattributed == sent.unattributed) {
+            println!("{title}: {} requests that belong to no tenant\n{text}", sent.unattributed);
             return Ok(());
         }
-        // Nothing of it may change any more once reports are in; they take two seconds.
-        let over = looked.elapsed() > Duration::from_secs(20);
-        ensure!(!over, "{what}: {} nobody's were sent, but\n{text}", sent.nobodys);
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        ensure!(
+            started.elapsed() <= REPORTS_PATIENCE,
+            "{title}: clients sent {} requests that belong to no tenant, but\n{text}",
+            sent.unattributed
+        );
+        tokio::time::sleep(POLL).await;
     }
 }
 
-/// `orchestrator usage reconcile`: whether it is content, and what it prints.
-fn reconcile(stack: &Stack) -> Result<(bool, String)> {
+/// Runs `orchestrator usage reconcile`. Returns whether it succeeded, and its output.
+fn run_usage_reconcile(stack: &Stack) -> Result<(bool, String)> {
     let output = Command::new(tools::workspace_binary("orchestrator")?)
         .args(["usage", "reconcile", "--envoy-admin", stack.envoy.admin_url()])
         .args(["--admin", stack.orchestrator.admin_url()])
@@ -184,17 +216,28 @@ fn reconcile(stack: &Stack) -> Result<(bool, String)> {
     Ok((output.status.success(), String::from_utf8_lossy(&text).into_owned()))
 }
 
-/// The numbers of a row: Envoy's, the ledger's, nobody's, doubled.
-fn row(text: &str, class: &str) -> Option<[u64; 4]> {
-    let line = text.lines().find_map(|line| line.strip_prefix(class))?;
-    let numbers: Vec<u64> = line.split_whitespace().map_while(|n| n.parse().ok()).collect();
-    numbers.try_into().ok()
+/// One row of the table that `orchestrator usage reconcile` prints.
+#[derive(Debug, PartialEq, Eq)]
+struct Row {
+    envoy: u64,
+    ledger: u64,
+    unattributed: u64,
+    doubled: u64,
 }
 
-/// Requests in the ledger's month.
-async fn ledger(stack: &Stack) -> Result<u64> {
-    let look = || async { Some(stack.orchestrator.month_usage().await.ok()?.total.requests()) };
-    until("the month", PATIENCE, look).await
+fn row(text: &str, class: &str) -> Option<Row> {
+    let line = text.lines().find_map(|line| line.strip_prefix(class))?;
+    let numbers: Vec<u64> = line.split_whitespace().map_while(|n| n.parse().ok()).collect();
+    let [envoy, ledger, unattributed, doubled] = numbers.try_into().ok()?;
+    Some(Row { envoy, ledger, unattributed, doubled })
+}
+
+/// Returns the requests that the ledger has for this month.
+async fn requests_in_ledger(stack: &Stack) -> Result<u64> {
+    until("the usage of this month", PATIENCE, || async {
+        Some(stack.orchestrator.month_usage().await.ok()?.total.requests())
+    })
+    .await
 }
 
 #[cfg(test)]
@@ -202,9 +245,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_row_of_a_class_is_found() {
-        let text = "class envoy ledger nobody's doubled\n2xx  7 5 2 0\ntotal  9 6 3 0\n";
-        assert_eq!(row(text, "total"), Some([9, 6, 3, 0]));
+    fn row_of_a_status_class_is_parsed() {
+        let text = "class envoy ledger unattributed doubled\n2xx  7 5 2 0\ntotal  9 6 3 0\n";
+        let expected = Row { envoy: 9, ledger: 6, unattributed: 3, doubled: 0 };
+        assert_eq!(row(text, "total"), Some(expected));
         assert_eq!(row(text, "4xx"), None);
     }
 }

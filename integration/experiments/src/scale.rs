@@ -1,162 +1,188 @@
-//! `integration scale`: what one host pays for its tenants, at 100, 1,000 and 10,000 of them.
+//! `integration scale`: the cost of 100, 1,000 and 10,000 tenants on one host.
 //!
-//! Of the tenants 2 % are awake, 10 % doze and the rest sleep. Each size is a stack of its own: real
-//! relay, orchestrator, Envoy and SQs. Sleeping tenants are known from records of instances that a
-//! boot ended, so that a restart has to take up every one of them. Each has a folder with a phext
-//! and a month's rows in the ledger.
+//! Of the tenants, 2 % are awake, 10 % doze and the others sleep. Each size is a new stack with
+//! real relay, orchestrator, Envoy and SQs. The orchestrator knows the sleeping tenants from
+//! instance records of an earlier boot, so that a restart processes each of them. Every tenant has
+//! a folder with a phext and two weeks of rows in the ledger.
 //!
 //! ```text
-//! populate ─► rest ─► status ─► restarts ─► wakes ─► everyone awake at once
+//! populate ─► idle ─► status ─► restarts ─► wakes ─► requests ─► all tenants awake at once
 //! ```
 //!
-//! An error means that a figure could not be taken; a missed goal is shown and is no error.
+//! An error means that a figure could not be measured. A missed goal is printed and is not an
+//! error.
 
-pub mod everyone;
-pub mod figures;
-pub mod host;
-pub mod leases;
-pub mod rest;
+mod all_awake;
+mod figures;
+mod idle;
+mod instance_record;
+mod lease_client;
+mod populated_host;
 
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use protocol::WakeKind;
 
 use crate::bench::percentile;
-use figures::{Figures, Spread};
-use harness::Http;
+use figures::{Figures, Percentiles};
 use harness::host::tools;
-use host::{Host, Shape};
+use harness::{Client, Http};
+use populated_host::{AWAKE_TENANT, AWAKE_TIER, PopulatedHost, Population, TEXT, tenant_key};
 
-/// Restarts per size; the slowest counts.
+/// Restarts per size. The slowest counts.
 const RESTARTS: usize = 3;
-/// Runs of `orchestrator status`; the median counts.
+/// Runs of `orchestrator status`. The median counts.
 const STATUS_RUNS: usize = 5;
-/// Requests for each figure: a gateway asks the relay for so many unknown keys in a row.
+/// Requests for each figure: the number of unknown keys that a gateway may verify in a row.
 const REQUESTS: usize = 100;
-/// Longest wait for anything to come about.
+/// Longest wait for a state of the host.
 const PATIENCE: Duration = Duration::from_mins(1);
+/// The metric that counts wakes.
+const WAKES_METRIC: &str = "sq_orchestrator_wake_seconds_count";
 
 /// Measures every size up to `tenants` and prints the table.
 pub async fn run(tenants: usize) -> Result<()> {
-    let mut all = Vec::new();
+    let mut sizes = Vec::new();
     for size in [100, 1_000, 10_000, 100_000].into_iter().filter(|size| *size < tenants) {
-        all.push(one(size).await?);
+        sizes.push(measure_size(size).await?);
     }
-    all.push(one(tenants).await?);
-    println!("{}", figures::table(&all));
+    sizes.push(measure_size(tenants).await?);
+    println!("{}", figures::table(&sizes));
     Ok(())
 }
 
-/// Measures one size.
-pub async fn one(tenants: usize) -> Result<Figures> {
-    let shape = Shape::of(tenants)?;
-    let host = Host::start(shape).await?;
+async fn measure_size(tenants: usize) -> Result<Figures> {
+    let host = PopulatedHost::start(Population::new(tenants)?).await?;
     let figures = measure(&host).await;
     figures.with_context(|| format!("{tenants} tenants\n{}", host.stack.log_tails()))
 }
 
-async fn measure(host: &Host) -> Result<Figures> {
-    let mut figures = Figures::new(host.shape);
-    eprintln!("{} tenants: {:.1} s to populate", host.shape.tenants, host.took.as_secs_f64());
+async fn measure(host: &PopulatedHost) -> Result<Figures> {
+    let mut figures = Figures::new(host.population);
+    let populating_s = host.populating.as_secs_f64();
+    eprintln!("{} tenants: populated in {populating_s:.1} s", host.population.tenants);
     figures.starts_per_s = host.starts_per_s;
-    rest::measure(host, &mut figures).await?;
-    figures.status_ms = status(host)?;
-    restarts(host, &mut figures).await?;
-    wakes(host, &mut figures).await?;
-    requests(host, &mut figures).await?;
-    everyone::measure(host, &mut figures).await?;
+    idle::measure(host, &mut figures).await?;
+    figures.status_ms = median_status_ms(host)?;
+    measure_restarts(host, &mut figures).await?;
+    measure_wakes(host, &mut figures).await?;
+    measure_requests(host, &mut figures).await?;
+    all_awake::measure(host, &mut figures).await?;
     Ok(figures)
 }
 
-/// `orchestrator status` as an operator calls it.
-fn status(host: &Host) -> Result<f64> {
-    let mut took = Vec::new();
+/// Measures `orchestrator status` as an operator runs it.
+fn median_status_ms(host: &PopulatedHost) -> Result<f64> {
+    let mut times = Vec::new();
     for _ in 0..STATUS_RUNS {
         let start = Instant::now();
         let output = Command::new(tools::workspace_binary("orchestrator")?)
             .args(["status", "--admin", host.stack.orchestrator.admin_url()])
             .stderr(Stdio::inherit())
             .output()?;
-        took.push(ms(start.elapsed()));
+        times.push(ms(start.elapsed()));
         let lines = String::from_utf8_lossy(&output.stdout).lines().count();
         ensure!(output.status.success(), "orchestrator status: {}", output.status);
-        ensure!(lines > host.shape.tenants, "orchestrator status shows {lines} lines");
+        ensure!(lines > host.population.tenants, "orchestrator status shows {lines} lines");
     }
-    percentile(&took, 50).context("no status")
+    percentile(&times, 50).context("orchestrator status did not run")
 }
 
-/// kill -9 → ready, and until the next lease is given.
-async fn restarts(host: &Host, figures: &mut Figures) -> Result<()> {
+/// Measures the time from kill -9 until the orchestrator is ready and until it grants a lease.
+async fn measure_restarts(host: &PopulatedHost, figures: &mut Figures) -> Result<()> {
     for _ in 0..RESTARTS {
         let start = Instant::now();
         host.stack.orchestrator.service().kill();
         host.stack.orchestrator.start().await?;
-        let ready = ms(start.elapsed());
-        figures.restart_ms = figures.restart_ms.max(ready);
-        host.leases.granted(host.awake(), host::AWAKE).await?;
+        figures.restart_ms = figures.restart_ms.max(ms(start.elapsed()));
+        host.leases.request_until_granted(AWAKE_TENANT, AWAKE_TIER).await?;
         figures.serving_ms = figures.serving_ms.max(ms(start.elapsed()));
     }
     Ok(())
 }
 
-/// Wakes by the lease API: what the orchestrator adds to the runtime's part.
-async fn wakes(host: &Host, figures: &mut Figures) -> Result<()> {
-    let (mut own, mut runtime) = (Vec::new(), Vec::new());
-    let dozing: Vec<_> = host.dozing().collect();
-    for (number, tenant) in dozing.iter().cycle().take(host.dozes()).enumerate() {
+/// Durations of wakes in milliseconds.
+#[derive(Debug, Default)]
+struct WakeSamples {
+    /// Time outside the runtime.
+    own: Vec<f64>,
+    /// Time in the runtime.
+    runtime: Vec<f64>,
+}
+
+impl WakeSamples {
+    async fn add(&mut self, host: &PopulatedHost, tenant: &str, kind: WakeKind) -> Result<()> {
+        let wake = host.leases.wake(tenant, kind).await?;
+        self.own.push(ms(wake.total.saturating_sub(wake.runtime)));
+        self.runtime.push(ms(wake.runtime));
+        Ok(())
+    }
+}
+
+/// Measures wakes by the lease API: the time that the orchestrator adds to the runtime's.
+async fn measure_wakes(host: &PopulatedHost, figures: &mut Figures) -> Result<()> {
+    let mut dozes = WakeSamples::default();
+    let dozing = host.dozing_tenants();
+    for (number, tenant) in dozing.iter().cycle().take(host.doze_samples()).enumerate() {
         if number % dozing.len() == 0 {
-            host.until_dozing().await?;
+            host.wait_until_dozing().await?;
         }
-        let wake = host.leases.wake(tenant, protocol::WakeKind::Doze).await?;
-        own.push(ms(wake.total.saturating_sub(wake.runtime)));
-        runtime.push(ms(wake.runtime));
+        dozes.add(host, tenant, WakeKind::Doze).await?;
     }
-    figures.doze_own = Spread::of(&own);
-    figures.doze_runtime = Spread::of(&runtime);
-    let (mut own, mut runtime) = (Vec::new(), Vec::new());
-    for tenant in host.asleep().step_by(2).take(host.samples()) {
-        let wake = host.leases.wake(&tenant, protocol::WakeKind::Start).await?;
-        own.push(ms(wake.total.saturating_sub(wake.runtime)));
-        runtime.push(ms(wake.runtime));
+    figures.doze_own = Percentiles::new(&dozes.own);
+    figures.doze_runtime = Percentiles::new(&dozes.runtime);
+
+    // Every second sleeping tenant; the others are for the requests.
+    let mut starts = WakeSamples::default();
+    for tenant in host.sleeping_tenants().step_by(2).take(host.start_samples()) {
+        starts.add(host, &tenant, WakeKind::Start).await?;
     }
-    figures.start_own = Spread::of(&own);
-    figures.start_runtime = Spread::of(&runtime);
+    figures.start_own = Percentiles::new(&starts.own);
+    figures.start_runtime = Percentiles::new(&starts.runtime);
     Ok(())
 }
 
-/// Wakes by a client's request over HTTPS, on a connection that stands.
-async fn requests(host: &Host, figures: &mut Figures) -> Result<()> {
+/// Measures wakes by a client's request over HTTPS, on an open connection.
+async fn measure_requests(host: &PopulatedHost, figures: &mut Figures) -> Result<()> {
     let client = host.stack.client(Http::One)?;
-    let first = async |tenant: &str| {
-        let client = client.key(&host::key(tenant)?);
-        // Whose key it is, is known then; it wakes nobody.
-        client.get("/api/v2/usage").await?;
-        let start = Instant::now();
-        let answer = client.get("/api/v2/select?p=home&c=1.1.1/1.1.1/1.1.1").await?.expect_ok()?;
-        ensure!(answer.text() == host::TEXT, "{tenant}: {:?}", answer.text());
-        Ok(ms(start.elapsed()))
-    };
-    let (mut doze, mut start) = (Vec::new(), Vec::new());
     let orchestrator = &host.stack.orchestrator;
-    let woken = orchestrator.metric("sq_orchestrator_wake_seconds_count").await?;
-    let dozing: Vec<_> = host.dozing().collect();
+    let wakes_before = orchestrator.metric(WAKES_METRIC).await?;
+
+    let mut dozes = Vec::new();
+    let dozing = host.dozing_tenants();
     for (number, tenant) in dozing.iter().rev().cycle().take(REQUESTS).enumerate() {
         if number % dozing.len() == 0 {
-            host.until_dozing().await?;
+            host.wait_until_dozing().await?;
         }
-        doze.push(first(tenant).await?);
+        dozes.push(waking_request_ms(&client, tenant).await?);
     }
-    for tenant in host.asleep().skip(1).step_by(2).take(host.samples().min(REQUESTS)) {
-        start.push(first(&tenant).await?);
+
+    let mut starts = Vec::new();
+    let sleeping = host.sleeping_tenants().skip(1).step_by(2);
+    for tenant in sleeping.take(host.start_samples().min(REQUESTS)) {
+        starts.push(waking_request_ms(&client, &tenant).await?);
     }
-    let woken = orchestrator.metric("sq_orchestrator_wake_seconds_count").await? - woken;
+
+    let wakes = orchestrator.metric(WAKES_METRIC).await? - wakes_before;
     #[allow(clippy::cast_precision_loss)] // some hundreds
-    let asked = (doze.len() + start.len()) as f64;
-    ensure!(woken >= asked, "{asked} requests woke {woken} tenants: some were not asleep");
-    figures.doze_request = Spread::of(&doze);
-    figures.start_request = Spread::of(&start);
+    let requests = (dozes.len() + starts.len()) as f64;
+    ensure!(wakes >= requests, "{requests} requests caused {wakes} wakes: some tenants were awake");
+    figures.doze_request = Percentiles::new(&dozes);
+    figures.start_request = Percentiles::new(&starts);
     Ok(())
+}
+
+/// Measures one request that wakes its tenant, in milliseconds.
+async fn waking_request_ms(client: &Client, tenant: &str) -> Result<f64> {
+    let client = client.key(&tenant_key(tenant)?);
+    // Makes the gateway verify the key before the measurement; wakes no tenant.
+    client.get("/api/v2/usage").await?;
+    let start = Instant::now();
+    let response = client.get("/api/v2/select?p=home&c=1.1.1/1.1.1/1.1.1").await?.expect_ok()?;
+    ensure!(response.text() == TEXT, "{tenant}: {:?}", response.text());
+    Ok(ms(start.elapsed()))
 }
 
 fn ms(duration: Duration) -> f64 {

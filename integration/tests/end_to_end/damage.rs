@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use experiments::proof::disk::{LoopDisk, SmallDisk};
-use experiments::proof::{self, target::TENANT};
+use experiments::proof::{self, LossReport, TENANT};
 use harness::bare_sq::BareSq;
 use harness::client::FIRST_SCROLL;
 use harness::host::tools;
@@ -314,7 +314,8 @@ fn write_on_full_disk(version: &str, data: &Path) -> Result<WriteOnFullDisk> {
 /// Shows that SQ alone truncates the phext on a full disk with the result `expected`, and that the
 /// gateway refuses the write before the disk is full.
 async fn check_full_disk(case: &str, version: &'static str, expected: &str) -> Result<()> {
-    let disk = Arc::new(LoopDisk::make(16).context("this test mounts a small disk: run as root")?);
+    let disk =
+        Arc::new(LoopDisk::create(16).context("this test mounts a small disk: run as root")?);
     let data = disk.data();
     let alone = blocking(move || write_on_full_disk(version, &data)).await?;
     let WriteOnFullDisk { result, stored_bytes } = &alone;
@@ -357,9 +358,9 @@ async fn sq_alone_dies_on_a_full_disk(_: Arc<Stack>) -> Result<()> {
 /// A short form of `make proof`.
 async fn twenty_kills_lose_nothing_older_than_the_window(stack: Arc<Stack>) -> Result<()> {
     ensure!(stack.keys.contains_key(TENANT), "the stack has no tenant {TENANT}");
-    let tally = proof::struck(stack, 20, 5_000_000, 1).await?;
-    println!("{}\n{}", proof::kill::Tally::HEADING, tally.row("twenty kills"));
-    ensure!(tally.good(), "{tally:?}");
+    let losses = proof::run_kills(stack, 20, 5_000_000, 1).await?;
+    println!("{}\n{}", LossReport::heading(), losses.row("twenty kills"));
+    ensure!(losses.promises_held(), "{losses:?}");
     Ok(())
 }
 

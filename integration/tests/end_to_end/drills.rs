@@ -4,7 +4,9 @@
 use std::sync::Arc;
 
 use anyhow::{Result, ensure};
-use experiments::drill::{self, Allowance, Drill, Scale, Tally, clock, under_load};
+use experiments::drill::{
+    self, ClientOutcomes, Drill, DrillSize, Expectation, clock, run_under_load,
+};
 use harness::host::tools;
 use harness::{Stack, StackBuilder};
 
@@ -19,7 +21,7 @@ macro_rules! drills {
                 case!(MAIN, nothing_is_lost_when_the_clock_jumps),
                 $({
                     fn stack() -> StackBuilder {
-                        drill::stack(Drill::$drill, Scale::QUICK.tenants)
+                        drill::stack(Drill::$drill, DrillSize::QUICK.tenants)
                     }
                     async fn $name(stack: Arc<Stack>) -> Result<()> {
                         run(Drill::$drill, &stack).await
@@ -32,7 +34,7 @@ macro_rules! drills {
 }
 
 drills! {
-    nothing_is_lost_when_nothing_breaks: Nothing,
+    nothing_is_lost_when_nothing_breaks: NoFault,
     nothing_is_lost_when_one_sq_is_killed: SqKilled,
     nothing_is_lost_when_sq_exhausts_its_memory: SqOutOfMemory,
     nothing_is_lost_when_all_sqs_are_killed: AllSqsKilled,
@@ -48,15 +50,15 @@ drills! {
 
 async fn nothing_is_lost_when_the_clock_jumps(_: Arc<Stack>) -> Result<()> {
     let program = tools::workspace_binary("integration")?;
-    tokio::task::spawn_blocking(move || clock::run_shifted(&program, true)).await?
+    tokio::task::spawn_blocking(move || clock::run_with_shifted_clock(&program, true)).await?
 }
 
 /// Runs a drill under load. No read may fail and no acknowledged write may be lost, beyond what
 /// the drill itself allows.
 async fn run(drill: Drill, stack: &Stack) -> Result<()> {
-    let tally = under_load(drill, stack, Scale::QUICK).await?;
-    println!("{}\n{}", Tally::HEADING, tally.row(drill.title()));
-    let missed = Allowance::of(drill).missed(&tally);
-    ensure!(missed.is_empty(), "{}\n{tally:?}", missed.join(", "));
+    let outcomes = run_under_load(drill, stack, DrillSize::QUICK).await?;
+    println!("{}\n{}", ClientOutcomes::heading(), outcomes.row(drill.title()));
+    let missed = Expectation::new(drill).missed_goals(&outcomes);
+    ensure!(missed.is_empty(), "{}\n{outcomes:?}", missed.join(", "));
     Ok(())
 }

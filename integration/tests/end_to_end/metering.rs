@@ -199,7 +199,7 @@ async fn operator_reads_usage_revenue_metrics_and_backup(stack: Arc<Stack>) -> R
 }
 
 async fn ledger_matches_envoy_and_clients_through_kills(stack: Arc<Stack>) -> Result<()> {
-    let balance = reconcile::on(&stack, REQUESTS).await?;
+    let balance = reconcile::compare_counts(&stack, REQUESTS).await?;
     println!("{balance:?}");
     Ok(())
 }

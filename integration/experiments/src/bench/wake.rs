@@ -1,260 +1,161 @@
-//! The first request to a sleeping tenant, through the whole gateway, against a bare start of the
-//! same SQ by the same runtime until its first HTTP answer, each while the daemon has nothing else to
-//! do; then those of many tenants, twenty a second.
+//! The first request to a sleeping tenant.
+//!
+//! Requests through the whole gateway alternate with bare starts of the same SQ by the same
+//! runtime, each while the Docker daemon is idle. Afterwards, requests to many tenants arrive at
+//! twenty per second.
 
-use std::fs;
-use std::os::unix::fs::chown;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 
-use super::{Scale, judged, percentile};
-use harness::host::docker::{self, Engine};
-use harness::host::ports;
-use harness::host::tools;
-use harness::host::tools::SQ_VERSION;
+use super::bare_start::BareStart;
+use super::{BenchSize, compare_with_goal, percentile};
+use crate::columns::Columns;
+use harness::host::docker;
 use harness::{Lifecycle, Runtime, Stack, until};
 
-/// Ours against bare, at the median and at p99.
+/// Time through the gateway as a multiple of a bare start, at the median and at p99.
 const GOAL: f64 = 1.15;
-/// The same with prepared network slots, at the median.
-const GOAL_SLOTS: f64 = 0.5;
-/// What the 99th percentile of twenty a second may be of the median of one at a time.
+/// The same with prepared networks, at the median.
+const GOAL_PREPARED: f64 = 0.5;
+/// The 99th percentile at twenty wakes per second, as a multiple of the median of single wakes.
 const GOAL_RUSH: f64 = 3.0;
-/// Time between two wakes of twenty a second.
-const RUSH: Duration = Duration::from_millis(50);
-/// Network slots that are kept ready, by the orchestrator's default.
-const SLOTS: usize = 4;
+/// Interval between two wakes at twenty per second.
+const RUSH_INTERVAL: Duration = Duration::from_millis(50);
+/// Prepared networks in the pool, by the orchestrator's default.
+const PREPARED_NETWORKS: usize = 4;
 /// Longest wait for one start.
-const PATIENCE: Duration = Duration::from_secs(30);
-/// Whom a tenant's container runs as.
-const UID: u32 = 10001;
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+/// Room for the longest title.
+const TITLE_WIDTH: usize = 34;
+/// The tenant of the single wakes.
+const TENANT: &str = "bench";
 
 /// Measures and prints the table.
-pub async fn print(runtime: Option<Runtime>, scale: &Scale) -> Result<()> {
+pub(super) async fn print(runtime: Option<Runtime>, size: &BenchSize) -> Result<()> {
     let runtime = Runtime::resolve(runtime)?;
-    let one =
-        Stack::builder().runtime(runtime).tenant("bench").lifecycle(Lifecycle::short_leases());
-    let many = (0..scale.rush).fold(one, |stack, n| stack.tenant(&format!("rush-{n}")));
-    let stack = Arc::new(many.start().await?);
-    let (mut ours, mut bare) = (Vec::new(), Vec::new());
-    let mut yardstick = Bare::new(runtime, &stack)?;
-    wake(&stack, "bench").await?; // the container is created, the verdict is known
-    for _ in 0..scale.wakes {
-        stack.orchestrator.put_to_sleep("bench", PATIENCE).await?;
-        at_rest(&stack).await?;
-        ours.push(wake(&stack, "bench").await?);
-        at_rest(&stack).await?;
-        bare.push(yardstick.start().await?);
-    }
+    let builder =
+        Stack::builder().runtime(runtime).tenant(TENANT).lifecycle(Lifecycle::short_leases());
+    let builder = (0..size.rush).fold(builder, |builder, n| builder.tenant(&rush_tenant(n)));
+    let stack = Arc::new(builder.start().await?);
+    let times = measure_single_wakes(&stack, size.wakes).await?;
+
     println!(
         "First request to a sleeping tenant, {} runtime, {} wakes",
         runtime.name(),
-        ours.len()
+        size.wakes
     );
-    println!("{:<34}{:>12}{:>14}{:>12}", "", "p50 ms", "p99 ms", "max ms");
-    let line = |title: &str, values: &[f64]| {
-        let (p50, p99) = (percentile(values, 50)?, percentile(values, 99)?);
-        println!("{title:<34}{p50:>12.1}{p99:>14.1}{:>12.1}", percentile(values, 100)?);
-        Some((p50, p99))
+    let columns = Columns::new(TITLE_WIDTH, ["p50 ms", "p99 ms", "max ms"]);
+    println!("{}", columns.heading(""));
+    let bare = Summary::new(&times.bare).context("no bare start")?;
+    let gateway = Summary::new(&times.gateway).context("no wake")?;
+    let bare_title = match runtime {
+        Runtime::Docker => "docker start → first HTTP response",
+        Runtime::Process => "exec → first HTTP response",
     };
-    let start = match runtime {
-        Runtime::Docker => "docker start → first HTTP answer",
-        Runtime::Process => "exec → first HTTP answer",
-    };
-    let bare = line(start, &bare).context("no bare start")?;
-    let ours = line("through the gateway", &ours).context("no wake")?;
-    println!("p50 is {:.2} × bare  {}", ours.0 / bare.0, judged(ours.0 / bare.0, GOAL));
-    println!("p99 is {:.2} × bare  {}", ours.1 / bare.1, judged(ours.1 / bare.1, GOAL));
+    bare.print(&columns, bare_title);
+    gateway.print(&columns, "through the gateway");
+    let p50_ratio = gateway.p50 / bare.p50;
+    let p99_ratio = gateway.p99 / bare.p99;
+    println!("p50 is {p50_ratio:.2} × bare  {}", compare_with_goal(p50_ratio, GOAL));
+    println!("p99 is {p99_ratio:.2} × bare  {}", compare_with_goal(p99_ratio, GOAL));
     if runtime == Runtime::Docker {
-        println!("p50 with network slots: {}", judged(ours.0 / bare.0, GOAL_SLOTS));
+        println!("p50 with prepared networks: {}", compare_with_goal(p50_ratio, GOAL_PREPARED));
     }
-    let rush = rush(&stack, scale.rush).await;
-    let refused = scale.rush - rush.len();
-    let (_, p99) = line("many tenants, 20 wakes a second", &rush).context("no wake of many")?;
-    let times = if refused == 0 { p99 / ours.0 } else { f64::INFINITY };
-    println!("{refused} of {} were told to come back later", scale.rush);
-    println!("p99 of 20 a second is {times:.2} × p50 of one  {}", judged(times, GOAL_RUSH));
+
+    let rush_times = wake_many(&stack, size.rush).await;
+    let refused = size.rush - rush_times.len();
+    let rush = Summary::new(&rush_times).context("no wake of many tenants succeeded")?;
+    rush.print(&columns, "many tenants, 20 wakes per second");
+    println!("{refused} of {} wakes were refused", size.rush);
+    let rush_ratio = if refused == 0 { rush.p99 / gateway.p50 } else { f64::INFINITY };
+    println!(
+        "p99 at 20 per second is {rush_ratio:.2} × p50 of single wakes  {}",
+        compare_with_goal(rush_ratio, GOAL_RUSH)
+    );
     Ok(())
 }
 
-/// Waits until the daemon has nothing to do: the used network slot is gone and a new one there.
-async fn at_rest(stack: &Stack) -> Result<()> {
+/// The durations of single wakes and bare starts in milliseconds.
+#[derive(Default)]
+struct WakeTimes {
+    gateway: Vec<f64>,
+    bare: Vec<f64>,
+}
+
+async fn measure_single_wakes(stack: &Stack, wakes: usize) -> Result<WakeTimes> {
+    let mut times = WakeTimes::default();
+    let mut bare = BareStart::new(stack)?;
+    // The first wake creates the container and caches the verdict; it is not counted.
+    wake_ms(stack, TENANT).await?;
+    for _ in 0..wakes {
+        stack.orchestrator.put_to_sleep(TENANT, PATIENCE).await?;
+        wait_for_idle_daemon(stack).await?;
+        times.gateway.push(wake_ms(stack, TENANT).await?);
+        wait_for_idle_daemon(stack).await?;
+        times.bare.push(bare.start_ms().await?);
+    }
+    Ok(times)
+}
+
+/// Percentiles of a sample.
+struct Summary {
+    p50: f64,
+    p99: f64,
+    max: f64,
+}
+
+impl Summary {
+    fn new(values: &[f64]) -> Option<Self> {
+        Some(Self {
+            p50: percentile(values, 50)?,
+            p99: percentile(values, 99)?,
+            max: percentile(values, 100)?,
+        })
+    }
+
+    fn print(&self, columns: &Columns, title: &str) {
+        let cells = [self.p50, self.p99, self.max].map(|ms| format!("{ms:.1}"));
+        println!("{}", columns.row(title, &cells));
+    }
+}
+
+/// Waits until the Docker daemon has no work: a new prepared network has replaced the one used.
+async fn wait_for_idle_daemon(stack: &Stack) -> Result<()> {
     if stack.runtime == Runtime::Process {
         return Ok(());
     }
-    until("the network slots to be complete", PATIENCE, || async {
+    until("a complete network pool", PATIENCE, || async {
         let joined = docker::containers(&stack.labels()).ok()?.len();
-        let slots = docker::running_containers(&stack.prepared_network_labels()).ok()?.len();
-        (slots == joined + SLOTS).then_some(())
+        let networks = docker::running_containers(&stack.prepared_network_labels()).ok()?.len();
+        (networks == joined + PREPARED_NETWORKS).then_some(())
     })
     .await
 }
 
-/// One request; its time in ms.
-async fn wake(stack: &Stack, tenant: &str) -> Result<f64> {
+/// Measures one request in milliseconds.
+async fn wake_ms(stack: &Stack, tenant: &str) -> Result<f64> {
     let client = stack.tenant(tenant)?;
     let start = Instant::now();
     client.get("/api/v2/toc?p=bench").await?.expect_ok()?;
     Ok(start.elapsed().as_secs_f64() * 1e3)
 }
 
-/// The first requests of as many tenants, whether or not those before are answered; the times of
-/// those that their tenant answered.
-async fn rush(stack: &Arc<Stack>, tenants: usize) -> Vec<f64> {
-    let (mut wakes, mut due) = (JoinSet::new(), tokio::time::interval(RUSH));
-    for n in 0..tenants {
-        due.tick().await;
+fn rush_tenant(number: usize) -> String {
+    format!("rush-{number}")
+}
+
+/// Sends one request to each of many tenants at a fixed rate, without waiting for earlier
+/// responses. Returns the times of the successful requests.
+async fn wake_many(stack: &Arc<Stack>, tenants: usize) -> Vec<f64> {
+    let mut wakes = JoinSet::new();
+    let mut interval = tokio::time::interval(RUSH_INTERVAL);
+    for number in 0..tenants {
+        interval.tick().await;
         let stack = stack.clone();
-        wakes.spawn(async move { wake(&stack, &format!("rush-{n}")).await });
+        wakes.spawn(async move { wake_ms(&stack, &rush_tenant(number)).await });
     }
     wakes.join_all().await.into_iter().filter_map(Result::ok).collect()
-}
-
-/// The same SQ without any gateway: a created container on a bridge like the tenants', or a folder.
-struct Bare {
-    with: With,
-}
-
-enum With {
-    Docker { name: String, address: String },
-    Process { sq: PathBuf, data: PathBuf, port: u16, child: Option<Child> },
-}
-
-impl Bare {
-    fn new(runtime: Runtime, stack: &Stack) -> Result<Self> {
-        let data = stack.dir.join("bare");
-        fs::create_dir_all(&data)?;
-        if runtime == Runtime::Process {
-            let (sq, port) = (tools::sq(SQ_VERSION)?, ports::free()?);
-            return Ok(Self { with: With::Process { sq, data, port, child: None } });
-        }
-        chown(&data, Some(UID), Some(UID))?;
-        let name = format!("sq-bench-{}", std::process::id());
-        docker::run(&[
-            "network",
-            "create",
-            "--internal",
-            "--opt",
-            "com.docker.network.bridge.enable_icc=false",
-            &name,
-        ])?;
-        let bare = Self { with: With::Docker { name: name.clone(), address: String::new() } };
-        let volume = format!("{}:/data", data.display());
-        let image = format!("wbic16/sq:{SQ_VERSION}");
-        docker::run(&[
-            "create",
-            "--name",
-            &name,
-            "--network",
-            &name,
-            "--volume",
-            &volume,
-            "--memory",
-            "64m",
-            "--memory-swap",
-            "64m",
-            "--pids-limit",
-            "600",
-            "--read-only",
-            "--cap-drop",
-            "ALL",
-            "--security-opt",
-            "no-new-privileges",
-            "--user",
-            "10001:10001",
-            "--entrypoint",
-            "./sq",
-            &image,
-            "host",
-            "1337",
-            "--key",
-            "bare",
-            "--data-dir",
-            "/data",
-        ])?;
-        Ok(bare)
-    }
-
-    /// Starts it, waits for its first answer, ends it; the time in ms from start to answer.
-    async fn start(&mut self) -> Result<f64> {
-        let start = Instant::now();
-        match &mut self.with {
-            With::Docker { name, address } => {
-                Engine::post(&format!("/containers/{name}/start")).await?;
-                if address.is_empty() {
-                    let format = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}";
-                    *address = docker::run(&["inspect", "--format", format, name])?;
-                }
-                answers(&format!("{address}:1337")).await?;
-            }
-            With::Process { sq, data, port, child } => {
-                let mut command = Command::new(sq);
-                command.args(["host", &port.to_string(), "--key", "bare", "--data-dir"]).arg(data);
-                *child = Some(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?);
-                answers(&format!("127.0.0.1:{port}")).await?;
-            }
-        }
-        let took = start.elapsed().as_secs_f64() * 1e3;
-        self.end().await?;
-        Ok(took)
-    }
-
-    async fn end(&mut self) -> Result<()> {
-        match &mut self.with {
-            With::Docker { name, .. } => {
-                Engine::post(&format!("/containers/{name}/stop?t=0")).await
-            }
-            With::Process { child, .. } => {
-                if let Some(mut child) = child.take() {
-                    child.kill()?;
-                    child.wait()?;
-                }
-                Ok(())
-            }
-        }
-    }
-}
-
-impl Drop for Bare {
-    fn drop(&mut self) {
-        match &mut self.with {
-            With::Docker { name, .. } => {
-                let _ = docker::run(&["rm", "--force", name]);
-                let _ = docker::run(&["network", "rm", name]);
-            }
-            With::Process { child, .. } => {
-                if let Some(child) = child {
-                    let _ = child.kill();
-                    let _ = child.wait();
-                }
-            }
-        }
-    }
-}
-
-/// Asks until SQ answers at all: 401, since no key is sent.
-async fn answers(address: &str) -> Result<()> {
-    let what = format!("an answer from {address}");
-    let asking = async {
-        while ask(address).await.is_err() {
-            // Finer than `until`: a process answers after some 3 ms.
-            tokio::time::sleep(Duration::from_micros(500)).await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, asking).await.context(what)
-}
-
-async fn ask(address: &str) -> Result<()> {
-    let mut stream = TcpStream::connect(address).await?;
-    stream.write_all(b"GET /api/v2/version HTTP/1.1\r\nhost: sq\r\n\r\n").await?;
-    let mut first = [0; 8];
-    stream.read_exact(&mut first).await?;
-    Ok(())
 }

@@ -1,5 +1,6 @@
-/* Shifts the wall clock of what is started with this preloaded: by as many seconds as the first
- * eight bytes of $SQ_CLOCK_FILE say. Built by `integration drill`; the host's clock stays. */
+/* A library to preload. It shifts the wall clock of the process by the number of seconds in the
+ * first eight bytes of $SQ_CLOCK_FILE. `integration drill` builds it; the host's clock does not
+ * change. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <fcntl.h>

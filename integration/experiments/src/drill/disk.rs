@@ -1,41 +1,41 @@
-//! A disk that has less room than the floor for a while: writes are refused, reads go on.
+//! A disk that temporarily has less room than its floor: writes are refused, reads continue.
 
-use harness::Stack;
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
-use super::Scale;
-use super::mixed::Mixed;
-use super::tally::Tally;
+use super::DrillSize;
+use super::mixed_load::MixedLoad;
+use super::outcomes::ClientOutcomes;
 use crate::proof::disk::LoopDisk;
+use harness::Stack;
 
-/// The whole disk.
+/// Size of the file system.
 const MEGABYTES: u64 = 256;
-/// Where the gateway stops writes.
+/// Free room below which the gateway refuses writes.
 const FLOOR_BYTES: u64 = 64 << 20;
-/// What is left while it is full: the phexts of the load fit many times.
+/// Free room while the disk counts as full: several times the phexts of the load.
 const LEFT_BYTES: u64 = 32 << 20;
-/// At a time.
+/// Size of one write to the file that fills the disk.
 const PIECE_BYTES: usize = 1 << 20;
 
-/// A small file system with a folder for tenants.
-pub(super) struct Small(LoopDisk);
+/// A small file system with a folder for tenants, which can be filled.
+pub(super) struct FillableDisk(LoopDisk);
 
-impl Small {
-    pub(super) fn make() -> Result<Self> {
-        let disk = LoopDisk::make(MEGABYTES);
-        Ok(Self(disk.context("a full disk needs a small one: root and loop devices")?))
+impl FillableDisk {
+    pub(super) fn create() -> Result<Self> {
+        let disk = LoopDisk::create(MEGABYTES);
+        Ok(Self(disk.context("the full-disk drill needs root and loop devices")?))
     }
 
     pub(super) fn data(&self) -> PathBuf {
         self.0.data()
     }
 
-    /// For the orchestrator.
-    pub(super) fn config() -> String {
+    /// Returns the orchestrator's settings for this disk.
+    pub(super) fn orchestrator_config() -> String {
         format!("\n[host]\ndisk_floor = {FLOOR_BYTES}\n")
     }
 
@@ -53,18 +53,26 @@ impl Small {
         }
         Ok(file.sync_all()?)
     }
+
+    fn free(&self) -> Result<()> {
+        Ok(fs::remove_file(self.filler())?)
+    }
 }
 
-/// Full and free again, once per blow.
-pub(super) async fn under_load(disk: &Small, stack: &Stack, scale: Scale) -> Result<Tally> {
-    let load = Mixed::start(stack).await?;
-    for _ in 0..scale.blows {
-        load.each_sends(scale.each(), stack).await?;
+/// Fills and frees the disk under load, once per fault.
+pub(super) async fn run_under_load(
+    disk: &FillableDisk,
+    stack: &Stack,
+    size: DrillSize,
+) -> Result<ClientOutcomes> {
+    let load = MixedLoad::start(stack).await?;
+    for _ in 0..size.faults {
+        load.wait_for_requests(size.requests_per_client(), stack).await?;
         disk.fill()?;
-        load.each_sends(scale.each(), stack).await?;
-        fs::remove_file(disk.filler())?;
-        load.look().await?;
+        load.wait_for_requests(size.requests_per_client(), stack).await?;
+        disk.free()?;
+        load.check_all_scrolls().await?;
     }
-    load.each_sends(scale.each(), stack).await?;
+    load.wait_for_requests(size.requests_per_client(), stack).await?;
     load.finish().await
 }

@@ -1,9 +1,8 @@
-//! A full disk: a small file system in a file, and something that takes all its room.
+//! A full disk: a small file system in a file, and a task that takes all its room.
 //!
-//! SQ truncates a phext before it writes it, and what takes the room does so just then: SQ 0.6.0
-//! answers 200 all the same and leaves a cut file.
+//! SQ truncates a phext before it writes it, and the task takes the room in between. SQ 0.6.0 then
+//! responds with 200 nevertheless and leaves a truncated file.
 
-use harness::until;
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -13,27 +12,32 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use fastrand::Rng;
 use tempfile::TempDir;
 use tokio::task::spawn_blocking;
 
-use super::kill::{Random, Tally, Writers};
+use super::loss::LossReport;
+use super::series::Writers;
 use super::target::{PHEXT, TENANT, Target};
+use harness::until;
 
-/// How long the disk stays full: longer than the gateway takes to see it.
+/// Time for which the disk stays full: longer than the gateway needs to detect it.
 const FULL: Duration = Duration::from_secs(4);
-/// Longest wait until the gateway has put right what was cut.
-const HEALED: Duration = Duration::from_secs(30);
-/// Written at a time by what fills the disk: little, or SQ would find room in between.
+/// Longest time from recovery to the next full disk, in milliseconds.
+const PAUSE_MS: u64 = 1_500;
+/// Longest wait until the gateway has repaired truncated files.
+const REPAIR: Duration = Duration::from_secs(30);
+/// Size of one write of the filling task. With larger writes SQ would find room in between.
 const FILL_BYTES: usize = 64 * 1024;
 
-/// An ext4 file system of its own; gone when dropped.
+/// An ext4 file system in a file, unmounted on drop.
 pub struct LoopDisk {
     dir: TempDir,
 }
 
 impl LoopDisk {
-    /// Makes and mounts one of `megabytes`. Needs root and loop devices.
-    pub fn make(megabytes: u64) -> Result<Self> {
+    /// Creates and mounts a file system of `megabytes`. Needs root and loop devices.
+    pub fn create(megabytes: u64) -> Result<Self> {
         let dir = tempfile::Builder::new().prefix("sq-disk-").tempdir()?;
         fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
         let image = dir.path().join("image");
@@ -41,27 +45,27 @@ impl LoopDisk {
         fs::create_dir(dir.path().join("mnt"))?;
         run(Command::new("mkfs.ext4").args(["-q", "-F", "-m", "0"]).arg(&image))?;
         let disk = Self { dir };
-        run(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(disk.mounted()))?;
+        run(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(disk.mount_point()))?;
         fs::create_dir(disk.data())?;
         Ok(disk)
     }
 
-    fn mounted(&self) -> PathBuf {
+    fn mount_point(&self) -> PathBuf {
         self.dir.path().join("mnt")
     }
 
-    /// A folder on it.
+    /// Returns the folder for tenants' data on this file system.
     pub fn data(&self) -> PathBuf {
-        self.mounted().join("data")
+        self.mount_point().join("data")
     }
 
-    /// Takes all room, over and over, until `stop`; then gives it back.
+    /// Takes all free room repeatedly until `stop` is set, and frees it then.
     fn fill(&self, stop: &AtomicBool) -> Result<()> {
-        let path = self.mounted().join("filler");
+        let path = self.mount_point().join("filler");
         let mut file = File::create(&path)?;
         let bytes = vec![b'x'; FILL_BYTES];
         while !stop.load(Ordering::SeqCst) {
-            // Full: the next round takes what was given back meanwhile.
+            // The disk is full: the next round takes the room that SQ has freed until then.
             if file.write_all(&bytes).is_err() {
                 std::thread::sleep(Duration::from_micros(50));
             }
@@ -72,16 +76,16 @@ impl LoopDisk {
 
 impl Drop for LoopDisk {
     fn drop(&mut self) {
-        // Lazily: an SQ that is just being killed may still have a file open.
-        let _ = run(Command::new("umount").arg("-l").arg(self.mounted()));
+        // A lazy unmount: an SQ that is just being killed may still have a file open.
+        let _ = run(Command::new("umount").arg("-l").arg(self.mount_point()));
     }
 }
 
-/// A file system in memory on a folder; gone when dropped.
+/// A file system in memory, mounted on a folder and unmounted on drop.
 pub struct SmallDisk(PathBuf);
 
 impl SmallDisk {
-    /// Mounts one with `options`, such as `ro` or `size=8m`. Needs root.
+    /// Mounts a file system with `options`, such as `ro` or `size=8m`. Needs root.
     pub fn mount(folder: &Path, options: &str) -> Result<Self> {
         run(Command::new("mount").args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(folder))
             .context("this test mounts a small disk: run as root")?;
@@ -105,40 +109,48 @@ fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Fills the disk `times` times under writes of a phext of `bytes`.
-pub async fn series(
+/// Fills the disk `times` times during writes of a phext of `bytes`.
+pub(super) async fn run_series(
     target: Target,
     disk: Arc<LoopDisk>,
-    (times, bytes, seed): (u64, usize, u64),
-) -> Result<Tally> {
+    times: u64,
+    bytes: usize,
+    seed: u64,
+) -> Result<LossReport> {
     let writers = Writers::start(Arc::new(target), bytes, seed).await?;
-    let (mut tally, mut random) = (Tally::default(), Random(seed));
+    let mut report = LossReport::default();
+    let mut random = Rng::with_seed(seed);
     for number in 0..times {
-        tokio::time::sleep(Duration::from_millis(random.draw() % 1_500)).await;
+        tokio::time::sleep(Duration::from_millis(random.u64(..PAUSE_MS))).await;
         let full = Instant::now();
         let stop = Arc::new(AtomicBool::new(false));
         let filler = {
-            let (disk, stop) = (disk.clone(), stop.clone());
+            let disk = disk.clone();
+            let stop = stop.clone();
             spawn_blocking(move || disk.fill(&stop))
         };
         tokio::time::sleep(FULL).await;
-        writers.rest().await?;
+        writers.pause().await?;
         stop.store(true, Ordering::SeqCst);
         filler.await??;
-        healed(writers.target()).await.with_context(|| format!("full disk {number}"))?;
-        writers.look(&mut tally, full).await.with_context(|| format!("full disk {number}"))?;
-        writers.go_on();
+        let context = || format!("full disk {number}");
+        wait_for_repair(writers.target()).await.with_context(context)?;
+        writers.check(&mut report, full).await.with_context(context)?;
+        writers.resume();
     }
-    writers.finish(tally).await
+    writers.finish(report).await
 }
 
-/// Waits until the gateway's good copy and the file are the same: it has looked and, where need
-/// was, put back.
-async fn healed(target: &Target) -> Result<()> {
+/// Waits until the file equals the gateway's good copy: the gateway has examined the file and, if
+/// it was truncated, replaced it.
+async fn wait_for_repair(target: &Target) -> Result<()> {
     let Target::Gateway(stack, _) = target else { return Ok(()) };
     let file = target.file();
-    let name = format!("{PHEXT}.phext");
-    let good = stack.orchestrator.state().join("vault").join(TENANT).join("good").join(name);
-    let same = |a: &Path, b: &Path| fs::read(a).ok().is_some_and(|a| fs::read(b).ok() == Some(a));
-    until("the file to be its copy", HEALED, || async { same(&file, &good).then_some(()) }).await
+    let copy_name = format!("{PHEXT}.phext");
+    let copy = stack.orchestrator.state().join("vault").join(TENANT).join("good").join(copy_name);
+    until("the file to equal its good copy", REPAIR, || async {
+        let bytes = fs::read(&file).ok()?;
+        (fs::read(&copy).ok()? == bytes).then_some(())
+    })
+    .await
 }

@@ -1,61 +1,62 @@
-//! What a phext must hold after SQ died: a text in memory, compared scroll by scroll.
+//! The expected content of a phext after SQ died, compared scroll by scroll.
 //!
-//! Most scrolls are never written again (*cold*); some are (*hot*), each by one writer, so that
-//! every value has its number. A text names its scroll and number, so that a value found says which
-//! write it came from, and a torn one shows.
+//! Most scrolls are never written after the start (*cold*). Each of the others (*hot*) is written
+//! by one writer only, so that its values are numbered. A text contains the numbers of its scroll
+//! and value. A text that is found thus identifies its write, and a torn text is recognised.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-/// Scrolls in a section; below 999, the most that a coordinate may say.
+/// Scrolls in a section; below 999, the largest number in a coordinate.
 const SECTION: usize = 900;
-/// Bytes of a scroll that is never written.
+/// Bytes of a cold scroll.
 const COLD_BYTES: usize = 1_000;
-/// A hot scroll's text is at least so long, and at most thrice that.
+/// Smallest size of a hot scroll's text; the largest is three times this.
 const HOT_BYTES: usize = 600;
 
-/// One phext's history.
+/// The writes to one phext.
 #[derive(Debug)]
-pub struct Model {
+pub(super) struct PhextModel {
     scrolls: usize,
     hot_every: usize,
-    hot: BTreeMap<usize, Hot>,
+    hot: BTreeMap<usize, HotScroll>,
 }
 
 #[derive(Debug, Default)]
-struct Hot {
-    /// The value at the last look, and everything before it.
+struct HotScroll {
+    /// The value at the last check. Earlier values must not reappear.
     stable: u64,
-    /// The last number given out.
+    /// The last value that was sent.
     sent: u64,
-    /// When each value was acknowledged, the stable one's included.
+    /// The time at which each value was acknowledged, that of the stable value included.
     acked: BTreeMap<u64, Instant>,
 }
 
-/// What one look found.
+/// The findings of one check.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Found {
-    /// It is not text, or not there.
-    pub unreadable: bool,
-    /// Scrolls that were there at the look before and are not now.
-    pub missing: usize,
-    /// Scrolls that hold what nobody wrote.
-    pub torn: usize,
-    /// Scrolls whose last acknowledged write is not there, by its age when SQ died, oldest first.
-    pub lost: Vec<Duration>,
+pub(super) struct Findings {
+    /// The phext is empty or not valid UTF-8.
+    pub(super) unreadable: bool,
+    /// Scrolls that existed at the previous check and are missing.
+    pub(super) missing: usize,
+    /// Scrolls with a text that no client wrote.
+    pub(super) torn: usize,
+    /// For each scroll without its last acknowledged write, the age of that write when SQ died, the
+    /// oldest first.
+    pub(super) lost: Vec<Duration>,
 }
 
-impl Model {
-    /// A phext of about `bytes`, with `hot` scrolls spread evenly from its first to its end.
-    pub fn new(bytes: usize, hot: usize) -> Self {
+impl PhextModel {
+    /// Creates a model of about `bytes` with `hot` hot scrolls, spread evenly over the phext.
+    pub(super) fn new(bytes: usize, hot: usize) -> Self {
         let scrolls = bytes / (COLD_BYTES + 1);
         let hot_every = (scrolls / hot).max(1);
-        let hot = (0..scrolls).step_by(hot_every).map(|n| (n, Hot::default())).collect();
+        let hot = (0..scrolls).step_by(hot_every).map(|n| (n, HotScroll::default())).collect();
         Self { scrolls, hot_every, hot }
     }
 
-    /// The file as it is at the beginning, or as it should be now.
-    pub fn file(&self) -> Vec<u8> {
+    /// Formats the phext's file with the values of the last check.
+    pub(super) fn file(&self) -> Vec<u8> {
         let mut file = String::new();
         for n in 0..self.scrolls {
             match n {
@@ -63,85 +64,92 @@ impl Model {
                 n if n % SECTION == 0 => file.push('\x18'),
                 _ => file.push('\x17'),
             }
-            file.push_str(&self.hot.get(&n).map_or_else(|| cold(n), |hot| text(n, hot.stable)));
+            let text = self.hot.get(&n).map_or_else(|| cold_text(n), |hot| text(n, hot.stable));
+            file.push_str(&text);
         }
         file.into_bytes()
     }
 
-    /// The hot scroll number `pick` of writer `writer` of `writers`: its coordinate and next text.
-    pub fn next(&mut self, writer: usize, writers: usize, pick: usize) -> (usize, u64) {
-        let own = self.hot.len().saturating_sub(writer).div_ceil(writers).max(1);
-        let n = (pick % own * writers + writer) * self.hot_every;
-        let hot = self.hot.entry(n).or_default();
+    /// Selects one of the hot scrolls of writer number `writer` by `pick`. Returns the number of
+    /// the scroll and its next value.
+    pub(super) fn next_write(
+        &mut self,
+        writer: usize,
+        writers: usize,
+        pick: usize,
+    ) -> (usize, u64) {
+        let scrolls_of_writer = self.hot.len().saturating_sub(writer).div_ceil(writers).max(1);
+        let scroll = (pick % scrolls_of_writer * writers + writer) * self.hot_every;
+        let hot = self.hot.entry(scroll).or_default();
         hot.sent += 1;
-        (n, hot.sent)
+        (scroll, hot.sent)
     }
 
-    /// The write was acknowledged.
-    pub fn acked(&mut self, n: usize, value: u64, at: Instant) {
-        self.hot.entry(n).or_default().acked.insert(value, at);
+    /// Records that SQ acknowledged a write.
+    pub(super) fn acknowledge(&mut self, scroll: usize, value: u64, at: Instant) {
+        self.hot.entry(scroll).or_default().acked.insert(value, at);
     }
 
-    /// Compares with what is there after SQ died at `died`; from now on what is there is what must
-    /// stay.
-    pub fn look(&mut self, bytes: &[u8], died: Instant) -> Found {
+    /// Compares a file with the writes after SQ died at `died`. The values found are the stable
+    /// ones from now on.
+    pub(super) fn check(&mut self, bytes: &[u8], died: Instant) -> Findings {
         let Ok(file) = std::str::from_utf8(bytes) else {
-            return Found { unreadable: true, ..Found::default() };
+            return Findings { unreadable: true, ..Findings::default() };
         };
-        let mut found = Found { unreadable: file.is_empty(), ..Found::default() };
+        let mut findings = Findings { unreadable: file.is_empty(), ..Findings::default() };
         let scrolls = parse(file);
         for n in 0..self.scrolls {
-            let there = scrolls.get(&n).copied().unwrap_or_default();
+            let found = scrolls.get(&n).copied().unwrap_or_default();
             match self.hot.get_mut(&n) {
-                None if there == cold(n) => {}
-                None if there.is_empty() => found.missing += 1,
-                None => found.torn += 1,
-                Some(hot) => hot.look(n, there, died, &mut found),
+                None if found == cold_text(n) => {}
+                None if found.is_empty() => findings.missing += 1,
+                None => findings.torn += 1,
+                Some(hot) => hot.check(n, found, died, &mut findings),
             }
         }
-        let strangers = scrolls.iter().filter(|(n, text)| **n >= self.scrolls && !text.is_empty());
-        found.torn += strangers.count();
-        found.lost.sort_unstable_by(|a, b| b.cmp(a));
-        found
+        let unknown = scrolls.iter().filter(|(n, text)| **n >= self.scrolls && !text.is_empty());
+        findings.torn += unknown.count();
+        findings.lost.sort_unstable_by(|a, b| b.cmp(a));
+        findings
     }
 }
 
-impl Hot {
-    fn look(&mut self, n: usize, there: &str, died: Instant, found: &mut Found) {
-        let value = value_of(n, there);
+impl HotScroll {
+    fn check(&mut self, n: usize, found: &str, died: Instant, findings: &mut Findings) {
+        let value = value_of(n, found);
         match value {
-            None if there.is_empty() => found.missing += 1,
-            None => found.torn += 1,
+            None if found.is_empty() => findings.missing += 1,
+            None => findings.torn += 1,
             Some(_) => {}
         }
         let value = value.unwrap_or(0);
-        // The first acknowledged write that the value found is older than.
-        let first = self.acked.range(value + 1..).next().map(|(_, at)| *at);
-        if let Some(at) = first {
-            found.lost.push(died.saturating_duration_since(at));
+        // The first acknowledged write after the value found.
+        let first_lost = self.acked.range(value + 1..).next().map(|(_, at)| *at);
+        if let Some(at) = first_lost {
+            findings.lost.push(died.saturating_duration_since(at));
         }
         self.stable = value;
         self.acked.retain(|v, _| *v == value);
     }
 }
 
-/// `1.1.1/1.1.1/1.S.N` of a scroll.
-pub fn coordinate(n: usize) -> String {
+/// Formats the coordinate of a scroll, `1.1.1/1.1.1/1.SECTION.SCROLL`.
+pub(super) fn coordinate(n: usize) -> String {
     format!("1.1.1/1.1.1/1.{}.{}", n / SECTION + 1, n % SECTION + 1)
 }
 
-/// The text of a value; 0 is the one before all writes.
-pub fn text(n: usize, value: u64) -> String {
+/// Formats the text of a value of a hot scroll. Value 0 is the text before all writes.
+pub(super) fn text(n: usize, value: u64) -> String {
     let mixed = (n as u64).wrapping_mul(0x9E37_79B9).wrapping_add(value.wrapping_mul(0x85EB_CA6B));
     let length = HOT_BYTES + usize::try_from(mixed >> 7).unwrap_or(0) % (2 * HOT_BYTES);
-    filled(format!("hot {n} {value} "), length)
+    padded(format!("hot {n} {value} "), length)
 }
 
-fn cold(n: usize) -> String {
-    filled(format!("cold {n} "), COLD_BYTES)
+fn cold_text(n: usize) -> String {
+    padded(format!("cold {n} "), COLD_BYTES)
 }
 
-fn filled(mut text: String, length: usize) -> String {
+fn padded(mut text: String, length: usize) -> String {
     const LETTERS: &str = "abcdefghijklmnopqrstuvwxyz 0123456789 ";
     while text.len() < length {
         text.push_str(&LETTERS[..LETTERS.len().min(length - text.len())]);
@@ -149,14 +157,15 @@ fn filled(mut text: String, length: usize) -> String {
     text
 }
 
-fn value_of(n: usize, there: &str) -> Option<u64> {
-    let rest = there.strip_prefix(&format!("hot {n} "))?;
+/// Returns the value of a complete hot text.
+fn value_of(n: usize, found: &str) -> Option<u64> {
+    let rest = found.strip_prefix(&format!("hot {n} "))?;
     let value = rest.split(' ').next()?.parse().ok()?;
-    (there == text(n, value)).then_some(value)
+    (found == text(n, value)).then_some(value)
 }
 
-/// Scrolls by their number. A phext that lost its end has fewer; other delimiters than these two
-/// stand only in what nobody wrote.
+/// Splits a file into scrolls by their number. A truncated file has fewer of them. Other delimiters
+/// than these two occur only in texts that no client wrote.
 fn parse(file: &str) -> BTreeMap<usize, &str> {
     let mut scrolls = BTreeMap::new();
     for (section, part) in file.split('\x18').enumerate() {
@@ -171,58 +180,61 @@ fn parse(file: &str) -> BTreeMap<usize, &str> {
 mod tests {
     use super::*;
 
-    fn model() -> Model {
-        Model::new(2_000_000, 50)
+    fn model() -> PhextModel {
+        PhextModel::new(2_000_000, 50)
     }
 
     #[test]
-    fn the_file_of_the_beginning_is_whole() {
+    fn unchanged_file_has_no_findings() {
         let mut model = model();
         let file = model.file();
         assert!(file.len().abs_diff(2_000_000) < 50_000);
-        assert_eq!(model.look(&file, Instant::now()), Found::default());
+        assert_eq!(model.check(&file, Instant::now()), Findings::default());
     }
 
     #[test]
-    fn an_acknowledged_write_that_is_not_there_is_lost_with_its_age() {
+    fn missing_acknowledged_write_is_lost_with_its_age() {
         let mut model = model();
         let before = model.file();
-        let (n, value) = model.next(1, 4, 3);
+        let (n, value) = model.next_write(1, 4, 3);
         let at = Instant::now();
-        model.acked(n, value, at);
-        let found = model.look(&before, at + Duration::from_secs(7));
-        assert_eq!(found, Found { lost: vec![Duration::from_secs(7)], ..Found::default() });
+        model.acknowledge(n, value, at);
+        let findings = model.check(&before, at + Duration::from_secs(7));
+        assert_eq!(
+            findings,
+            Findings { lost: vec![Duration::from_secs(7)], ..Findings::default() }
+        );
     }
 
     #[test]
-    fn a_write_without_an_answer_may_be_there_or_not() {
-        for there in [true, false] {
+    fn unacknowledged_write_may_be_present_or_absent() {
+        for applied in [true, false] {
             let mut model = model();
-            let (n, value) = model.next(0, 4, 0);
+            let (n, value) = model.next_write(0, 4, 0);
             let old = String::from_utf8(model.file()).unwrap();
-            let file = if there { old.replace(&text(n, 0), &text(n, value)) } else { old };
-            assert_eq!(model.look(file.as_bytes(), Instant::now()), Found::default());
+            let file = if applied { old.replace(&text(n, 0), &text(n, value)) } else { old };
+            assert_eq!(model.check(file.as_bytes(), Instant::now()), Findings::default());
             assert_eq!(model.file(), file.as_bytes());
         }
     }
 
     #[test]
-    fn a_cut_file_misses_scrolls_and_one_is_torn() {
+    fn truncated_file_lacks_scrolls_and_one_is_torn() {
         let mut model = model();
         let file = model.file();
-        let found = model.look(&file[..file.len() / 2], Instant::now());
-        assert_eq!(found.torn, 1);
-        assert!(found.missing > 900 && !found.unreadable);
-        assert!(model.look(b"", Instant::now()).unreadable);
+        let findings = model.check(&file[..file.len() / 2], Instant::now());
+        assert_eq!(findings.torn, 1);
+        assert!(findings.missing > 900 && !findings.unreadable);
+        assert!(model.check(b"", Instant::now()).unreadable);
     }
 
     #[test]
-    fn each_writer_has_scrolls_of_its_own() {
+    fn no_scroll_has_two_writers() {
         let mut model = model();
         let mut owner = BTreeMap::new();
         for writer in 0..4 {
             for pick in 0..100 {
-                let (n, _) = model.next(writer, 4, pick);
+                let (n, _) = model.next_write(writer, 4, pick);
                 assert!(n < model.scrolls);
                 assert_eq!(*owner.entry(n).or_insert(writer), writer);
             }

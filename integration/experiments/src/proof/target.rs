@@ -1,218 +1,192 @@
-//! What is struck: SQ behind the whole gateway, and the same SQ alone, as a process or in a container.
+//! The target of the faults: SQ behind the whole gateway, or the same SQ alone, as a process or in
+//! a container.
 
 use std::fs;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use tokio::task::spawn_blocking;
 
-use super::contained::Contained;
 use super::model;
+use super::sq_container::SqContainer;
 use harness::bare_sq::{BareSq, Response};
-use harness::host::docker;
 use harness::host::processes;
-use harness::{Client, Runtime, Stack, until};
+use harness::{Client, Stack, until};
 
 /// The phext that is written while SQ dies.
-pub const PHEXT: &str = "big";
-/// The tenant, behind the gateway.
+pub(super) const PHEXT: &str = "big";
+/// The tenant behind the gateway.
 pub const TENANT: &str = "victim";
-/// Longest wait until SQ answers again.
-const BACK: Duration = Duration::from_secs(30);
-/// Within it an acknowledged write may have no copy, and the time of one copy more.
-pub const WINDOW: Duration = Duration::from_secs(5);
-/// More than 64 MiB of memory can bear.
+/// Longest wait until SQ responds again.
+const RECOVERY: Duration = Duration::from_secs(30);
+/// The promised window, to which the duration of one copy is added.
+pub(crate) const WINDOW: Duration = Duration::from_secs(5);
+/// Larger than SQ can hold in 64 MiB of memory.
 const TOO_LARGE_BYTES: usize = 45_000_000;
 
-/// How SQ dies.
+/// The way in which SQ dies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Blow {
-    /// SIGKILL.
+pub(super) enum Fault {
+    /// SQ receives SIGKILL.
     Kill,
-    /// Another request takes all memory.
-    Memory,
+    /// A concurrent request takes all memory.
+    OutOfMemory,
 }
 
-/// One of them.
-pub enum Target {
-    /// The gateway, with a client of the tenant.
+/// An SQ that writers use and that faults end.
+pub(super) enum Target {
+    /// SQ behind the gateway, with a client of its tenant.
     Gateway(Arc<Stack>, Box<Client>),
-    /// SQ alone. Writers share it; whoever restarts it has it alone.
+    /// SQ alone as a process. Writers share the lock; a restart holds it exclusively.
     Alone(Box<RwLock<BareSq>>),
-    /// SQ alone in a container that Docker starts again.
-    Contained(Box<Contained>),
+    /// SQ alone in a container that Docker restarts.
+    Container(Box<SqContainer>),
 }
 
 impl Target {
-    /// The gateway; the tenant is [`TENANT`].
-    pub fn gateway(stack: Arc<Stack>) -> Result<Self> {
+    /// Targets the tenant [`TENANT`] of a gateway.
+    pub(super) fn gateway(stack: Arc<Stack>) -> Result<Self> {
         let client = stack.tenant(TENANT)?;
         Ok(Self::Gateway(stack, Box::new(client)))
     }
 
-    /// SQ alone.
-    pub fn alone(sq: BareSq) -> Self {
+    /// Targets SQ alone as a process.
+    pub(super) fn alone(sq: BareSq) -> Self {
         Self::Alone(Box::new(RwLock::new(sq)))
     }
 
-    /// SQ alone in a container.
-    pub fn contained(sq: Contained) -> Self {
-        Self::Contained(Box::new(sq))
+    /// Targets SQ alone in a container.
+    pub(super) fn container(sq: SqContainer) -> Self {
+        Self::Container(Box::new(sq))
     }
 
-    /// What the table calls it.
-    pub fn name(&self) -> &'static str {
+    fn name(&self) -> &'static str {
         match self {
             Self::Gateway(..) => "gateway",
-            Self::Alone(_) | Self::Contained(_) => "SQ alone",
+            Self::Alone(_) | Self::Container(_) => "SQ alone",
         }
     }
 
-    /// How old an acknowledged write may be that is lost: [`WINDOW`] and the longest copy so far.
-    pub async fn window(&self) -> Result<Duration> {
-        let slowest = match self {
+    /// Returns the largest permitted age of a lost write: [`WINDOW`] and the longest copy so far.
+    pub(super) async fn window(&self) -> Result<Duration> {
+        let slowest_copy_s = match self {
             Self::Gateway(stack, _) => {
                 stack.orchestrator.metric("sq_orchestrator_vault_slowest_copy_seconds").await?
             }
-            Self::Alone(_) | Self::Contained(_) => 0.0,
+            Self::Alone(_) | Self::Container(_) => 0.0,
         };
-        Ok(WINDOW + Duration::try_from_secs_f64(slowest)?)
+        Ok(WINDOW + Duration::try_from_secs_f64(slowest_copy_s)?)
     }
 
-    /// The phext's file.
-    pub fn file(&self) -> PathBuf {
+    /// Returns the path of the phext's file.
+    pub(super) fn file(&self) -> PathBuf {
         match self {
             Self::Gateway(stack, _) => {
                 stack.orchestrator.data().join(TENANT).join(format!("{PHEXT}.phext"))
             }
             Self::Alone(sq) => sq.read().unwrap_or_else(PoisonError::into_inner).file(PHEXT),
-            Self::Contained(sq) => sq.file(PHEXT),
+            Self::Container(sq) => sq.file(PHEXT),
         }
     }
 
-    /// Puts a whole file in place, before SQ has seen the phext.
-    pub fn lay(&self, bytes: &[u8]) -> Result<()> {
+    /// Writes a complete file before SQ loads the phext.
+    pub(super) fn write_file(&self, bytes: &[u8]) -> Result<()> {
         let file = self.file();
-        fs::create_dir_all(file.parent().context("no folder")?)?;
+        fs::create_dir_all(file.parent().context("the file has no folder")?)?;
         Ok(fs::write(file, bytes)?)
     }
 
-    /// One update; the status.
-    pub async fn write(self: &Arc<Self>, n: usize, value: u64) -> Result<u16> {
-        let path = format!("/api/v2/update?p={PHEXT}&c={}", model::coordinate(n));
-        self.post(path, model::text(n, value).into_bytes()).await
+    /// Updates one scroll. Returns the status of the response.
+    pub(super) async fn write(self: &Arc<Self>, scroll: usize, value: u64) -> Result<u16> {
+        let path = format!("/api/v2/update?p={PHEXT}&c={}", model::coordinate(scroll));
+        self.post(path, model::text(scroll, value).into_bytes()).await
     }
 
     async fn post(self: &Arc<Self>, path: String, body: Vec<u8>) -> Result<u16> {
         match &**self {
             Self::Gateway(_, client) => Ok(client.post(&path, body).await?.status),
-            Self::Alone(_) | Self::Contained(_) => {
+            Self::Alone(_) | Self::Container(_) => {
                 let this = self.clone();
                 spawn_blocking(move || Ok(this.send("POST", &path, Some(&body))?.status)).await?
             }
         }
     }
 
-    /// The whole phext; an error as long as SQ does not answer with it.
-    pub async fn read(self: &Arc<Self>) -> Result<Vec<u8>> {
+    /// Reads the complete phext. Fails while SQ does not respond with it.
+    pub(super) async fn read(self: &Arc<Self>) -> Result<Vec<u8>> {
         let path = format!("/api/v2/get?p={PHEXT}");
         let (status, body) = match &**self {
             Self::Gateway(_, client) => {
-                let answer = client.get(&path).await?;
-                (answer.status, answer.body.to_vec())
+                let response = client.get(&path).await?;
+                (response.status, response.body.to_vec())
             }
-            Self::Alone(_) | Self::Contained(_) => {
+            Self::Alone(_) | Self::Container(_) => {
                 let this = self.clone();
-                let answer = spawn_blocking(move || this.send("GET", &path, None)).await??;
-                (answer.status, answer.body)
+                let response = spawn_blocking(move || this.send("GET", &path, None)).await??;
+                (response.status, response.body)
             }
         };
         ensure!(status == 200, "{status} {}", String::from_utf8_lossy(&body));
         Ok(body)
     }
 
+    /// Sends a request to SQ without the gateway. Blocks the thread.
     fn send(&self, method: &str, path: &str, body: Option<&[u8]>) -> Result<Response> {
         match self {
             Self::Alone(sq) => {
                 sq.read().unwrap_or_else(PoisonError::into_inner).send(method, path, body)
             }
-            Self::Contained(sq) => sq.send(method, path, body),
-            Self::Gateway(..) => anyhow::bail!("the gateway is asked over HTTPS"),
+            Self::Container(sq) => sq.send(method, path, body),
+            Self::Gateway(..) => bail!("requests to the gateway need its HTTPS client"),
         }
     }
 
-    /// Has SQ die. Out of memory it dies within the request that is sent.
-    pub async fn strike(self: &Arc<Self>, blow: Blow) -> Result<()> {
-        match blow {
-            Blow::Kill => match &**self {
-                Self::Gateway(stack, _) => kill_tenant(stack),
-                Self::Alone(sq) => {
-                    let pid = sq.read().unwrap_or_else(PoisonError::into_inner).pid();
-                    processes::kill(pid);
-                    Ok(())
-                }
-                Self::Contained(_) => anyhow::bail!("it dies with its daemon"),
-            },
-            Blow::Memory => {
+    /// Ends SQ. A kill is immediate; out of memory, SQ dies during the request.
+    pub(super) async fn inject(self: &Arc<Self>, fault: Fault) -> Result<()> {
+        match fault {
+            Fault::Kill => self.kill(),
+            Fault::OutOfMemory => {
                 let path = "/api/v2/update?p=neighbour&c=1.1.1/1.1.1/1.1.1".to_owned();
-                // Whatever is answered: the death is what counts, and the caller looks for it.
+                // The response does not matter: the caller checks for the death.
                 let _ = self.post(path, vec![b'x'; TOO_LARGE_BYTES]).await;
                 Ok(())
             }
         }
     }
 
-    /// Waits until SQ answers again with the phext, whatever is in it.
-    pub async fn back(self: &Arc<Self>) -> Result<Vec<u8>> {
+    fn kill(&self) -> Result<()> {
+        match self {
+            // An SQ that is just being started is left alone.
+            Self::Gateway(stack, _) => stack.kill_sq(TENANT),
+            Self::Alone(sq) => {
+                processes::kill(sq.read().unwrap_or_else(PoisonError::into_inner).pid());
+                Ok(())
+            }
+            Self::Container(_) => bail!("a container ends only with its Docker daemon"),
+        }
+    }
+
+    /// Waits until SQ responds with the phext, intact or not. Restarts SQ if it runs as a process.
+    pub(super) async fn wait_for_recovery(self: &Arc<Self>) -> Result<Vec<u8>> {
         if let Self::Alone(_) = **self {
             let this = self.clone();
             let restart = move || match &*this {
                 Self::Alone(sq) => sq.write().unwrap_or_else(PoisonError::into_inner).restart(),
-                Self::Gateway(..) | Self::Contained(_) => Ok(()),
+                Self::Gateway(..) | Self::Container(_) => Ok(()),
             };
             spawn_blocking(restart).await??;
         }
-        let what = format!("{} to answer", self.name());
-        until(what, BACK, || async { self.read().await.ok() }).await
+        until(format!("{} to respond", self.name()), RECOVERY, || async { self.read().await.ok() })
+            .await
     }
 
-    /// Deaths that the gateway has seen.
-    pub async fn deaths(&self) -> Result<u64> {
+    /// Returns the number of truncated files that the gateway replaced with a good copy.
+    pub(super) async fn restored_files(&self) -> Result<u64> {
         match self {
-            Self::Gateway(stack, _) => {
-                let tenant = stack.orchestrator.tenant_status(TENANT).await?;
-                Ok(tenant.deaths)
-            }
-            Self::Alone(_) | Self::Contained(_) => Ok(0),
+            Self::Gateway(stack, _) => Ok(stack.orchestrator.tenant_status(TENANT).await?.restored),
+            Self::Alone(_) | Self::Container(_) => Ok(0),
         }
     }
-
-    /// Cut files that the gateway has put back.
-    pub async fn restored(&self) -> Result<u64> {
-        match self {
-            Self::Gateway(stack, _) => {
-                let tenant = stack.orchestrator.tenant_status(TENANT).await?;
-                Ok(tenant.restored)
-            }
-            Self::Alone(_) | Self::Contained(_) => Ok(0),
-        }
-    }
-}
-
-/// SIGKILL for the tenant's SQ; one that is just being started again is left alone.
-fn kill_tenant(stack: &Stack) -> Result<()> {
-    match stack.runtime {
-        Runtime::Process => {
-            let folder = stack.orchestrator.data().join(TENANT);
-            processes::with_argument(&folder, &["sq"]).into_iter().for_each(processes::kill);
-        }
-        Runtime::Docker => {
-            for id in docker::containers(&stack.tenant_labels(TENANT))? {
-                let _ = docker::run(&["kill", &id]);
-            }
-        }
-    }
-    Ok(())
 }

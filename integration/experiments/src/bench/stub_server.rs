@@ -1,4 +1,4 @@
-//! A small HTTP server in this process, for what stands around the Envoy that is measured.
+//! A small HTTP server in this process, in place of the upstream, the relay or the orchestrator.
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -14,16 +14,16 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-/// Answers on a port of the loopback; dropping it ends it.
-pub struct Stub {
+/// A server on a loopback port, stopped on drop.
+pub(super) struct StubServer {
     address: SocketAddr,
     task: JoinHandle<()>,
 }
 
-impl Stub {
-    /// Answers every path with its query with 200 and what `body` makes of it. `None` never answers:
-    /// a long poll without news.
-    pub async fn start(body: fn(&str) -> Option<String>) -> Result<Self> {
+impl StubServer {
+    /// Starts a server that passes each path with its query to `body` and sends the result with
+    /// status 200. For `None` there is no response, as in a long poll without changes.
+    pub(super) async fn start(body: fn(&str) -> Option<String>) -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
         let task = tokio::spawn(async move {
@@ -42,13 +42,13 @@ impl Stub {
         Ok(Self { address, task })
     }
 
-    /// Where it listens.
-    pub fn port(&self) -> u16 {
+    /// Returns the port on which the server listens.
+    pub(super) fn port(&self) -> u16 {
         self.address.port()
     }
 }
 
-impl Drop for Stub {
+impl Drop for StubServer {
     fn drop(&mut self) {
         self.task.abort();
     }

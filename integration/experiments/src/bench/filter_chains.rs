@@ -1,46 +1,46 @@
-//! The ways of deciding who may pass, each a listener of one Envoy.
+//! The filter chains that are compared, each a listener of one Envoy.
 
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
-/// What stands before the router.
+/// The HTTP filters before the router.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Gate {
-    /// Nothing.
+pub(super) enum FilterChain {
+    /// No filter: a plain route.
     Plain,
-    /// Envoy's own `api_key_auth` and `local_ratelimit`: keys in Envoy's config.
+    /// Envoy's `api_key_auth` and `local_ratelimit`, with the keys in Envoy's configuration.
     Native,
-    /// Envoy's `ext_authz` asking a service over HTTP for every request.
+    /// Envoy's `ext_authz`, which calls an HTTP service for every request.
     ExtAuthz,
     /// A wasm filter that does nothing.
     Empty,
-    /// Our filter with its cache warm.
-    Ours,
-    /// Our filter in the chain of `envoy/bootstrap.yaml`: the keyless limit, the filters that put in
-    /// the answer's headers, the buffer, both routes, the access log.
+    /// The gateway's filter with a warm cache.
+    Filter,
+    /// The gateway's filter in the chain of `envoy/bootstrap.yaml`, with the keyless limit, the
+    /// filters that set response headers, the buffer, both routes and the access log.
     Shipped,
 }
 
-impl Gate {
-    /// In the order in which they are shown.
-    pub const ALL: [Self; 6] =
-        [Self::Plain, Self::Native, Self::ExtAuthz, Self::Empty, Self::Ours, Self::Shipped];
+impl FilterChain {
+    /// All chains, in the order of the table.
+    pub(super) const ALL: [Self; 6] =
+        [Self::Plain, Self::Native, Self::ExtAuthz, Self::Empty, Self::Filter, Self::Shipped];
 
-    /// What the table calls it.
-    pub fn title(self) -> &'static str {
+    /// Returns the title of the chain's row.
+    pub(super) fn title(self) -> &'static str {
         match self {
             Self::Plain => "plain route",
             Self::Native => "api_key_auth + local_ratelimit",
             Self::ExtAuthz => "ext_authz over HTTP",
             Self::Empty => "empty wasm filter",
-            Self::Ours => "filter.wasm, warm",
+            Self::Filter => "filter.wasm, warm",
             Self::Shipped => "the shipped chain, warm",
         }
     }
 
-    /// Its HTTP filters, as a YAML flow sequence's items.
-    fn filters(self, setup: &Setup<'_>) -> String {
+    /// Formats the chain's HTTP filters as items of a YAML flow sequence.
+    fn filters(self, config: &ChainConfig<'_>) -> String {
         match self {
             Self::Plain => String::new(),
             Self::Native => format!(
@@ -51,29 +51,29 @@ impl Gate {
           tokens_per_fill: 1000000000, fill_interval: 1s}},
           filter_enabled: {{default_value: {{numerator: 100}}}},
           filter_enforced: {{default_value: {{numerator: 100}}}}}}}},"#,
-                key = setup.key
+                key = config.key
             ),
             Self::ExtAuthz => format!(
                 r#"{{name: authz, typed_config: {{"@type": {FILTERS}.ext_authz.v3.ExtAuthz,
           http_service: {{path_prefix: /authz,
           server_uri: {{uri: "127.0.0.1", cluster: ranch_relay, timeout: 1s}}}}}}}},"#
             ),
-            Self::Empty => wasm("empty", setup.empty, "{}"),
-            Self::Ours | Self::Shipped => {
-                wasm("ours", setup.ours, r#"{"orchestrator_cluster":"orchestrator"}"#)
+            Self::Empty => wasm_filter("empty", config.empty_filter, "{}"),
+            Self::Filter | Self::Shipped => {
+                wasm_filter("filter", config.filter, r#"{"orchestrator_cluster":"orchestrator"}"#)
             }
         }
     }
 
-    /// The whole listener.
-    pub fn listener(self, port: u16, setup: &Setup<'_>) -> Result<String> {
-        // The same request goes to all; the rewrite is ours to do where our filter is in the way.
+    /// Formats the listener.
+    pub(super) fn listener(self, port: u16, config: &ChainConfig<'_>) -> Result<String> {
+        // All chains get the same request. The filter selects the cluster itself.
         let cluster = match self {
-            Self::Shipped => return shipped(port, setup),
-            Self::Ours => "cluster_header: x-sq-cluster",
+            Self::Shipped => return shipped_listener(port, config),
+            Self::Filter => "cluster_header: x-sq-cluster",
             _ => "cluster: sq/bench",
         };
-        let filters = self.filters(setup);
+        let filters = self.filters(config);
         Ok(format!(
             r#"  - name: {self:?}
     address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}
@@ -92,12 +92,12 @@ const FILTERS: &str = "type.googleapis.com/envoy.extensions.filters.http";
 const NETWORK: &str = "type.googleapis.com/envoy.extensions.filters.network";
 const BOOTSTRAP: &str = include_str!("../../../../envoy/bootstrap.yaml");
 
-/// The bootstrap's own listener, without TLS as all here.
-fn shipped(port: u16, setup: &Setup<'_>) -> Result<String> {
+/// Returns the bootstrap's listener without TLS, like all listeners of the benchmark.
+fn shipped_listener(port: u16, config: &ChainConfig<'_>) -> Result<String> {
     let listener = between(BOOTSTRAP, "  listeners:\n", "\n  clusters:\n")?;
     let tls = between(listener, "    listener_filters:\n", "\n      filters:\n")?;
     let tls = format!("    listener_filters:\n{tls}\n      filters:\n");
-    let module = setup.ours.display().to_string();
+    let module = config.filter.display().to_string();
     Ok(listener
         .replace(&tls, "    filter_chains:\n    - filters:\n")
         .replace(
@@ -110,30 +110,30 @@ fn shipped(port: u16, setup: &Setup<'_>) -> Result<String> {
 
 fn between<'a>(text: &'a str, from: &str, to: &str) -> Result<&'a str> {
     let (_, rest) =
-        text.split_once(from).with_context(|| format!("no {from:?} in the bootstrap"))?;
-    Ok(rest.split_once(to).with_context(|| format!("no {to:?} in the bootstrap"))?.0)
+        text.split_once(from).with_context(|| format!("the bootstrap has no {from:?}"))?;
+    Ok(rest.split_once(to).with_context(|| format!("the bootstrap has no {to:?}"))?.0)
 }
 
-/// What the filters need.
-pub struct Setup<'a> {
-    /// The key that passes.
-    pub key: &'a str,
+/// The parameters of the filters.
+pub(super) struct ChainConfig<'a> {
+    /// The key of all requests.
+    pub(super) key: &'a str,
     /// The wasm module that does nothing.
-    pub empty: &'a Path,
+    pub(super) empty_filter: &'a Path,
     /// `filter.wasm`.
-    pub ours: &'a Path,
+    pub(super) filter: &'a Path,
 }
 
-/// What the shipped configuration lets the module do: callbacks that are not named cost nothing.
+/// Returns the callbacks that the shipped configuration permits. Others are not called and cost
+/// nothing.
 fn capabilities() -> String {
-    let shipped = BOOTSTRAP.lines().map(str::trim);
-    let named: Vec<&str> =
-        shipped.filter(|l| l.starts_with("proxy_") && l.ends_with("{}")).collect();
-    named.join(", ")
+    let lines = BOOTSTRAP.lines().map(str::trim);
+    let capabilities = lines.filter(|l| l.starts_with("proxy_") && l.ends_with("{}"));
+    capabilities.collect::<Vec<_>>().join(", ")
 }
 
-/// A wasm filter in a VM of its own.
-pub(super) fn wasm(id: &str, module: &Path, configuration: &str) -> String {
+/// Formats a wasm filter with a separate VM.
+pub(super) fn wasm_filter(id: &str, module: &Path, configuration: &str) -> String {
     format!(
         r#"{{name: {id}, typed_config: {{"@type": {FILTERS}.wasm.v3.Wasm,
           config: {{name: {id}, root_id: {id},

@@ -1,4 +1,5 @@
-//! The table of what SQ alone does and what the gateway makes of it, out of the tests that show it.
+//! The table that compares SQ alone with SQ behind the gateway, rule by rule. Its rows are printed
+//! by the tests that verify them.
 
 use std::env;
 use std::process::{Command, Stdio};
@@ -7,11 +8,11 @@ use anyhow::{Context, Result};
 
 use harness::host::tools;
 
-/// Tests that print rows: the binary and, where not all of it does, which tests.
+/// The test binaries that print rows, each with its test filters; no filter selects all tests.
 const TESTS: [(&str, &[&str]); 2] = [("guard", &[]), ("end_to_end", &["process::sq_alone"])];
 
-/// Runs the tests and prints their rows; gives those test binaries that failed.
-pub fn run() -> Result<Vec<String>> {
+/// Runs the tests and prints their rows. Returns the test binaries that failed.
+pub(super) fn run() -> Result<Vec<String>> {
     println!("| test | rule | SQ | alone | gateway |");
     println!("|---|---|---|---|---|");
     let mut failed = Vec::new();
@@ -28,8 +29,8 @@ pub fn run() -> Result<Vec<String>> {
             .output()
             .context("cargo test")?;
         let text = String::from_utf8_lossy(&output.stdout);
-        // A row may follow what the harness prints for another test.
-        let rows = text.lines().filter_map(|line| line.find("| ").map(|at| &line[at..]));
+        // A row may follow the output of another test on the same line.
+        let rows = text.lines().filter_map(|line| line.find("| ").map(|start| &line[start..]));
         let mut rows: Vec<&str> = rows.filter(|row| row.ends_with('|')).collect();
         rows.sort_unstable();
         for row in rows {
