@@ -79,9 +79,11 @@ async fn scrape(client: &Client, path: &str) -> Result<Metrics> {
     let mut metrics = Metrics::new();
     for line in text.lines() {
         if let Some((name, help)) = comment(line, "# HELP ") {
-            metrics.entry(name.to_owned()).or_default().help = help.to_owned();
+            let metric = metrics.entry(name.to_owned()).or_default();
+            help.clone_into(&mut metric.help);
         } else if let Some((name, kind)) = comment(line, "# TYPE ") {
-            metrics.entry(name.to_owned()).or_default().kind = kind.to_owned();
+            let metric = metrics.entry(name.to_owned()).or_default();
+            kind.clone_into(&mut metric.kind);
         }
     }
     ensure!(!metrics.is_empty(), "{path} has no metrics");
@@ -98,11 +100,11 @@ fn comment<'a>(line: &'a str, keyword: &str) -> Option<(&'a str, &'a str)> {
 }
 
 fn table(metrics: &Metrics) -> String {
-    let mut table = String::from("| metric | type | meaning |\n|---|---|---|\n");
+    let mut rows = vec!["| metric | type | meaning |\n|---|---|---|\n".to_owned()];
     for (name, Description { kind, help }) in metrics {
-        table += &format!("| `{name}` | {kind} | {help} |\n");
+        rows.push(format!("| `{name}` | {kind} | {help} |\n"));
     }
-    table
+    rows.concat()
 }
 
 /// The page with another table for the metrics with `prefix`.
