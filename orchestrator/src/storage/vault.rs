@@ -182,6 +182,7 @@ impl Vault {
             self.take_due(tenant, hourly, daily)?;
             // 3. Only now was the stop orderly.
             remove_if_exists(&self.marker(tenant))?;
+            // Tenants that sleep take no memory for their files.
             *track = Track::default();
             Ok(round)
         })

@@ -27,7 +27,7 @@ impl Vault {
     /// Records that nothing can have written the tenant's files until `now`, so that they need no
     /// look.
     pub fn untouched(&self, tenant: &TenantId, now: Instant) {
-        self.exclusive_if_free(tenant, |track| track.untouched(now));
+        self.exclusive_if_free(tenant, |track| track.all_copied(now));
     }
 
     /// Copies the files that have changed: of a running SQ those that rest or are overdue, of a

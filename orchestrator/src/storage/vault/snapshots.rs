@@ -145,7 +145,6 @@ impl Vault {
                 }
                 sync_folder(folder)?;
             }
-            *track = Track::default();
             Ok(before_s)
         })
     }

@@ -52,7 +52,6 @@ impl Vault {
             };
             // 3. From here until an orderly stop, a crash may damage files.
             fs::write(self.marker(tenant), &self.boot)?;
-            *self.tenant(tenant).failing.lock() = None;
             Ok(repairs)
         })
     }

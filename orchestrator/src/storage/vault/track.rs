@@ -105,16 +105,9 @@ impl Track {
         })
     }
 
-    /// Records that nothing was written before `now` that has no copy.
+    /// Records that every write before `now` has a copy: a change that the next look finds is younger.
     pub(super) fn all_copied(&mut self, now: Instant) {
         self.looked_at = Some(now);
-    }
-
-    /// Records that nothing can have been written until `now`. A tenant that rests then needs no look.
-    pub(super) fn untouched(&mut self, now: Instant) {
-        if self.looked_at.is_some() && self.uncopied_since().is_none() {
-            self.looked_at = Some(now);
-        }
     }
 
     /// Returns a time that no write without a copy is older than.
@@ -191,6 +184,25 @@ mod tests {
     }
 
     #[test]
+    fn write_before_the_copy_was_read_is_copied_again() {
+        let mut track = Track::default();
+        let begin = Instant::now();
+        track.look(&files(5), begin);
+        // Written between the look and the copy.
+        track.copied_while_running("a", files(6)["a"], begin + QUIET);
+        assert_eq!(track.look(&files(6), begin + 2 * QUIET).len(), 1);
+    }
+
+    #[test]
+    fn removed_file_is_not_waited_for() {
+        let mut track = Track::default();
+        let begin = Instant::now();
+        track.look(&files(5), begin);
+        track.look(&BTreeMap::new(), begin + LOOK);
+        assert_eq!(track.uncopied_since(), None);
+    }
+
+    #[test]
     fn file_of_unknown_age_is_overdue_at_once() {
         let later = Instant::now() + 2 * COPY_AFTER;
         assert!(Track::default().look(&files(1), later)[0].overdue);
@@ -217,7 +229,7 @@ mod tests {
         let mut track = Track::default();
         let begin = Instant::now();
         track.look(&BTreeMap::new(), begin);
-        track.untouched(begin + 100 * LOOK);
+        track.all_copied(begin + 100 * LOOK);
         assert!(!track.look(&files(1), begin + 101 * LOOK)[0].overdue);
     }
 

@@ -52,6 +52,17 @@ fn unchanged_phext_is_copied_once() {
 }
 
 #[test]
+fn write_after_a_start_is_no_older_than_it() {
+    let setup = Setup::stopped_with("one");
+    let started = Instant::now();
+    setup.start();
+    setup.write(NAME, "two");
+    let round = setup.round();
+    assert!(round.uncopied_since.unwrap() >= started);
+    assert_eq!(round.copied, 0, "it is not overdue");
+}
+
+#[test]
 fn quiet_phext_is_copied_before_it_is_overdue() {
     let setup = Setup::running_with("one");
     setup.write(NAME, "two");

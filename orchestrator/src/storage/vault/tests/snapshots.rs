@@ -62,6 +62,23 @@ fn snapshot_of_a_restore_outlives_the_tiers_limits() {
 }
 
 #[test]
+fn snapshot_of_a_restore_expires_after_a_day() {
+    let setup = Setup::stopped_with("old");
+    let yesterday = setup.snapshot_times()[0] - protocol::time::DAY_S - 1;
+    fs::write(setup.add_snapshot(yesterday).join(".before"), "").unwrap();
+    setup.vault.snapshot(&setup.tenant, 0, 0).unwrap();
+    assert_eq!(setup.snapshot_times(), [0; 0]);
+}
+
+#[test]
+fn tenant_without_phexts_gets_no_snapshot() {
+    let setup = Setup::new();
+    setup.start();
+    setup.stop();
+    assert_eq!(setup.snapshot_times(), [0; 0]);
+}
+
+#[test]
 fn snapshots_of_restores_are_bounded() {
     let setup = Setup::stopped_with("old");
     let now_s = setup.snapshot_times()[0];

@@ -10,6 +10,7 @@ fn empty_phexts_are_gone_after_a_stop() {
     setup.write(NAME, "one");
     setup.stop();
     assert_eq!(setup.phexts(), [NAME]);
+    assert_eq!(entries(&setup.vault.good(&setup.tenant)).unwrap().len(), 1, "nor has it a copy");
 }
 
 #[test]
