@@ -62,12 +62,12 @@ wasm: setup-wasm ## the filter that Envoy loads, as target/filter.wasm
 wasm-test-panic: setup-wasm
 	$(call wasm,filter,--features test-panic,filter-test-panic.wasm)
 
-# Does nothing, and limits nothing: what the benchmark compares ours with.
+# Baselines of the benchmark: a filter that does nothing, and ours without limits.
 .PHONY: wasm-bench
 wasm-bench: setup-wasm
 	$(call wasm,empty-filter,,empty-filter.wasm)
 	$(call wasm,filter,--features unlimited,filter-unlimited.wasm)
-	$(call wasm,filter,--features unlimited-told,filter-unlimited-told.wasm)
+	$(call wasm,filter,--features unlimited-with-headers,filter-unlimited-with-headers.wasm)
 
 .PHONY: binaries
 binaries:
@@ -80,7 +80,7 @@ run: setup-run wasm binaries ## the whole gateway on https://localhost:8443, unt
 	@exec $(INTEGRATION) stack
 
 .PHONY: run-detached
-run-detached: setup-run wasm binaries ## the same in the background; ends when it is ready
+run-detached: setup-run wasm binaries ## the same in the background; returns when it is ready
 	@exec $(INTEGRATION) stack --detach
 
 .PHONY: stop
@@ -119,7 +119,7 @@ LINTED_WITH := $(shell sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
 DENY = $(if $(findstring rustc $(LINTED_WITH).,$(shell rustc --version)),-- -D warnings)
 
 .PHONY: lint
-lint: ## Clippy; warnings are refused by the Rust that they were written for. The fuzz targets compile
+lint: ## Clippy, with warnings as errors on the pinned Rust; also checks that the fuzz targets compile
 	cargo clippy --workspace --all-targets $(TEST_FEATURES) $(DENY)
 	@$(if $(DENY),,echo "lint: warnings are shown only: they are for Rust $(LINTED_WITH)")
 	@# Nothing is linked, so libFuzzer itself need not be built.
@@ -147,7 +147,7 @@ test-binaries: setup-run wasm wasm-test-panic
 test-process: test-binaries ## unit tests and end-to-end tests, tenants as processes
 	RUNTIME=process BIN_DIR=$(BIN_DIR) cargo test $(TEST_FEATURES)
 
-# What a debug build measures means nothing; that all can be measured does.
+# Figures of a debug build mean nothing; this only checks that every benchmark runs.
 .PHONY: test-bench
 test-bench: test-binaries wasm-bench ## the benchmark in its shortest form, as a test of itself
 	RUNTIME=process BIN_DIR=$(BIN_DIR) $(BIN_DIR)/integration bench --quick >/dev/null

@@ -111,7 +111,7 @@ impl HttpContext for Http {
         let effect = shell.next_own_effect(self.id);
         if !matches!(effect, Some(Effect::Forward(..))) {
             // A forwarded head is replaced as a whole. Any other is paused or answered as it is, and
-            // must not carry names of ours for a later filter or route to believe.
+            // must not carry our header names, which a later filter or route would trust.
             host::remove_reserved(&headers);
         }
         let action = effect.map(|effect| shell.apply(effect));
@@ -149,7 +149,7 @@ impl HttpContext for Http {
 }
 
 /// The end of a stream, for any reason: the host deletes its context. `on_done` and `on_log` tell no
-/// more than this, and each would cost one more entry into the VM (see `docs/decisions/`).
+/// more than this, and each would cost one more entry into the VM (docs/decisions/2026-11-23-what-the-warm-path-costs.md).
 impl Drop for Http {
     fn drop(&mut self) {
         if let Some(shell) = &self.shell {

@@ -122,7 +122,7 @@ impl Shell {
         }
     }
 
-    /// Performs an effect in the context of its stream: whether the stream goes on.
+    /// Performs an effect in the context of its stream. Returns whether the stream goes on.
     pub(crate) fn apply(&self, effect: Effect) -> Action {
         match effect {
             Effect::Forward(stream, headers) => {

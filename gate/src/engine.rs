@@ -68,7 +68,7 @@ pub use responses::ResponseHead;
 /// Interval of dropping expired entries.
 const SWEEP_NS: u64 = SECOND_NS;
 /// Interval of returning unspent tokens. Several of these fit into the time for which a VM may keep
-/// them (`rate::LEASE_NS`).
+/// them (`rate::BATCH_NS`).
 const RETURN_TOKENS_NS: u64 = 100 * MS_NS;
 
 /// All state and policy of one VM.

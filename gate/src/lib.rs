@@ -4,7 +4,7 @@
 //! [effects](effect::Effect). There is one gate per VM; the VMs of one Envoy share a map with
 //! compare-and-swap.
 //!
-//! | room | decides |
+//! | module | decides |
 //! |---|---|
 //! | [`engine`] | ties the others together: `on event → effects` |
 //! | [`identity`] | the tenant of a request, and when its verdict has to be verified again |

@@ -77,7 +77,7 @@ enum Experiment {
     },
     /// Kills SQ during writes, behind the gateway and without it, and counts lost writes
     Proof {
-        /// Kills few times, which takes about a minute
+        /// Kills SQ only a few times, which takes about a minute
         #[arg(long)]
         quick: bool,
         /// Random seed of the times of the kills

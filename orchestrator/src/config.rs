@@ -187,7 +187,7 @@ impl Config {
         }
         if lease_ms < LEASE_WARNING_MS {
             warnings.push(format!(
-                "lifecycle.lease: every worker renews a lease of {lease_ms} ms twice in that time"
+                "lifecycle.lease: {lease_ms} ms is short: each worker renews at half of it"
             ));
         }
         if patience_ms >= u64::from(LEASE_TIMEOUT_MS) {

@@ -19,7 +19,7 @@
 //!
 //! # Dependencies
 //!
-//! Types ← pure core ← I/O: a room names only rooms to its left.
+//! Types ← pure core ← I/O: a module names only modules to its left.
 //!
 //! ```text
 //!  protocol, config, host ← xds, runtime, storage, usage ← tenants ← api ← app ← cli ← main

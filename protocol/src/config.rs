@@ -35,7 +35,7 @@ pub struct FilterConfig {
     /// Interval of usage reports.
     pub usage_interval_ms: u32,
     /// Time for which cached verdicts are served while the relay is unreachable.
-    pub grace_ms: u32,
+    pub verdict_grace_ms: u32,
     /// Time for which an unknown key is remembered.
     pub negative_ttl_ms: u32,
     /// Bound on cached verdicts, on leases and on unknown keys per VM instance, each.
@@ -75,7 +75,7 @@ pub struct RawFilterConfig {
     /// Interval of usage reports to the orchestrator.
     usage_interval: Duration<100, MINUTE_MS>,
     /// Time for which cached verdicts are served while the relay is unreachable.
-    grace: Duration<0, DAY_MS>,
+    verdict_grace: Duration<0, DAY_MS>,
     /// Time for which an unknown key is remembered, so that it is not verified again.
     negative_ttl: Duration<0, MINUTE_MS>,
     /// Bound on cached verdicts, on leases and on unknown keys per worker, each.
@@ -104,7 +104,7 @@ impl Default for RawFilterConfig {
             lease_timeout: Duration::from_ms(LEASE_TIMEOUT_MS.into()),
             outage_after: None,
             usage_interval: Duration::from_ms(SECOND_MS),
-            grace: Duration::from_ms(15 * MINUTE_MS),
+            verdict_grace: Duration::from_ms(15 * MINUTE_MS),
             negative_ttl: Duration::from_ms(3 * SECOND_MS),
             cache_entries: Integer::new(10_000),
             verify_per_s: Integer::new(400),
@@ -141,7 +141,7 @@ impl FilterConfig {
             lease_timeout_ms,
             outage_after_ms: outage_after_ms(raw.outage_after, lease_timeout_ms, faults),
             usage_interval_ms: raw.usage_interval.as_ms_u32(),
-            grace_ms: raw.grace.as_ms_u32(),
+            verdict_grace_ms: raw.verdict_grace.as_ms_u32(),
             negative_ttl_ms: raw.negative_ttl.as_ms_u32(),
             cache_entries: raw.cache_entries.as_u32(),
             verify_per_s: raw.verify_per_s.as_u32(),

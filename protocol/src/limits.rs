@@ -134,7 +134,7 @@ impl Default for Limits {
 impl Limits {
     /// Size of the largest phext: `phext_bytes` if set, else what `memory_bytes` can bear with four
     /// concurrent requests. Measured: 4 MB in 64 MiB, and in proportion above
-    /// (docs/decisions/2026-11-23-what-a-tenants-memory-bears.md).
+    /// (docs/decisions/2026-11-23-how-much-a-tenants-memory-holds.md).
     pub fn phext_max_bytes(&self) -> u64 {
         if self.phext_bytes > 0 { self.phext_bytes } else { self.memory_bytes / (16 * MIB) * MB }
     }

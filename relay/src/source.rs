@@ -43,7 +43,7 @@ pub(crate) enum Reading {
 }
 
 /// Poll interval of a file. A change is seen within one interval and read after another one without
-/// a change: it is answered within about 100 ms of the save.
+/// a change: it is served within about 100 ms of the save.
 const FILE_POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 impl Source {

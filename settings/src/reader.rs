@@ -37,7 +37,7 @@ pub fn read<T: DeserializeOwned + Default>(tree: &Tree, faults: &mut Faults) -> 
                 let failure = failure.quote(tree);
                 let key = failure.key.unwrap_or_default();
                 faults.push(&key, failure.message);
-                // The file as a whole is of a wrong type, or `T` does without no default.
+                // The file as a whole is of a wrong type, or `T` has a field without a default.
                 if key.is_empty() || left_out.contains(&key) {
                     return T::default();
                 }
@@ -187,7 +187,7 @@ impl<'de> Deserializer<'de> for Node<'_> {
     fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Failure> {
         match self.value {
             Tree::Flag(flag) => visitor.visit_bool(*flag),
-            _ => Err(Failure::new("is not a truth value: write `true` or `false`")),
+            _ => Err(Failure::new("is not a boolean: write `true` or `false`")),
         }
     }
 

@@ -137,7 +137,7 @@ impl Gate {
         let Some(verdict) = self.identify(stream, lookup, ctx)? else {
             return Ok(Next::Wait(Reason::Verdict));
         };
-        // 2. The meaning. Its faults are reported after the rate limit: garbage costs a token too.
+        // 2. Parse. Faults are reported after the rate limit: malformed requests cost a token too.
         let understood = match stream.take_request() {
             Some(request) => Ok(request),
             None => understand(stream, &verdict),

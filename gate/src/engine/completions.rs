@@ -98,7 +98,7 @@ impl Gate {
         // 3. Let the waiters go on. A lease shorter than its own wake is over by now: then they ask
         //    again, until their deadline ends that.
         self.for_each_waiter(waiters, |gate, stream| {
-            // Keep the first wake that was one: a later lease of an awake tenant must not hide it.
+            // Keep the first real wake: a later lease of an awake tenant must not hide it.
             if stream.wake.is_none_or(|earlier| earlier.kind == WakeKind::None) {
                 stream.wake = Some(wake);
             }

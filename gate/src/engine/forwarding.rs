@@ -49,7 +49,7 @@ fn add_response_headers(out: &mut Headers, stream: &Stream, cors_origin: &str) {
     if !cors_origin.is_empty() && cors_origin != headers::response::DEFAULT_CORS {
         out.push((headers::response::CORS, Cow::Owned(cors_origin.to_owned())));
     }
-    if cfg!(feature = "unlimited-told") {
+    if cfg!(feature = "unlimited-with-headers") {
         out.push((headers::response::RATE, Cow::Borrowed("\"burst\";r=999999;t=1")));
         out.push((headers::response::POLICY, Cow::Borrowed("\"burst\";q=1000000;w=1")));
     }

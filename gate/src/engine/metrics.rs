@@ -48,7 +48,7 @@ const METRICS: [(&str, &str); 17] = [
         "Requests that no report will contain, because there are more tenants than rows.",
     ),
     ("sq_gate.report_failures", "Usage reports without a valid response."),
-    ("sq_gate.shadowed", "Requests that only shadow mode has saved from a refusal."),
+    ("sq_gate.shadowed", "Requests that would have been refused without shadow mode."),
 ];
 
 /// Name of the counter that the filter itself keeps, described here with the others.

@@ -2,7 +2,7 @@
 //! whatever the length of the body.
 //!
 //! ```text
-//! text   UTF-8 without a border between scrolls, not empty
+//! text   UTF-8 without a scroll delimiter, not empty
 //! lines  line *( LF line ) [ LF ]      line = [ coordinate ": " 32 lower-case hex digits ] [ CR ]
 //! set    *( separator / space ) item *( separator … item )    item = coordinate with "/"
 //!        separator = "," / ";" / LF      space = SP / TAB / CR

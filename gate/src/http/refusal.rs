@@ -171,12 +171,12 @@ pub(crate) const TABLE: [Row; 31] = [
     row(K::WakeBudget, 429, "wake-budget", "Database started too often",
         "Your database was started too often within an hour.").retry_after(1),
     row(K::WakeFailed, 503, "wake-failed", "Database cannot be started",
-        "Your database does not start. The operator has been notified.").retry_after(1),
+        "Your database does not start. The operator's log says why.").retry_after(1),
     row(K::WakeQueued, 503, "wake-queued", "Database is waiting to start",
         "Many databases are starting, and yours is waiting for its turn.").retry_after(1),
     row(K::OrchestratorUnavailable, 503, "orchestrator-unavailable",
         "Databases cannot be started right now",
-        "Your database could not be reached in time. Your request was not carried out.")
+        "The service that starts databases did not respond in time. Your request was not carried out.")
         .retry_after(1),
     row(K::DatabaseBusy, 503, "database-busy", "Database busy",
         "Too many of your requests are waiting. Send fewer at once.").retry_after(1),

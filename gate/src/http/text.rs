@@ -45,7 +45,7 @@ pub(crate) fn check_name(name: &str) -> Result<(), BadName> {
     if name.len() > NAME_MAX_BYTES {
         return Err(BadName::Long);
     }
-    // An imagined dot before the name makes a leading dot the second of two.
+    // Starts as after a dot, so that a leading dot counts as the second of two.
     let mut before = '.';
     for c in name.chars() {
         match c {

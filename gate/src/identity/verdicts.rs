@@ -100,7 +100,7 @@ impl Verdicts {
             cached: Cache::new(config.cache_entries as usize),
             unknown: BTreeMap::new(),
             pending: BTreeMap::new(),
-            grace_ns: u64::from(config.grace_ms) * MS_NS,
+            grace_ns: u64::from(config.verdict_grace_ms) * MS_NS,
             negative_ttl_ns: u64::from(config.negative_ttl_ms) * MS_NS,
             unknown_max: config.cache_entries as usize,
             down_until_ns: 0,

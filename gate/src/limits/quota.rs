@@ -17,7 +17,7 @@ pub(crate) const WARN_PERCENT: u64 = 80;
 /// `Retry-After` when the end of the period is unknown.
 const UNKNOWN_END_S: u64 = 3_600;
 
-/// The effect of a request on the tenant's data. Deletes write.
+/// The effect of a request on the tenant's data. Deletes count as writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Class {
     /// It leaves the data unchanged.

@@ -2,7 +2,7 @@
 //!
 //! A page that a user of the host opens is not one of them, although its browser can reach these
 //! ports. The browser gives it away: by the `Origin` header, or by the name in `Host` under which
-//! it believes to talk to the page's own server (DNS rebinding).
+//! it thinks it is talking to the page's own server (DNS rebinding).
 
 use std::net::IpAddr;
 

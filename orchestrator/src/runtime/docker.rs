@@ -7,7 +7,7 @@
 //!
 //! Each start creates a container and each stop removes it. So the key, which is part of the command
 //! line, is new every time, and a sleeping tenant leaves nothing on the host but its folder
-//! (docs/decisions has the price). Name and labels tell to which tenant a container belongs;
+//! (docs/decisions/2026-11-23-a-container-per-start.md has the cost). Name and labels tell to which tenant a container belongs;
 //! together with the command line they are the only state, and adoption reads them. There is no
 //! restart policy: the lifecycle decides about restarts.
 

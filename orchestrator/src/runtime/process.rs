@@ -135,7 +135,7 @@ impl Runtime for ProcessRuntime {
     fn describe(&self) -> Description {
         let user = match self.inner.owner {
             Some(owner) => format!("SQ runs as uid {}, the same for all tenants", owner.uid),
-            None => "SQ runs as the orchestrator's uid and can read all that it can".to_owned(),
+            None => "SQ runs as the orchestrator's uid with access to all of its files".to_owned(),
         };
         let notes = [
             &user,
@@ -262,7 +262,7 @@ impl Inner {
             if tokio::time::timeout(SIGNAL_TIMEOUT, exit).await.is_err() {
                 let pid = instance.record.pid;
                 self.instances().insert(tenant.clone(), instance);
-                return Err(RuntimeError::Failed(format!("pid {pid} does not die: {sent:?}")));
+                return Err(RuntimeError::Failed(format!("pid {pid} survived SIGKILL: {sent:?}")));
             }
         }
         match fs::remove_file(self.record_path(tenant)) {

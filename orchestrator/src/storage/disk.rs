@@ -1,7 +1,7 @@
 //! Measures tenants' use of the disk, and whether the host still has space.
 //!
 //! A phext is weighed by what it costs SQ's memory: its bytes, or its scrolls where they are so small
-//! that their bookkeeping outweighs their text (docs/decisions, "What a tenant's memory bears").
+//! that their bookkeeping outweighs their text (docs/decisions/2026-11-23-how-much-a-tenants-memory-holds.md).
 //!
 //! Used bytes are the lengths of all files that SQ wrote, with delimiters and the second files of
 //! `json-export`: what deleting them would give back to the disk. The host's floor protects every

@@ -111,7 +111,7 @@ pub(crate) fn read(path: &Path) -> io::Result<Option<(Vec<u8>, Stamp)>> {
     }
 }
 
-/// Cause of the [`io::Error`] about a file that can't be a phext. No retry heals it.
+/// Cause of the [`io::Error`] about a file that can't be a phext. A retry cannot help.
 #[derive(Debug, thiserror::Error)]
 #[error("{} is {kind}", path.display())]
 pub(crate) struct NotAPhext {

@@ -12,7 +12,7 @@
 //! ```
 //!
 //! - While SQ runs ([`running`]), a phext is copied once it has not been written for [`QUIET`], and at
-//!   the latest [`COPY_AFTER`] after its oldest write that has no copy. Looks are half a second apart.
+//!   the latest [`COPY_AFTER`] after its oldest write that has no copy. Checks are half a second apart.
 //!   So the *window* in which an acknowledged write can be lost is 5 s and the time of one copy, and a
 //!   write is lost only if SQ dies during a write of that same phext.
 //! - A phext is read under a *file lease* ([`file_lease`]): no process has it open for writing, and

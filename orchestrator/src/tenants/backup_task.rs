@@ -24,7 +24,7 @@ use crate::storage::vault::{Round, Vault};
 use crate::tenants::driver::{Closed, Handle, Running};
 use crate::tenants::lifecycle::Drain;
 
-/// Time between two looks at the awake tenants. A look costs one listing of a small folder.
+/// Interval between two checks of the awake tenants. A check costs one listing of a small folder.
 const INTERVAL: Duration = Duration::from_millis(500);
 
 /// Time in which SQ must respond to count as alive.

@@ -14,7 +14,7 @@ use crate::metrics::Metrics;
 use crate::runtime::Runtime;
 use crate::tenants::driver::{Closed, Handle};
 
-/// Time between two looks: concurrent wakes can fill the memory within seconds.
+/// Interval between two checks: concurrent wakes can fill the memory within seconds.
 const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Tenants measured for an estimate. Each may cost a round trip to the Docker daemon.
@@ -23,13 +23,13 @@ const SAMPLE: usize = 16;
 /// Memory assumed per tenant when none could be measured.
 const TENANT_BYTES: u64 = 16 << 20;
 
-/// Lower bound of the estimate per tenant, so that a wrong measurement stops few tenants too many.
+/// Lower bound of the estimate per tenant, so that a wrong measurement stops few tenants needlessly.
 const TENANT_BYTES_MIN: u64 = 1 << 20;
 
 /// Instances that a bounded runtime must always be able to start.
 const FREE_INSTANCES: usize = 32;
 
-/// Tenants stopped per look at most. The next look shows whether that was enough.
+/// Bound on tenants stopped per check. The next check shows whether that was enough.
 const STOPS_MAX: usize = 64;
 
 /// Runs until the driver has ended. `floor_bytes` is the memory that must stay available.

@@ -7,7 +7,7 @@
 //! Each request is in exactly one of the three tables. Once an hour has become part of a day, the
 //! maxima of its sources are gone: its late rows are refused, and counted as such. Two more tables
 //! stand beside them: `terms` (tenant, month) has tier and price from a month on, and `source_sums`
-//! has what of a source's hours has become days.
+//! has each source's total of the hours that were summed up into days.
 //!
 //! WAL with `synchronous=FULL`: a report that was acknowledged survives the loss of power, not only
 //! a killed process. It costs one fsync per batch, and a batch takes all reports that wait. With

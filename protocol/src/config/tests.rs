@@ -19,7 +19,7 @@ fn all_settings_are_read() {
     let config = read(
         r#"{"relay_cluster": "r", "relay_timeout": "3s", "changes_wait": "1min",
             "orchestrator_cluster": "o", "lease_timeout": "20s", "outage_after": "4s",
-            "usage_interval": "500ms", "grace": "1h", "negative_ttl": "0s", "cache_entries": 16,
+            "usage_interval": "500ms", "verdict_grace": "1h", "negative_ttl": "0s", "cache_entries": 16,
             "verify_per_s": 5, "cors_origin": "", "shadow": true, "sq_version": "0.5.0",
             "problem_base": "https://a/"}"#,
     );
@@ -31,7 +31,7 @@ fn all_settings_are_read() {
         lease_timeout_ms: 20_000,
         outage_after_ms: 4_000,
         usage_interval_ms: 500,
-        grace_ms: 3_600_000,
+        verdict_grace_ms: 3_600_000,
         negative_ttl_ms: 0,
         cache_entries: 16,
         verify_per_s: 5,
@@ -46,16 +46,16 @@ fn all_settings_are_read() {
 #[test]
 fn all_faults_are_reported_at_once() {
     let faults = read(
-        r#"{"grace": "25h", "relay_cluster": "", "cache_entries": "many", "shadow": 1,
+        r#"{"verdict_grace": "25h", "relay_cluster": "", "cache_entries": "many", "shadow": 1,
             "sq_version": "0.6", "verify_per_s": 7, "verify_per_s": 8, "relay": {"x": []},
             "usage_interval": -1, "cors_origin": "a b", "negative_ttl": "61s"}"#,
     )
     .unwrap_err();
     for fault in [
-        "grace: `25h` is out of bounds: write `0s` to `1d`",
+        "verdict_grace: `25h` is out of bounds: write `0s` to `1d`",
         "relay_cluster: `` is empty: write a text, or leave the key out",
         "cache_entries: `many` is not a whole number",
-        "shadow: `1` is not a truth value: write `true` or `false`",
+        "shadow: `1` is not a boolean: write `true` or `false`",
         "sq_version: `0.6` is not a supported version of SQ: write three numbers such as `0.6.0`, \
          from 0.5.0",
         "verify_per_s: `8` is a second value: keep one of them",

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! A text that is invalid or looks truncated, or a source that can't be read, changes the view's
-//! [`SourceHealth`] only: the last good registry is still answered.
+//! [`SourceHealth`] only: the last good registry is still served.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -55,7 +55,7 @@ impl Reloader {
     /// Creates a reloader and the channel of its views. Nothing is read yet.
     ///
     /// A text that looks truncated is pending for the time `hold`. Accepted texts go to `good_texts`,
-    /// and the copy in `last_good_path` is answered until there is one.
+    /// and the copy in `last_good_path` is served until there is one.
     pub(super) fn new(
         source: Source,
         hold: Duration,
@@ -106,7 +106,7 @@ impl Publisher {
         }
     }
 
-    /// Answers from the last good copy. It may be on a network folder that does not respond.
+    /// Serves the last good copy. It may be on a network folder that does not respond.
     async fn restore(&mut self, path: PathBuf) -> Result<(), JoinError> {
         let load = spawn_blocking(move || last_good::load(&path));
         let Ok(loaded) = timeout(RESTORE_TIMEOUT, load).await else {
@@ -117,7 +117,7 @@ impl Publisher {
             Ok(Some(registry)) => {
                 self.state.restore(registry, now_s());
                 let tenants = self.state.view().tenants;
-                info!(tenants, "last good copy is answered until the source is read");
+                info!(tenants, "serving the last good copy until the source is read");
                 self.publish();
             }
             Ok(None) => {}

@@ -19,7 +19,7 @@ use crate::registry::Registry;
 /// which costs it one verify per key in use. 4096 changes take 160 kB here and 280 kB in a response.
 const HISTORY_MAX: usize = 4096;
 
-/// The registry as it is answered. Cheap to clone.
+/// The registry as it is served. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(super) struct View {
     pub(super) epoch: Epoch,
@@ -41,11 +41,11 @@ pub(super) enum SourceHealth {
     Starting,
     /// Verdicts come from the source's current text.
     Good,
-    /// The source can't be read, with the reason; the last good registry is answered.
+    /// The source can't be read, with the reason; the last good registry is served.
     Gone(String),
-    /// The source's text is invalid, with the faults; the last good registry is answered.
+    /// The source's text is invalid, with the faults; the last good registry is served.
     Refused(String),
-    /// The source's text looks truncated, with the sign of it; the last good registry is answered
+    /// The source's text looks truncated, with the sign of it; the last good registry is served
     /// until the text is accepted.
     Suspicious(String),
 }
@@ -140,7 +140,7 @@ impl RelayState {
         &self.view
     }
 
-    /// The registry that is answered; empty before the first one.
+    /// The registry that is served; empty before the first one.
     pub(super) fn registry(&self) -> &Registry {
         &self.registry
     }
@@ -153,7 +153,7 @@ impl RelayState {
         self.recompute(now_s)
     }
 
-    /// Answers the last good registry of an earlier run. It says nothing about the source's health.
+    /// Serves the last good registry of an earlier run. It says nothing about the source's health.
     pub(super) fn restore(&mut self, registry: Registry, now_s: u64) {
         let source = self.view.source.clone();
         self.load(registry, now_s);

@@ -1,7 +1,7 @@
 //! The registry in a file.
 //!
 //! A new version is read only when two polls in a row have found it, so that a writer at work is not
-//! read half-way. A writer that stalls is; `registry/truncation.rs` guards against that.
+//! read half-way. A stalled writer still can be; `registry/truncation.rs` guards against that.
 //!
 //! Polls run on a blocking thread: on a network folder whose server is gone, one may never return. The
 //! source then counts as unreadable, and the pending poll is awaited instead of starting another.

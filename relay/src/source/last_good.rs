@@ -3,7 +3,7 @@
 //! The relay answers from it after a restart while the source has no good registry, and the commands
 //! compare the registry with it before a change. It has digests where the registry may have plain
 //! keys, mode 0600, and is replaced atomically. Writing is tried once per registry; a failure is
-//! logged and shown in the metrics, and verdicts are answered regardless.
+//! logged and shown in the metrics, and verdicts are served regardless.
 
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};

@@ -102,7 +102,7 @@ fn all_faults_are_reported_at_once() {
         faults,
         [
             "name: `` is empty: write a text, or leave the key out",
-            "is_on: `1` is not a truth value: write `true` or `false`",
+            "is_on: `1` is not a boolean: write `true` or `false`",
             "color: `blue` is not one of `red`, `green`",
             "clients: `2` is not a text: write it in quotes",
             "times.lease: `5x` is not a duration: write a number and a unit, such as `250ms`, `30s` \

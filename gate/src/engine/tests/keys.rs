@@ -81,7 +81,7 @@ fn suspended_tenant_and_expired_key_are_refused() {
 
 #[test]
 fn cached_keys_outlive_the_relay_by_the_grace() {
-    let grace = FilterConfig { grace_ms: 60_000, ..config() };
+    let grace = FilterConfig { verdict_grace_ms: 60_000, ..config() };
     let mut host = Host::warm(grace);
     host.fail("/v1/changes");
     host.tick(30 * SECOND);
@@ -141,9 +141,9 @@ fn reloaded_vm_verifies_until_its_feed_responds() {
 
 #[test]
 fn reloaded_vm_uses_grace_when_its_feed_fails() {
-    let mut host = Host::warm(FilterConfig { grace_ms: 60_000, ..config() });
+    let mut host = Host::warm(FilterConfig { verdict_grace_ms: 60_000, ..config() });
     host.now += 30 * SECOND;
-    let grace = FilterConfig { grace_ms: 60_000, ..config() };
+    let grace = FilterConfig { verdict_grace_ms: 60_000, ..config() };
     let mut vm = Host::after(grace, host.shared.clone(), host.now);
     vm.tick(0);
     vm.fail("/v1/changes");
@@ -169,7 +169,7 @@ fn poll_without_waiting_has_the_ordinary_timeout() {
 
 #[test]
 fn failing_feed_has_each_request_verified_past_grace() {
-    let mut host = Host::warm(FilterConfig { grace_ms: 60_000, ..config() });
+    let mut host = Host::warm(FilterConfig { verdict_grace_ms: 60_000, ..config() });
     host.fail("/v1/changes");
     for _ in 0..61 {
         host.tick(SECOND);
@@ -196,7 +196,7 @@ fn reset(revision: u64) -> Vec<u8> {
 
 #[test]
 fn doubtful_verdict_is_used_for_the_grace() {
-    let mut host = Host::warm(FilterConfig { grace_ms: 60_000, ..config() });
+    let mut host = Host::warm(FilterConfig { verdict_grace_ms: 60_000, ..config() });
     host.respond("/v1/changes", &reset(5));
     let id = host.get(&key(1));
     host.fail("/v1/verify");

@@ -122,7 +122,11 @@ impl Vm {
     fn new(relay: &Relay, grace_ms: u32, shared: Local, now: u64) -> Self {
         let position = changes_feed::read(&shared);
         let left = position.map_or(0, |p| relay.moment(&p.epoch, p.revision));
-        let config = FilterConfig { cache_entries: 16, grace_ms, ..FilterConfig::default() };
+        let config = FilterConfig {
+            cache_entries: 16,
+            verdict_grace_ms: grace_ms,
+            ..FilterConfig::default()
+        };
         Self {
             host: Host::after(config, shared, now),
             began: relay.now(),

@@ -63,7 +63,7 @@ pub fn panicking_filter() -> Result<PathBuf> {
 /// A build of the filter that neither limits nor counts, beside the real one. With `headers` its
 /// responses still have the header fields of a rate limit.
 pub fn unlimited_filter(headers: bool) -> Result<PathBuf> {
-    let name = if headers { "filter-unlimited-told.wasm" } else { "filter-unlimited.wasm" };
+    let name = if headers { "filter-unlimited-with-headers.wasm" } else { "filter-unlimited.wasm" };
     existing(filter()?.with_file_name(name), "run 'make wasm-bench'")
 }
 

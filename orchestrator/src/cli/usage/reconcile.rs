@@ -148,9 +148,9 @@ fn faults(reconciliation: &Reconciliation) -> Vec<String> {
     }
     if reconciliation.lost > 0 {
         faults.push(format!(
-            "the ledger lacks {}: of a worker that crashed within a second of them, that had more \
-             tenants than it can count, whose reports came weeks late, or whose reports do not \
-             arrive now",
+            "the ledger lacks {}. Causes: a worker crashed within a second of them, had more \
+             tenants than it can count, reported weeks late, or cannot reach the orchestrator \
+             now",
             table::count(reconciliation.lost, "request")
         ));
     }

@@ -1,6 +1,6 @@
 //! A pool of network namespaces, prepared ahead of container starts.
 //!
-//! Most of a cold start is spent on the network (docs/decisions), so a starting tenant joins a
+//! Most of a cold start is spent on the network (docs/decisions/2026-11-23-a-container-per-start.md), so a starting tenant joins a
 //! namespace that exists already. A namespace is held by a container that does nothing else. It
 //! serves one tenant and is then discarded, so that no socket, connection or address of one tenant
 //! is ever seen by the next.
@@ -10,7 +10,7 @@
 //! ```
 //!
 //! Namespaces are created and removed only while no tenant is starting, because the daemon's work on
-//! one slows the start beside it (docs/decisions).
+//! one slows the start beside it (same decision).
 
 use std::collections::HashMap;
 use std::net::IpAddr;

@@ -12,9 +12,9 @@ use crate::storage::private::create_private_folder;
 use crate::storage::tenant_file::phext_files;
 
 impl Vault {
-    /// To be called regularly while the tenant is awake. `sq_is_alive` asks whether this instance of
+    /// Call this regularly while the tenant is awake. `sq_is_alive` asks whether this instance of
     /// SQ still responds. Returns `None` if a start or a stop is using the files. A file that can't
-    /// be copied does not keep the others from it.
+    /// be copied does not stop the others from being copied.
     pub fn while_awake(
         &self,
         tenant: &TenantId,
@@ -30,7 +30,7 @@ impl Vault {
         self.exclusive_if_free(tenant, |track| track.all_copied(now));
     }
 
-    /// Copies the files that have changed: of a running SQ those that rest or are overdue, of a
+    /// Copies the files that have changed: of a running SQ those that are quiet or overdue, of a
     /// stopped one (without `sq_is_alive`) all.
     pub(super) fn round(
         &self,

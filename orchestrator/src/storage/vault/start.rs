@@ -20,7 +20,7 @@ use crate::storage::tenant_file::{self, NotAPhext, PHEXT_SUFFIX, Stamp, phext_fi
 /// Failure to prepare a tenant's data for a start.
 #[derive(Debug, thiserror::Error)]
 pub enum PrepareError {
-    /// Something other than a phext has a phext's name. No retry heals that: it needs the operator.
+    /// Something other than a phext has a phext's name. A retry cannot help: the operator must act.
     #[error("{0}")]
     NotAPhext(#[source] io::Error),
     /// Another failure, such as a full disk. A retry may succeed.

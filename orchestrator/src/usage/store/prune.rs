@@ -15,10 +15,10 @@ use super::write::put;
 use super::{COLUMNS, Store, StoreError, read_sums, read_sums_with_reasons, to_i64};
 use crate::usage::sums::Sums;
 
-/// Days for which hours are kept. An Envoy that is cut off from its orchestrator for longer loses
+/// Days that hourly rows are kept. An Envoy that is cut off from its orchestrator for longer loses
 /// what it counted before.
 pub const HOURS_KEPT_DAYS: u64 = 14;
-/// Days for which days are kept: a year and some, to compare with the year before. A source is
+/// Days that daily rows are kept: over a year, to compare with the year before. A source is
 /// kept as long after its last report.
 pub const DAYS_KEPT: u64 = 400;
 

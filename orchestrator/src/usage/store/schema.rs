@@ -49,7 +49,7 @@ CREATE TABLE months (
 
 /// Adds two tables. `terms` has tier and price of a tenant from a month on, so that a past month
 /// keeps its own; months before this step get the tier and price of the time of the step.
-/// `source_sums` has what of a source's hours has become days, so that an Envoy of any age can be
+/// `source_sums` has each source's sums of pruned hours, so that an Envoy of any age can be
 /// reconciled.
 const V2: &str = "
 CREATE TABLE terms (

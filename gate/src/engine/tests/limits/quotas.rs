@@ -46,7 +46,7 @@ fn idle_vm_learns_of_quota_used_up_elsewhere() {
     host.tick(SECOND);
     acknowledge(&mut host);
     host.tick(SECOND);
-    assert_eq!(report(&host).rows, [], "nothing to tell, but it asks");
+    assert_eq!(report(&host).rows, [], "no rows, but it still asks for news");
     let ends = host.now / SECOND + 60;
     let sequence = report(&host).sequence;
     let news = format!(

@@ -75,7 +75,7 @@ fn announced_uploads_stay_within_the_body_budget() {
     host.end(refused[0]);
     let next = upload(&mut host, Some("2000000"));
     let one_more = upload(&mut host, Some("1"));
-    assert!(host.is_forwarded(next), "what is over makes room, and what was refused took none");
+    assert!(host.is_forwarded(next), "finished uploads free room, refused ones took none");
     assert!(is_busy(&host, one_more));
 }
 

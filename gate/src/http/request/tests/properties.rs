@@ -1,4 +1,4 @@
-//! Whatever comes in: refused, or rebuilt to the same meaning, however it is cut or encoded.
+//! Any request is refused or rebuilt with the same meaning, however it is split or encoded.
 
 use std::collections::BTreeMap;
 
@@ -54,7 +54,7 @@ fn any_path() -> impl Strategy<Value = String> {
     })
 }
 
-/// Endpoint and parameters that are mostly right, so that much is taken.
+/// Endpoint and parameters that are mostly valid, so that many are accepted.
 fn likely_path() -> impl Strategy<Value = String> {
     let rows: Vec<_> = Endpoint::ALL
         .into_iter()
@@ -164,7 +164,7 @@ proptest! {
     }
 }
 
-/// SQ's own reading of a body: whether it would skip or bend nothing.
+/// SQ's own parsing of a body: true if it would skip or misread nothing.
 fn naive_body(path: &str, text: &str) -> bool {
     if path.contains("delta") {
         return text.lines().filter(|line| !line.is_empty()).all(|line| {
