@@ -84,7 +84,7 @@ run-detached: setup-run wasm binaries ## the same in the background; returns whe
 	@exec $(INTEGRATION) stack --detach
 
 .PHONY: stop
-stop: ## ends what run-detached started
+stop: ## ends the stack that run-detached started
 	@exec $(INTEGRATION) stop
 
 ## ---- tests
@@ -166,7 +166,7 @@ fuzz: ## every fuzz target of gate/fuzz for FUZZ_SECONDS
 ## ---- figures
 
 .PHONY: bench
-bench: setup-run wasm wasm-bench binaries ## cost per request, of limits, of the ledger, of a start
+bench: setup-run wasm wasm-bench binaries ## cost of a request, of limits, of the ledger and of a start
 	@$(INTEGRATION) bench
 	@echo && cargo run --release --quiet --package gate --example limits_bench
 	@echo && cargo run --release --quiet --package orchestrator --example ledger_bench
@@ -175,15 +175,15 @@ bench: setup-run wasm wasm-bench binaries ## cost per request, of limits, of the
 		echo "bench: no Docker daemon answers: starts in containers were not measured"; fi
 
 .PHONY: reconcile
-reconcile: setup-run wasm binaries ## 100,000 requests through kills: clients, Envoy and ledger compared
+reconcile: setup-run wasm binaries ## compares clients, Envoy and ledger over 100,000 requests while parts are killed
 	@exec $(INTEGRATION) reconcile
 
 .PHONY: scale
-scale: setup-run wasm binaries ## ten thousand tenants on this host: what each part costs
+scale: setup-run wasm binaries ## cost of ten thousand tenants on this host, part by part
 	@exec $(INTEGRATION) scale
 
 .PHONY: drill
-drill: setup-run wasm wasm-test-panic binaries ## kills, full disks and floods against a running gateway, counted
+drill: setup-run wasm wasm-test-panic binaries ## kills, full disks and floods against a running gateway; counts client errors
 	@exec $(INTEGRATION) drill
 
 .PHONY: table
@@ -191,7 +191,7 @@ table: test-binaries binaries ## each way to corrupt or kill SQ: what SQ alone d
 	@exec $(INTEGRATION) proof --only table
 
 .PHONY: proof
-proof: test-binaries binaries ## deaths of SQ under writes, with the gateway and alone, counted; SEED=, PROOF_ARGS=
+proof: test-binaries binaries ## kills SQ during writes, with and without the gateway; counts losses; SEED=, PROOF_ARGS=
 	@exec $(INTEGRATION) proof $(PROOF_ARGS)
 
 .PHONY: user-test

@@ -188,7 +188,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_field_set_twice_has_its_last_value() {
+    fn registry_file_is_closed_to_other_users() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("registry.phext");
+        Registry::builder().create("relay".into(), file.clone()).unwrap();
+        assert_eq!(files::mode(&file), 0o600);
+    }
+
+    #[test]
+    fn field_set_twice_has_its_last_value() {
         let tier = Tier::new("large").set("memory", "64 MiB").set("memory", "256 MiB");
         assert_eq!(tier.to_string(), "tier: large\n  memory: 256 MiB\n");
     }

@@ -107,7 +107,7 @@ impl Process {
         let _ = self.child.lock().wait();
     }
 
-    /// Sends SIGTERM, and SIGKILL after [`STOP_TIMEOUT`]; `None` if SIGKILL was needed.
+    /// Sends SIGTERM, and SIGKILL after 25 s; `None` if SIGKILL was needed.
     pub fn stop(&self) -> Option<ExitStatus> {
         self.signal(Signal::TERM);
         let start = Instant::now();
