@@ -2,9 +2,9 @@
 //!
 //! | part | measurement |
 //! |---|---|
-//! | `warm` | CPU and rate of one Envoy worker with different filter chains before the same upstream; hostcalls of a warm request |
-//! | `limits` | the share of limits and metering in a warm request |
-//! | `wake` | the first request to a sleeping tenant, compared with a bare start of the same SQ; one at a time and twenty per second |
+//! | `warm` | CPU and rate of one Envoy worker with each filter chain; hostcalls of a warm request |
+//! | `limits` | the share of limits and metering in the cost of a warm request |
+//! | `wake` | the first request to a sleeping tenant, compared with a bare start of SQ |
 
 mod bare_start;
 pub(crate) mod cpu;

@@ -23,7 +23,7 @@ use harness::host::tools;
 use harness::{Lifecycle, Runtime, Stack, StackBuilder, until};
 use workload::{RequestCounts, Workload};
 
-/// Longest wait for the ledger to answer.
+/// Longest wait for a response of the ledger.
 const PATIENCE: Duration = Duration::from_mins(2);
 /// Longest wait for the last reports to arrive. A report takes two seconds.
 const REPORTS_PATIENCE: Duration = Duration::from_secs(20);

@@ -18,6 +18,7 @@ mod idle;
 mod instance_record;
 mod lease_client;
 mod populated_host;
+mod population;
 
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -29,7 +30,8 @@ use crate::bench::percentile;
 use figures::{Figures, Percentiles};
 use harness::host::tools;
 use harness::{Client, Http};
-use populated_host::{AWAKE_TENANT, AWAKE_TIER, PopulatedHost, Population, TEXT, tenant_key};
+use populated_host::{PopulatedHost, TEXT};
+use population::{AWAKE_TENANT, AWAKE_TIER, Population, tenant_key};
 
 /// Restarts per size. The slowest counts.
 const RESTARTS: usize = 3;

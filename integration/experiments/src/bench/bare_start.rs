@@ -11,13 +11,14 @@ use anyhow::{Context, Result};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use super::wake::PATIENCE;
 use harness::host::docker::{self, Engine};
 use harness::host::ports;
 use harness::host::tools;
 use harness::host::tools::SQ_VERSION;
 use harness::{Runtime, Stack};
 
+/// Longest wait for one start.
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 /// User and group of a tenant's container.
 const UID: u32 = 10001;
 /// Interval of connection attempts. Shorter than that of `until`: a process responds after about 3

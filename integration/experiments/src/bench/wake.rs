@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use tokio::task::JoinSet;
 
-use super::bare_start::BareStart;
+use super::bare_start::{BareStart, PATIENCE};
 use super::{BenchSize, compare_with_goal, percentile};
 use crate::columns::Columns;
 use harness::host::docker;
@@ -26,8 +26,6 @@ const GOAL_RUSH: f64 = 3.0;
 const RUSH_INTERVAL: Duration = Duration::from_millis(50);
 /// Prepared networks in the pool, by the orchestrator's default.
 const PREPARED_NETWORKS: usize = 4;
-/// Longest wait for one start.
-pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 /// Room for the longest title.
 const TITLE_WIDTH: usize = 34;
 /// The tenant of the single wakes.

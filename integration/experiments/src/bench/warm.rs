@@ -45,11 +45,11 @@ pub(super) async fn print(size: &BenchSize) -> Result<()> {
             format!("{above_plain:+.1}"),
             format!("{:.0}", cost.per_s),
         ];
-        let goal = match chain {
-            FilterChain::Filter => compare_with_goal(above_plain, GOAL_US),
-            _ => String::new(),
-        };
-        println!("{}  {goal}", columns.row(chain.title(), &cells));
+        let row = columns.row(chain.title(), &cells);
+        match chain {
+            FilterChain::Filter => println!("{row}  {}", compare_with_goal(above_plain, GOAL_US)),
+            _ => println!("{row}"),
+        }
     }
     print_hostcalls(&envoy, &chains).await
 }

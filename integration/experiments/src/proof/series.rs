@@ -2,8 +2,8 @@
 //! with the writes.
 //!
 //! ```text
-//!  writers write ─► a random moment ─► fault ─► writers pause ─► SQ responds ─► read and compare ─┐
-//!        ▲─────────────────────────────────────────────────────────────────────────────────────────┘
+//!  writers write ─► random moment ─► fault ─► writers pause ─► SQ responds ─► compare ─┐
+//!        ▲──────────────────────────────────────────────────────────────────────────────┘
 //! ```
 
 use std::sync::Arc;

@@ -12,7 +12,8 @@ use serde_json::Value;
 
 use super::figures::Figures;
 use super::instance_record::{InstanceRecord, record_path};
-use super::populated_host::{AWAKE_TENANT, AWAKE_TIER, PopulatedHost, tenant_name};
+use super::populated_host::PopulatedHost;
+use super::population::{AWAKE_TENANT, AWAKE_TIER, tenant_name};
 use super::{PATIENCE, idle, ms};
 use harness::parts::orchestrator::metric_sum;
 use harness::until;
@@ -25,7 +26,7 @@ pub(super) async fn measure(host: &PopulatedHost, figures: &mut Figures) -> Resu
     let awake = mark_all_awake(host)?;
     orchestrator.start().await?;
     until(format!("{awake} tenants to be awake"), PATIENCE, || async {
-        let states = idle::tenants_by_state(host).await.ok()?;
+        let states = host.tenants_by_state().await.ok()?;
         (states.get("awake").copied().unwrap_or(0) >= awake).then_some(())
     })
     .await?;

@@ -1,6 +1,6 @@
 //! The figures of each size and their table, goals beside them.
 
-use super::populated_host::Population;
+use super::population::Population;
 use crate::bench::percentile;
 use crate::columns::Columns;
 

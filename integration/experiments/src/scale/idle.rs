@@ -1,6 +1,5 @@
 //! CPU and memory of the host's parts while there are no requests.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::time::{Duration, Instant};
 
@@ -53,15 +52,4 @@ pub(super) async fn measure(host: &PopulatedHost, figures: &mut Figures) -> Resu
     figures.rss_mb = rss_mb(orchestrator)?;
     figures.envoy_rss_mb = rss_mb(envoy)?;
     Ok(())
-}
-
-/// Reads the number of tenants in each state from the orchestrator's metrics.
-pub(super) async fn tenants_by_state(host: &PopulatedHost) -> Result<BTreeMap<String, usize>> {
-    let text = host.stack.orchestrator.admin().get("/metrics").await?.text();
-    let lines = text.lines().filter_map(|line| {
-        let (state, count) =
-            line.strip_prefix("sq_orchestrator_tenants{kind=\"")?.split_once("\"} ")?;
-        Some((state.to_owned(), count.parse().ok()?))
-    });
-    Ok(lines.collect())
 }

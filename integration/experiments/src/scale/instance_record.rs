@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::populated_host::{AWAKE_TIER, limits};
+use super::population::{AWAKE_TIER, limits};
 use harness::host::tools::SQ_VERSION;
 
 /// The process that a record describes.

@@ -8,7 +8,7 @@ use protocol::headers::{LEASE_PATH, USAGE_PATH};
 use protocol::{LeaseResponse, WakeKind};
 use serde_json::{Value, json};
 
-use super::populated_host::{IDLE_TIER, limits};
+use super::population::{IDLE_TIER, limits};
 use harness::parts::orchestrator::metric_sum;
 use harness::{Client, Response, Stack, until};
 

@@ -4,31 +4,24 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
-use std::ops::Range;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result, ensure};
-use protocol::key::{KEY_HEX_DIGITS, KEY_PREFIX};
-use protocol::{KeepAwake, KeyHash, Limits};
+use anyhow::{Context, Result};
+use protocol::KeyHash;
 use serde_json::json;
 use tempfile::TempDir;
 use tokio::task::JoinSet;
 
+use super::PATIENCE;
 use super::instance_record::InstanceRecord;
 use super::lease_client::LeaseClient;
-use super::{PATIENCE, idle};
+use super::population::{AWAKE_TIER, IDLE_TIER, Population, tenant_key, tenant_name};
 use harness::host::tools;
 use harness::host::tools::SQ_VERSION;
 use harness::{Lifecycle, Listen, Registry, Runtime, Stack, until};
 
-/// The tier of tenants that are never paused.
-pub(super) const AWAKE_TIER: &str = "awake";
-/// The tier of all other tenants: paused one second after their last lease.
-pub(super) const IDLE_TIER: &str = "idle";
-/// The first tenant, which is always awake.
-pub(super) const AWAKE_TENANT: &str = "t00000";
 /// The text in each tenant's phext.
 pub(super) const TEXT: &str = "as it was written";
 /// Leases so short that a tenant dozes soon after each sample.
@@ -53,45 +46,6 @@ const LEDGER_HOURS: u64 = 2;
 /// Rows of a report: as many as from a busy Envoy, so that memory use is realistic.
 const LEDGER_ROWS: usize = 1_000;
 
-/// The number of tenants in each state. Tenants are numbered: first those awake, then those dozing,
-/// then those asleep.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Population {
-    /// Tenants in all states.
-    pub(super) tenants: usize,
-    /// Tenants that stay awake.
-    pub(super) awake: usize,
-    /// Tenants that doze between requests.
-    pub(super) dozing: usize,
-}
-
-impl Population {
-    /// Divides the tenants: 2 % awake, 10 % dozing, the others asleep.
-    pub(super) fn new(tenants: usize) -> Result<Self> {
-        ensure!((100..=50_000).contains(&tenants), "--tenants must be 100 to 50,000");
-        Ok(Self { tenants, awake: tenants / 50, dozing: tenants / 10 })
-    }
-
-    /// Returns the number of sleeping tenants.
-    pub(super) fn asleep(self) -> usize {
-        self.tenants - self.running()
-    }
-
-    /// Returns the number of tenants with an SQ, awake or dozing.
-    fn running(self) -> usize {
-        self.awake + self.dozing
-    }
-
-    /// Returns the numbers of the sleeping tenants, except the last: the last measurement wakes it.
-    pub(super) fn sleeping_numbers(self) -> Range<usize> {
-        self.running()..self.tenants - 1
-    }
-
-    fn tier(self, number: usize) -> &'static str {
-        if number < self.awake { AWAKE_TIER } else { IDLE_TIER }
-    }
-}
-
 /// A running stack with its population.
 pub(super) struct PopulatedHost {
     /// The real parts.
@@ -105,24 +59,6 @@ pub(super) struct PopulatedHost {
     /// SQs started per second in that time.
     pub(super) starts_per_s: f64,
     _dir: TempDir,
-}
-
-/// Formats the name of a tenant.
-pub(super) fn tenant_name(number: usize) -> String {
-    format!("t{number:05}")
-}
-
-/// Formats the key of a tenant.
-pub(super) fn tenant_key(tenant: &str) -> Result<String> {
-    let number: u64 = tenant.trim_start_matches('t').parse()?;
-    Ok(format!("{KEY_PREFIX}{number:0KEY_HEX_DIGITS$x}"))
-}
-
-/// Returns the limits of a tier, equal to those in the registry.
-pub(super) fn limits(tier: &str) -> Limits {
-    let keep = if tier == AWAKE_TIER { KeepAwake::Awake } else { KeepAwake::Sleep };
-    let doze_after_s = (tier == IDLE_TIER).then_some(1);
-    Limits { keep, doze_after_s, wakes_per_hour: 0, ..Limits::default() }
 }
 
 impl PopulatedHost {
@@ -231,11 +167,22 @@ impl PopulatedHost {
         SAMPLES.min(self.population.asleep() / 3)
     }
 
+    /// Reads the number of tenants in each state from the orchestrator's metrics.
+    pub(super) async fn tenants_by_state(&self) -> Result<BTreeMap<String, usize>> {
+        let text = self.stack.orchestrator.admin().get("/metrics").await?.text();
+        let lines = text.lines().filter_map(|line| {
+            let (state, count) =
+                line.strip_prefix("sq_orchestrator_tenants{kind=\"")?.split_once("\"} ")?;
+            Some((state.to_owned(), count.parse().ok()?))
+        });
+        Ok(lines.collect())
+    }
+
     /// Waits until every tenant dozes that was woken and does not stay awake.
     pub(super) async fn wait_until_dozing(&self) -> Result<()> {
         let Population { tenants, awake, dozing } = self.population;
         until("all idle tenants to doze", PATIENCE, || async {
-            let states = idle::tenants_by_state(self).await.ok()?;
+            let states = self.tenants_by_state().await.ok()?;
             let count = |state| states.get(state).copied().unwrap_or(0);
             let is_idle = count("awake") == awake && count("dozing") >= dozing;
             let sum = count("awake") + count("dozing") + count("asleep");
