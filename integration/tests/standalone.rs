@@ -12,7 +12,7 @@ use harness::client::raw::Raw;
 use harness::host::certs::Certs;
 use harness::host::ports;
 use harness::host::tools;
-use harness::parts::envoy::{Envoy, Setup};
+use harness::parts::envoy::{Envoy, EnvoySetup};
 use harness::parts::relay::Relay;
 use harness::{Client, EnvoyHost, Http, Listen, OrchestratorPorts, Registry, until};
 use tempfile::TempDir;
@@ -52,7 +52,7 @@ impl Standalone {
         let relay = Relay::new(path, listen.relay, &certs, &registry).unwrap();
         relay.start().await.unwrap();
         let sq = BareSq::start("0.6.0").unwrap();
-        let setup = Setup {
+        let setup = EnvoySetup {
             dir: path,
             node: "standalone-1",
             certs: &certs,

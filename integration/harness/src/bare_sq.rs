@@ -40,14 +40,14 @@ pub struct BareSq {
 
 /// A response of SQ.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Response {
+pub struct SqResponse {
     /// Status code of the status line.
     pub status: u16,
     /// All bytes after the head.
     pub body: Vec<u8>,
 }
 
-impl Response {
+impl SqResponse {
     /// The body as text.
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
@@ -138,12 +138,12 @@ impl BareSq {
 
     /// Sends a request as Envoy does: HTTP/1.1, the instance's key, an exact length, no bytes
     /// after the body.
-    pub fn send(&self, method: &str, path: &str, body: Option<&[u8]>) -> Result<Response> {
+    pub fn send(&self, method: &str, path: &str, body: Option<&[u8]>) -> Result<SqResponse> {
         self.exchange(&request(method, path, body))
     }
 
     /// Sends any bytes and reads until SQ closes the connection.
-    pub fn exchange(&self, bytes: &[u8]) -> Result<Response> {
+    pub fn exchange(&self, bytes: &[u8]) -> Result<SqResponse> {
         exchange(self.address(), bytes, TIMEOUT)
     }
 
@@ -207,7 +207,7 @@ pub fn request(method: &str, path: &str, body: Option<&[u8]>) -> Vec<u8> {
 }
 
 /// Sends any bytes and reads until the other side closes the connection.
-pub fn exchange(to: SocketAddr, bytes: &[u8], timeout: Duration) -> Result<Response> {
+pub fn exchange(to: SocketAddr, bytes: &[u8], timeout: Duration) -> Result<SqResponse> {
     let mut stream = TcpStream::connect(to)?;
     stream.set_read_timeout(Some(timeout))?;
     stream.set_nodelay(true)?;
@@ -241,10 +241,10 @@ fn spawn(version: &str, port: u16, memory_kb: Option<u64>, dir: &Path) -> Result
         .with_context(|| format!("SQ {version} does not start"))
 }
 
-fn parse(response: &[u8]) -> Result<Response> {
+fn parse(response: &[u8]) -> Result<SqResponse> {
     let head_end = response.windows(4).position(|part| part == b"\r\n\r\n").context("no head")?;
     let head = String::from_utf8_lossy(&response[..head_end]);
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
     let body = response[head_end + 4..].to_vec();
-    Ok(Response { status: status.context("no status")?, body })
+    Ok(SqResponse { status: status.context("no status")?, body })
 }

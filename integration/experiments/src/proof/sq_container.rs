@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Result;
 use tempfile::TempDir;
 
-use harness::bare_sq::{KEY, Response, exchange, request};
+use harness::bare_sq::{KEY, SqResponse, exchange, request};
 use harness::host::docker;
 use harness::host::ports;
 use harness::host::tools;
@@ -42,7 +42,7 @@ impl SqContainer {
     }
 
     /// Sends one request and waits for its response. Blocks the thread.
-    pub(super) fn send(&self, method: &str, path: &str, body: Option<&[u8]>) -> Result<Response> {
+    pub(super) fn send(&self, method: &str, path: &str, body: Option<&[u8]>) -> Result<SqResponse> {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, self.port));
         exchange(address, &request(method, path, body), PATIENCE)
     }

@@ -11,7 +11,7 @@ use tokio::task::spawn_blocking;
 
 use super::model;
 use super::sq_container::SqContainer;
-use harness::bare_sq::{BareSq, Response};
+use harness::bare_sq::{BareSq, SqResponse};
 use harness::host::processes;
 use harness::{Client, Stack, until};
 
@@ -133,7 +133,7 @@ impl Target {
     }
 
     /// Sends a request to SQ without the gateway. Blocks the thread.
-    fn send(&self, method: &str, path: &str, body: Option<&[u8]>) -> Result<Response> {
+    fn send(&self, method: &str, path: &str, body: Option<&[u8]>) -> Result<SqResponse> {
         match self {
             Self::Alone(sq) => {
                 sq.read().unwrap_or_else(PoisonError::into_inner).send(method, path, body)

@@ -33,7 +33,7 @@ const LOG_FLUSH_MS: &str = "200";
 const SHARED_MEMORY: &str = "/dev/shm/envoy_shared_memory_";
 
 /// Settings of an Envoy.
-pub struct Setup<'a> {
+pub struct EnvoySetup<'a> {
     /// Folder for its files and log.
     pub dir: &'a Path,
     /// `node.id`, which is the gateway's name.
@@ -74,7 +74,7 @@ enum Runner {
 
 impl Envoy {
     /// Writes the files for `bootstrap.yaml`; nothing runs yet.
-    pub fn new(setup: &Setup<'_>) -> Result<Self> {
+    pub fn new(setup: &EnvoySetup<'_>) -> Result<Self> {
         let etc = setup.dir.join("envoy");
         let config = etc.join("bootstrap.yaml");
         files::write_etc(&etc, setup)?;
@@ -84,7 +84,7 @@ impl Envoy {
 
     /// Writes the files for `standalone.yaml`, which needs no orchestrator: alice's SQ listens on
     /// `sq_port` and accepts `key`.
-    pub fn standalone(setup: &Setup<'_>, sq_port: u16, key: &str) -> Result<Self> {
+    pub fn standalone(setup: &EnvoySetup<'_>, sq_port: u16, key: &str) -> Result<Self> {
         let etc = setup.dir.join("envoy");
         let config = etc.join("standalone.yaml");
         files::write_etc(&etc, setup)?;
@@ -93,7 +93,7 @@ impl Envoy {
     }
 
     fn with_config(
-        setup: &Setup<'_>,
+        setup: &EnvoySetup<'_>,
         config: PathBuf,
         env: Option<(&'static str, &str)>,
     ) -> Result<Self> {
@@ -251,7 +251,7 @@ impl Envoy {
 }
 
 /// Command-line arguments of the first start.
-fn arguments(setup: &Setup<'_>, config: &Path) -> Vec<String> {
+fn arguments(setup: &EnvoySetup<'_>, config: &Path) -> Vec<String> {
     let config_path = config.display().to_string();
     let workers = setup.workers.to_string();
     let mut args = ["-c", &config_path, "--concurrency", &workers]

@@ -22,7 +22,7 @@ use crate::until;
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Settings of an orchestrator.
-pub struct Setup<'a> {
+pub struct OrchestratorSetup<'a> {
     /// Folder for its config, data, state and log.
     pub dir: &'a Path,
     /// Ports on the loopback.
@@ -55,7 +55,7 @@ struct Status {
 
 impl Orchestrator {
     /// Writes `orchestrator.toml` and makes the folders; nothing runs yet.
-    pub fn new(setup: &Setup<'_>) -> Result<Self> {
+    pub fn new(setup: &OrchestratorSetup<'_>) -> Result<Self> {
         let data = setup.dir.join("data");
         let state = setup.dir.join("state");
         fs::create_dir_all(&data)?;
@@ -156,7 +156,7 @@ impl Orchestrator {
     }
 }
 
-fn config_text(setup: &Setup<'_>, data: &Path, state: &Path) -> Result<String> {
+fn config_text(setup: &OrchestratorSetup<'_>, data: &Path, state: &Path) -> Result<String> {
     let sq_version = setup.sq_version;
     let OrchestratorPorts { gate, xds, admin } = setup.ports;
     let mut text = format!(

@@ -14,8 +14,8 @@ use crate::host::certs::Certs;
 use crate::host::ports;
 use crate::host::tools;
 use crate::options::{EnvoyHost, Lifecycle, Listen, Runtime};
-use crate::parts::envoy::{self, Envoy};
-use crate::parts::orchestrator::{self, Orchestrator};
+use crate::parts::envoy::{Envoy, EnvoySetup};
+use crate::parts::orchestrator::{Orchestrator, OrchestratorSetup};
 use crate::parts::relay::Relay;
 use crate::registry::{Registry, RegistryBuilder, Tier};
 
@@ -218,7 +218,7 @@ impl StackBuilder {
         }
         let certs = Certs::create(&dir.join("pki"))?;
         let relay = Relay::new(dir, listen.relay, &certs, &registry)?;
-        let orchestrator = Orchestrator::new(&orchestrator::Setup {
+        let orchestrator = Orchestrator::new(&OrchestratorSetup {
             dir,
             ports: listen.orchestrator,
             runtime: self.runtime,
@@ -232,7 +232,7 @@ impl StackBuilder {
         let mut filter_config = self.filter_config;
         // The gate needs the version before a tenant's first lease has reported it.
         filter_config.push(("sq_version", format!("\"{}\"", self.sq_version)));
-        let setup = envoy::Setup {
+        let setup = EnvoySetup {
             dir,
             node: "gateway-1",
             certs: &certs,
@@ -262,10 +262,10 @@ impl StackBuilder {
     }
 }
 
-fn second_envoy(first: &envoy::Setup<'_>) -> Result<SecondEnvoy> {
+fn second_envoy(first: &EnvoySetup<'_>) -> Result<SecondEnvoy> {
     let dir = first.dir.join("second");
     let https = ports::free()?;
     let listen = Listen { https, envoy_admin: ports::free()?, ..first.listen };
-    let setup = envoy::Setup { dir: &dir, node: "gateway-2", listen, ..*first };
+    let setup = EnvoySetup { dir: &dir, node: "gateway-2", listen, ..*first };
     Ok(SecondEnvoy { https, envoy: Envoy::new(&setup)? })
 }

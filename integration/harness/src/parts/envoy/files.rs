@@ -9,7 +9,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::Setup;
+use super::EnvoySetup;
 use crate::host::files;
 use crate::host::tools;
 
@@ -20,7 +20,7 @@ const ETC: &str = "/etc/sq-gateway";
 const FIRST_FIELD: &str = "\"orchestrator_cluster\"";
 
 /// Copies certificates, private keys, the filter and the SDS files into `etc`.
-pub(super) fn write_etc(etc: &Path, setup: &Setup<'_>) -> Result<()> {
+pub(super) fn write_etc(etc: &Path, setup: &EnvoySetup<'_>) -> Result<()> {
     let tls = etc.join("tls");
     files::create_private_dir(&tls)?;
     fs::create_dir_all(etc.join("sds"))?;
@@ -47,7 +47,7 @@ pub(super) fn write_etc(etc: &Path, setup: &Setup<'_>) -> Result<()> {
 }
 
 /// The text of `bootstrap.yaml` for this setup.
-pub(super) fn bootstrap(etc: &Path, setup: &Setup<'_>) -> Result<String> {
+pub(super) fn bootstrap(etc: &Path, setup: &EnvoySetup<'_>) -> Result<String> {
     let listen = setup.listen;
     let mut text = replace_all(
         &fs::read_to_string(tools::root().join("envoy/bootstrap.yaml"))?,
@@ -68,7 +68,7 @@ pub(super) fn bootstrap(etc: &Path, setup: &Setup<'_>) -> Result<String> {
 }
 
 /// The text of `standalone.yaml` for this setup, with alice's SQ on `sq_port`.
-pub(super) fn standalone(etc: &Path, setup: &Setup<'_>, sq_port: u16) -> Result<String> {
+pub(super) fn standalone(etc: &Path, setup: &EnvoySetup<'_>, sq_port: u16) -> Result<String> {
     let listen = setup.listen;
     replace_all(
         &fs::read_to_string(tools::root().join("envoy/standalone.yaml"))?,
@@ -136,7 +136,7 @@ mod tests {
         let filter = dir.path().join("filter.wasm");
         fs::write(&filter, b"").unwrap();
         let orchestrator = OrchestratorPorts { gate: 1, xds: 1, admin: 1 };
-        let setup = Setup {
+        let setup = EnvoySetup {
             dir: dir.path(),
             node: "gateway-1",
             certs: &certs,
