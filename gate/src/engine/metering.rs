@@ -20,6 +20,7 @@ impl Gate {
         let mut service_us = 0;
         let fate = match &stream.state {
             State::Forwarded(Exchange { failed: Some(kind), .. })
+            | State::Parked { exchange: Exchange { failed: Some(kind), .. }, .. }
             | State::Answered { refused: Some(kind), .. } => Fate::Refused(*kind),
             State::Forwarded(exchange) if matches!(exchange.body, Body::Complete { .. }) => {
                 service_us = ctx.now_ns.saturating_sub(exchange.forwarded_ns) / 1_000;

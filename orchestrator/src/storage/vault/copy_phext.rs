@@ -91,16 +91,21 @@ impl Vault {
 
     /// Returns whether there is space to write the tenant's files.
     pub fn has_space(&self, tenant: &TenantId) -> io::Result<bool> {
-        // A quota of the tenant's own shows in its folder only.
+        // Both matter: a project quota shows in the tenant's folder only, and may hide there that the
+        // host's disk is full.
         let folder = self.data(tenant);
-        let stat = statvfs(if folder.exists() { &folder } else { &self.data_root })?;
-        Ok(stat.f_bavail.saturating_mul(stat.f_frsize) >= SPACE_BYTES)
+        Ok(has_free_space(&self.data_root)? && (!folder.exists() || has_free_space(&folder)?))
     }
 
     pub(super) fn look_for_space(&self, tenant: &TenantId, track: &mut Track) -> io::Result<()> {
         track.set_space(self.has_space(tenant)?, Instant::now());
         Ok(())
     }
+}
+
+fn has_free_space(path: &Path) -> io::Result<bool> {
+    let stat = statvfs(path)?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize) >= SPACE_BYTES)
 }
 
 fn looks_truncated(found: &[u8], copy: &Path) -> io::Result<bool> {
@@ -123,6 +128,22 @@ fn write_was_finished(source: &ConsistentRead, writer: Writer<'_>) -> io::Result
 mod tests {
     use super::*;
     use std::fs;
+
+    #[test]
+    fn full_host_counts_although_the_folder_has_space() {
+        let dir = tempfile::tempdir().unwrap();
+        let tenant = TenantId::parse("alice").unwrap();
+        let vault_at =
+            |data_root: &Path| Vault::open(&dir.path().join("vault"), data_root).unwrap();
+        fs::create_dir_all(dir.path().join("alice")).unwrap();
+        assert!(vault_at(dir.path()).has_space(&tenant).unwrap());
+        // The proc file system has no free space, and no folder of this tenant.
+        assert!(!vault_at(Path::new("/proc")).has_space(&tenant).unwrap());
+        let mixed = dir.path().join("mixed");
+        fs::create_dir_all(&mixed).unwrap();
+        std::os::unix::fs::symlink("/proc", mixed.join("alice")).unwrap();
+        assert!(!vault_at(&mixed).has_space(&tenant).unwrap(), "the tenant's folder is full");
+    }
 
     #[test]
     fn unleased_file_counts_as_finished_when_quiet() {

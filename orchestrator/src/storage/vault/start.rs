@@ -14,7 +14,7 @@ use super::examine::{Crash, Damage, Finding, examine};
 use super::track::Track;
 use super::{Repair, Vault};
 use crate::storage::atomic_file::{self, entries, remove_if_exists, sync_folder};
-use crate::storage::private::create_private_folder;
+use crate::storage::private::{create_private_file, create_private_folder};
 use crate::storage::tenant_file::{self, NotAPhext, PHEXT_SUFFIX, Stamp, phext_files};
 
 /// Failure to prepare a tenant's data for a start.
@@ -38,7 +38,7 @@ impl Vault {
     /// To be called before each start. Unless the last stop was orderly, examines every phext and
     /// repairs those that are damaged. On an error the tenant must not start.
     pub fn before_start(&self, tenant: &TenantId) -> Result<Vec<Repair>, PrepareError> {
-        self.exclusive(tenant, |_| {
+        self.exclusive(tenant, |track| {
             let data = self.data(tenant);
             create_private_folder(&self.good(tenant))?;
             // 1. Refuse what SQ would stumble over, and remove what a crash of ours left behind.
@@ -46,11 +46,14 @@ impl Vault {
             atomic_file::remove_leftovers(&data)?;
             atomic_file::remove_leftovers(&self.good(tenant))?;
             // 2. Examine and repair.
-            let repairs = match self.last_crash(tenant)? {
+            let crash = self.last_crash(tenant)?;
+            track.set_after_crash(crash.is_some());
+            let repairs = match crash {
                 None => Vec::new(),
                 Some(crash) => self.examine_all(tenant, crash)?,
             };
             // 3. From here until an orderly stop, a crash may damage files.
+            create_private_file(&self.marker(tenant))?;
             fs::write(self.marker(tenant), &self.boot)?;
             Ok(repairs)
         })
@@ -98,7 +101,11 @@ impl Vault {
         stamp: Stamp,
         good: Option<&Stamp>,
     ) -> io::Result<bool> {
-        if good.is_some_and(|good| good.is_copy_of(&stamp)) {
+        // After a crash a stamp proves nothing: SQ may have written twice within one tick of the
+        // kernel's clock, and only the first of the two was copied.
+        let is_copied = good.is_some_and(|good| good.is_copy_of(&stamp))
+            && (!track.is_after_crash() || self.equals_copy(tenant, name)?);
+        if is_copied {
             track.copied_while_stopped(name, stamp, Instant::now());
             return Ok(true);
         }
@@ -109,6 +116,13 @@ impl Vault {
             }
             outcome => Ok(outcome? == super::CopyOutcome::Copied),
         }
+    }
+
+    /// Returns whether a phext has the same content as its copy.
+    fn equals_copy(&self, tenant: &TenantId, name: &str) -> io::Result<bool> {
+        let found = tenant_file::read(&self.data(tenant).join(name))?;
+        let good = tenant_file::read(&self.good(tenant).join(name))?;
+        Ok(found.map(|(bytes, _)| bytes) == good.map(|(bytes, _)| bytes))
     }
 
     /// Returns the kind of crash that ended the tenant's SQ last; `None` after an orderly stop.

@@ -24,6 +24,8 @@ pub(super) struct Track {
     files: BTreeMap<String, TrackedFile>,
     /// Time when the tenant's folder was last seen short of space.
     short_at: Option<Instant>,
+    /// The present start follows a crash.
+    after_crash: bool,
 }
 
 #[derive(Debug)]
@@ -113,6 +115,16 @@ impl Track {
     /// Returns a time that no write without a copy is older than.
     pub(super) fn uncopied_since(&self) -> Option<Instant> {
         self.files.values().filter_map(|file| file.uncopied_since).min()
+    }
+
+    /// Records whether the start that begins now follows a crash.
+    pub(super) fn set_after_crash(&mut self, after_crash: bool) {
+        self.after_crash = after_crash;
+    }
+
+    /// True if the last start followed a crash, so that equal stamps do not prove equal content.
+    pub(super) fn is_after_crash(&self) -> bool {
+        self.after_crash
     }
 
     /// Records whether the tenant's folder has enough disk space now.

@@ -83,6 +83,19 @@ fn phext_that_a_host_crash_made_older_is_repaired() {
 }
 
 #[test]
+fn second_write_within_a_clock_tick_is_copied_after_a_crash() {
+    let setup = Setup::running_with("first");
+    let stamp = fs::metadata(setup.data.join(NAME)).unwrap().modified().unwrap();
+    setup.write(NAME, "later");
+    let file = fs::File::options().write(true).open(setup.data.join(NAME)).unwrap();
+    file.set_modified(stamp).unwrap();
+    // An open writer would keep the file from being read.
+    drop(file);
+    assert_eq!(setup.start(), []);
+    assert_eq!(setup.copy(NAME), "later");
+}
+
+#[test]
 fn older_phext_is_kept_if_the_host_lives() {
     let setup = Setup::running_with("newer");
     setup.write(NAME, "restored by hand");
