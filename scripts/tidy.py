@@ -76,9 +76,9 @@ class Rule:
 
 def rules() -> dict[str, Rule]:
     return {
-        "opening": Rule("doc comments that open like an answer", 1, "% of doc comments", 100),
-        "fragment": Rule("doc comments of one or two words", 2, "% of doc comments", 100),
-        "dialect": Rule("lines with a turn of phrase to decode", 4, "per 10,000 words", 1e4),
+        "opening": Rule("doc comments that open like an answer", 0.5, "% of doc comments", 100),
+        "fragment": Rule("doc comments of one or two words", 1, "% of doc comments", 100),
+        "dialect": Rule("lines with a turn of phrase to decode", 2, "per 10,000 words", 1e4),
         "tuple": Rule("several bindings packed into one let"),
         "test-name": Rule("test names of more than ten words"),
         "file": Rule("file names in comments and docs that do not exist"),

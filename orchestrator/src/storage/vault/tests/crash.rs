@@ -83,7 +83,7 @@ fn phext_that_a_host_crash_made_older_is_repaired() {
 }
 
 #[test]
-fn second_write_within_a_clock_tick_is_copied_after_a_crash() {
+fn second_write_in_a_tick_is_copied_after_crash() {
     let setup = Setup::running_with("first");
     let stamp = fs::metadata(setup.data.join(NAME)).unwrap().modified().unwrap();
     setup.write(NAME, "later");
