@@ -115,7 +115,7 @@ async fn renewed_certificate_needs_no_restart() {
     for (from, to) in
         [(renewed.key("server"), "server.key"), (renewed.cert("server"), "server.pem")]
     {
-        // As `envoy/README.md` instructs: written beside the old file, then moved over it.
+        // As the README of envoy/ instructs: written beside the old file, then moved over it.
         fs::copy(from, tls.join("new")).unwrap();
         fs::rename(tls.join("new"), tls.join(to)).unwrap();
     }
