@@ -13,9 +13,10 @@ MAKEFLAGS += --no-builtin-rules --no-print-directory
 # Exports RUNTIME and SQ_VERSION only if they are set: programs take an empty value for a setting.
 $(foreach name,RUNTIME SQ_VERSION,$(if $($(name)),$(eval export $(name))))
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
-# One choice of packages for every native build: features are resolved once, nothing is built twice.
+# Native builds all choose the same packages, so that features are resolved once and nothing is built
+# twice.
 INTEGRATION := cargo run --release --quiet --bin integration --
-# Envoy in a container. On in every test build, so that both runtimes share one.
+# Enables Envoy in a container. On in every test build, so that both runtimes share one build.
 TEST_FEATURES := --features integration/containers
 DOCKER_ANSWERS := timeout 5 docker version >/dev/null 2>&1
 
@@ -37,11 +38,11 @@ setup-test: ## the checks of the set-up, a hundred times
 setup-run:
 	@scripts/setup.sh wasm envoy sq images
 
-# The panics' file names are cut, so that the module is the same wherever it is built.
+# Shortens file names in panic messages, so that the module is the same wherever it is built.
 REMAP := --remap-path-prefix=$(or $(CARGO_HOME),$(HOME)/.cargo)=/cargo \
 	--remap-path-prefix=$(CURDIR)=/sq-gateway
 
-# $(call wasm,PACKAGE,FLAGS,RESULT): one filter, moved into place whole.
+# $(call wasm,PACKAGE,FLAGS,RESULT) builds one filter and replaces the result atomically.
 define wasm
 CARGO_TARGET_WASM32_WASIP1_RUSTFLAGS="$(REMAP)" \
 	cargo build --package $(1) $(2) --profile wasm --target wasm32-wasip1
@@ -57,7 +58,7 @@ setup-wasm:
 wasm: setup-wasm ## the filter that Envoy loads, as target/filter.wasm
 	$(call wasm,filter,,filter.wasm)
 
-# Panics when a test's header says so; never shipped.
+# Panics on request of a test's header; never shipped.
 .PHONY: wasm-test-panic
 wasm-test-panic: setup-wasm
 	$(call wasm,filter,--features test-panic,filter-test-panic.wasm)

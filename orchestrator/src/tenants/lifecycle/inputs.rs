@@ -17,7 +17,7 @@ const TENANT_WAITERS_MAX: usize = 4_096;
 /// Waiters over all tenants. Each holds an HTTP connection of the gate API.
 const WAITERS_MAX: usize = 20_000;
 
-/// Tenants in memory; each takes about 1 KB.
+/// Tenants in memory; each takes about 1 kB.
 const TENANTS_MAX: usize = 1_000_000;
 
 /// Streams of Envoys; more would be a reconnect loop.
