@@ -132,7 +132,7 @@ impl Shell {
                 }
                 Action::Continue
             }
-            Effect::Resume(_) => Action::Continue,
+            Effect::Resume(_) | Effect::Call(_) | Effect::Abandon(_) => Action::Continue,
             Effect::Reply(_, reply) => {
                 host::send_reply(&reply);
                 Action::Pause
@@ -145,7 +145,6 @@ impl Shell {
                 host::remove_response_header("content-length");
                 Action::Continue
             }
-            Effect::Call(_) | Effect::Abandon(_) => Action::Continue,
         }
     }
 
