@@ -112,7 +112,7 @@ tidy: ## how sources and docs read: plain English, links, file names, the glossa
 
 .PHONY: doc
 doc: ## the API documentation of every crate, without warnings, in target/doc
-	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items $(TEST_FEATURES)
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" cargo doc --workspace --no-deps --document-private-items $(TEST_FEATURES)
 
 # Warnings are errors only with the Rust release that Cargo.toml names; a newer one may have lints
 # that this code was not written for.

@@ -2,7 +2,7 @@
 //!
 //! | module | question |
 //! |---|---|
-//! | [`bench`] | What do a warm request, limits and a wake cost? |
+//! | [`mod@bench`] | What do a warm request, limits and a wake cost? |
 //! | [`scale`] | What does one host pay for 100 to 10,000 tenants? |
 //! | [`drill`] | What do clients see while a part fails? |
 //! | [`proof`] | Which data is lost when SQ dies during writes? |
