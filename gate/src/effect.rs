@@ -1,4 +1,4 @@
-//! The border between the gate and its shell: ids, calls, and what the gate wants done.
+//! The boundary between the gate and its shell: ids, calls, and what the gate wants done.
 //!
 //! A shell reports each event to [`Gate`](crate::Gate) and then performs the effects that it gets
 //! from [`Gate::next_effect`](crate::Gate::next_effect) until there are none. This is the only

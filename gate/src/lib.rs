@@ -10,7 +10,7 @@
 //! | [`identity`] | the tenant of a request, and when its verdict has to be verified again |
 //! | [`http`] | the meaning of a request, the request that SQ gets, the response of the client |
 //! | [`limits`] | the limits of a tenant, and the counters of what it has used |
-//! | [`effect`] | the border with the shell: ids, calls, and what the gate wants done |
+//! | [`effect`] | the boundary with the shell: ids, calls, and what the gate wants done |
 //! | [`shared`] | the data that all VMs of one Envoy share |
 //!
 //! Invariants, each with its test:

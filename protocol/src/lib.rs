@@ -1,4 +1,4 @@
-//! Types that cross a process border: requests and responses between the filter, the relay and the
+//! Types that cross a process boundary: requests and responses between the filter, the relay and the
 //! orchestrator, the filter's configuration, and the vocabulary that all of them share.
 //!
 //! | module | contents |

@@ -33,7 +33,7 @@ impl Export {
         let mut out = Vec::with_capacity(chunk.len() + 64);
         for byte in chunk {
             if is_break(*byte) {
-                let level = BREAKS.iter().position(|border| border == byte).unwrap_or(8);
+                let level = BREAKS.iter().position(|separator| separator == byte).unwrap_or(8);
                 self.close(&mut out);
                 self.at[level] = (self.at[level] + 1).min(PART_MAX);
                 self.at[level + 1..].fill(1);
