@@ -159,6 +159,25 @@ fn aborted_upload_is_not_a_write() {
 }
 
 #[test]
+fn upload_that_fails_before_its_end_is_refused() {
+    let mut host = Host::warm(config());
+    let headers = [("authorization", &*key(1)), ("content-length", "4")];
+    let id = host.request("POST", "/api/v2/update?p=index&c=1.1.1/1.1.1/1.1.2", &headers, false);
+    host.body(id, b"slow", false);
+    // Envoy's time-out comes before the end of the body, which the ended lease then parks.
+    host.response_head(id, false, &FromEnvoy(408));
+    host.tick(16 * SECOND);
+    host.fail("/v1/lease");
+    host.fail("/v1/usage");
+    host.now += 15 * SECOND;
+    host.body(id, b"", true);
+    assert_eq!(host.seen(id), &Seen::Parked);
+    host.end(id);
+    let counters = counters(&mut host);
+    assert_eq!((counters.writes, counters.refused.get("request-timeout")), (0, Some(&1)));
+}
+
+#[test]
 fn bytes_out_are_those_the_client_gets() {
     let mut host = Host::warm(config());
     let id = sent(&mut host, "GET", "/api/v2/json-export?p=index");
