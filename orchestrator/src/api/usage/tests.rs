@@ -178,7 +178,7 @@ async fn metrics_name_only_busiest_tenants() {
     let labels: BTreeSet<&str> = labels.map(|(label, _)| label).collect();
     assert_eq!(
         labels.into_iter().collect::<Vec<_>>(),
-        ["class", "condition", "direction", "reason", "status", "tenant"]
+        ["class", "condition", "direction", "kind", "le", "reason", "status", "tenant"]
     );
 }
 
