@@ -14,7 +14,6 @@
 //! | [`cli`] | the commands | shell |
 //! | [`app`] | composition root: builds all of the above and ends it in order | shell |
 //! | [`config`] | settings, checked as a whole | types |
-//! | [`metrics`] | Prometheus metrics | shell |
 //! | [`host`] | clock, boot id, memory and limits of this machine | shell |
 //!
 //! # Dependencies
@@ -60,7 +59,6 @@ pub(crate) mod app;
 pub mod cli;
 pub mod config;
 pub mod host;
-pub(crate) mod metrics;
 pub mod runtime;
 pub mod storage;
 pub mod tenants;

@@ -10,6 +10,7 @@
 //! | `driver/jobs.rs` | calls of the runtime and the vault, each ending in one event |
 //! | `pressure.rs` | the watch over the host's memory and the runtime's bound on instances |
 //! | `backup_task.rs` | good copies of the phexts of awake tenants |
+//! | `metrics.rs` | Prometheus metrics of leases, wakes, copies and the host |
 //! | `previous_run.rs` | the record that one orchestrator process leaves to the next |
 //!
 //! # Threading
@@ -39,5 +40,6 @@
 pub(crate) mod backup_task;
 pub mod driver;
 pub mod lifecycle;
+pub(crate) mod metrics;
 pub(crate) mod pressure;
 pub(crate) mod previous_run;

@@ -30,11 +30,11 @@ use serde::{Deserialize, Serialize};
 use crate::api::startup::Startup;
 use crate::api::status::{HostStatus, LastWake, Status, TenantStatus};
 use crate::host;
-use crate::metrics::Metrics;
 use crate::runtime::Runtime;
 use crate::storage::disk::Disk;
 use crate::storage::vault::Vault;
 use crate::tenants::lifecycle::{Drain, TenantView};
+use crate::tenants::metrics::Metrics;
 use crate::usage::ledger::Ledger;
 use crate::xds::Publisher;
 

@@ -20,9 +20,9 @@ use tokio::time::timeout;
 
 use crate::api::usage::UsageApi;
 use crate::host;
-use crate::metrics::Metrics;
 use crate::tenants::driver::Handle;
 use crate::tenants::lifecycle::LeaseDecision;
+use crate::tenants::metrics::Metrics;
 
 /// Bound on a request body: a few names and a tier's limits.
 const BODY_MAX_BYTES: usize = 64 * 1024;

@@ -18,11 +18,11 @@ use tokio::task::{JoinError, JoinSet, spawn_blocking};
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::warn;
 
-use crate::metrics::Metrics;
 use crate::runtime::{Runtime, RuntimeError, probe};
 use crate::storage::vault::{Round, Vault};
 use crate::tenants::driver::{Closed, Handle, Running};
 use crate::tenants::lifecycle::Drain;
+use crate::tenants::metrics::Metrics;
 
 /// Interval between two checks of the awake tenants. A check costs one listing of a small folder.
 const INTERVAL: Duration = Duration::from_millis(500);

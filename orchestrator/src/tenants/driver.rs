@@ -36,10 +36,10 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{info, warn};
 
 use crate::host;
-use crate::metrics::Metrics;
 use crate::runtime::{Died, Endpoint, Found, Runtime};
 use crate::storage::vault::Vault;
 use crate::tenants::lifecycle::{Event, Lifecycle, Ms, Settings, WaiterId};
+use crate::tenants::metrics::Metrics;
 use crate::xds::{Publisher, XdsEvent};
 use handle::Command;
 pub use handle::{Closed, Handle, LeaseOutcome, Running, SleepOutcome};

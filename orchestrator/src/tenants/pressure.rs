@@ -10,9 +10,9 @@ use tokio::time::sleep;
 use tracing::warn;
 
 use crate::host;
-use crate::metrics::Metrics;
 use crate::runtime::Runtime;
 use crate::tenants::driver::{Closed, Handle};
+use crate::tenants::metrics::Metrics;
 
 /// Interval between two checks: concurrent wakes can fill the memory within seconds.
 const INTERVAL: Duration = Duration::from_secs(1);
