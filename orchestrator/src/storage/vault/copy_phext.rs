@@ -130,19 +130,18 @@ mod tests {
     use std::fs;
 
     #[test]
-    fn full_host_counts_although_the_folder_has_space() {
+    fn space_counts_on_the_host_and_in_the_folder() {
         let dir = tempfile::tempdir().unwrap();
-        let tenant = TenantId::parse("alice").unwrap();
-        let vault_at =
-            |data_root: &Path| Vault::open(&dir.path().join("vault"), data_root).unwrap();
+        let has_space = |data_root: &Path, tenant: &str| {
+            let vault = Vault::open(&dir.path().join("vault"), data_root).unwrap();
+            vault.has_space(&TenantId::parse(tenant).unwrap()).unwrap()
+        };
         fs::create_dir_all(dir.path().join("alice")).unwrap();
-        assert!(vault_at(dir.path()).has_space(&tenant).unwrap());
-        // The proc file system has no free space, and no folder of this tenant.
-        assert!(!vault_at(Path::new("/proc")).has_space(&tenant).unwrap());
-        let mixed = dir.path().join("mixed");
-        fs::create_dir_all(&mixed).unwrap();
-        std::os::unix::fs::symlink("/proc", mixed.join("alice")).unwrap();
-        assert!(!vault_at(&mixed).has_space(&tenant).unwrap(), "the tenant's folder is full");
+        assert!(has_space(dir.path(), "alice"));
+        // The proc file system has no free space. Its link `root` leads to one that has.
+        assert!(!has_space(Path::new("/proc/self"), "root"), "the host's disk is full");
+        std::os::unix::fs::symlink("/proc", dir.path().join("bob")).unwrap();
+        assert!(!has_space(dir.path(), "bob"), "the tenant's folder is full");
     }
 
     #[test]
