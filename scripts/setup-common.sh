@@ -1,4 +1,4 @@
-# Shared by scripts/setup.sh and the scripts of .ci/. Sourced, never run.
+# Shared by setup.sh, images.sh and the script of .ci/. Sourced, never run.
 # shellcheck shell=bash
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)

@@ -11,18 +11,23 @@
 #   requests   .tools/python: Python's requests, pinned by hash, for the client tests
 #   images     Docker images of Envoy, SQ and the pause process, if a Docker daemon answers
 #
+# Everything is pinned: the compiler by rust-toolchain.toml, Envoy and Python's packages by hash, SQ
+# and wasm-bindgen by version and lock file. Images are built from these programs. An image of the
+# same name that exists already is used as it is. PULL_IMAGES=1 pulls missing ones by their tag
+# instead, and prints their digests.
+#
 # Idempotent: a run that has nothing to do takes less than a second. Needs Rust by rustup, Python 3
-# with pip and a C compiler; reports everything that is missing at once. Where rustup's server or
-# Docker Hub cannot be reached, the scripts in .ci/ build what would be downloaded.
+# with pip and a C compiler; reports everything that is missing at once. Where rustup's server cannot
+# be reached, .ci/wasm-targets.sh builds what would be downloaded.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.." # rust-toolchain.toml selects the toolchain
 . scripts/setup-common.sh
 
 WASM_TARGETS=(wasm32-wasip1 wasm32-unknown-unknown)
-# Both have a fallback, so neither is waited for long.
+# It has a fallback, so it is not waited for long.
 RUSTUP_TIMEOUT_S=120
-PULL_TIMEOUT_S=60
+PULL_TIMEOUT_S=600
 
 # ---- prerequisites
 
@@ -102,7 +107,7 @@ setup_sq() {
     [ -x "$dir/bin/sq" ] && continue
     say "building SQ $version"
     quietly env -u CARGO_ENCODED_RUSTFLAGS RUSTFLAGS="-C target-feature=+crt-static" \
-      cargo install sq --version "=$version" --target "$HOST_TARGET" --root "$dir" \
+      cargo install sq --locked --version "=$version" --target "$HOST_TARGET" --root "$dir" \
       --target-dir "$TOOLS/.build" --force ||
       die "SQ $version does not build: does this version exist, and is crates.io reachable?"
   done
@@ -137,10 +142,11 @@ setup_requests() {
   touch "$stamp"
 }
 
-# CI builds its images from this checkout and pulls none.
+# A tag can be moved to another image, so nothing is pulled unless it is asked for.
 pull_image() {
-  [ -z "${CI:-}" ] && timeout "$PULL_TIMEOUT_S" docker pull -q "$1" >/dev/null 2>&1 &&
-    say "pulled image $1"
+  [ "${PULL_IMAGES:-0}" = 1 ] || return 1
+  timeout "$PULL_TIMEOUT_S" docker pull -q "$1" >/dev/null || die "$1 cannot be pulled"
+  say "pulled image $(docker image inspect --format '{{index .RepoDigests 0}}' "$1")"
 }
 
 setup_images() {
@@ -153,7 +159,7 @@ setup_images() {
   done
   have_image "$ENVOY_IMAGE" || pull_image "$ENVOY_IMAGE" || missing+=("$ENVOY_IMAGE")
   have_image "$PAUSE_IMAGE" || build_pause_image
-  [ ${#missing[@]} -eq 0 ] || { setup_envoy && setup_sq && .ci/images.sh "${missing[@]}"; }
+  [ ${#missing[@]} -eq 0 ] || { setup_envoy && setup_sq && scripts/images.sh "${missing[@]}"; }
 }
 
 # Holds a tenant's network namespace while its SQ is stopped.

@@ -14,9 +14,8 @@ use bollard::models::{
     Ipam, IpamConfig, Mount, MountType, NetworkCreateRequest,
 };
 use bollard::query_parameters::{
-    CreateContainerOptions, CreateImageOptions, EventsOptions, InspectContainerOptions,
-    InspectNetworkOptions, ListContainersOptions, RemoveContainerOptions, StartContainerOptions,
-    StatsOptions,
+    CreateContainerOptions, EventsOptions, InspectContainerOptions, InspectNetworkOptions,
+    ListContainersOptions, RemoveContainerOptions, StartContainerOptions, StatsOptions,
 };
 use futures_util::{Stream, StreamExt};
 
@@ -192,18 +191,6 @@ impl Engine {
             Err(EngineError::NotFound) => Ok(false),
             Err(other) => Err(other),
         }
-    }
-
-    pub(super) async fn pull(&self, image: &str) -> EngineResult<()> {
-        let options = CreateImageOptions {
-            from_image: Some(image.to_owned()),
-            ..CreateImageOptions::default()
-        };
-        let mut progress = Box::pin(self.docker.create_image(Some(options), None, None));
-        while let Some(step) = progress.next().await {
-            step?;
-        }
-        Ok(())
     }
 
     /// Creates a container without starting it, and returns its id.

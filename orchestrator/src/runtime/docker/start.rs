@@ -159,25 +159,21 @@ impl Inner {
                 self.engine.remove(&spec.name).await?;
                 Ok(self.engine.create(spec).await?)
             }
-            Err(EngineError::NotFound) => {
-                self.pull(&spec.image).await?;
-                Ok(self.engine.create(spec).await?)
-            }
+            Err(EngineError::NotFound) => Err(self.missing(&spec.image).await?),
             created => Ok(created?),
         }
     }
 
-    async fn pull(&self, image: &str) -> Result<(), RuntimeError> {
+    /// Names what was missing when Docker did not find something that a container needs.
+    async fn missing(&self, image: &str) -> Result<RuntimeError, RuntimeError> {
         if self.engine.has_image(image).await? {
-            // The image exists, so it was the network or its holder that was not found.
-            return Err(RuntimeError::failed("Docker can't find the container's network"));
+            return Ok(RuntimeError::failed("Docker can't find the container's network"));
         }
-        tracing::info!(image, "pulling image");
-        self.engine.pull(image).await.map_err(|error| {
-            RuntimeError::Missing(format!(
-                "image {image} does not exist and can't be pulled ({error}): run `make setup`"
-            ))
-        })
+        // Nothing is pulled here: an operator decides which image runs customers' databases, and a
+        // wake must not wait for a registry.
+        Ok(RuntimeError::Missing(format!(
+            "image {image} does not exist: run `docker pull {image}`, or `make setup`, which builds it"
+        )))
     }
 
     /// Waits until SQ answers. From then on the instance's death is an event; until then it is the

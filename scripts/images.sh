@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Builds Docker images of Envoy and SQ where Docker Hub cannot be reached, from the programs that
+# Builds Docker images of Envoy and SQ from the programs that
 # scripts/setup.sh has put into .tools/.
 #
-#   .ci/images.sh IMAGE...
+#   scripts/images.sh IMAGE...
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
