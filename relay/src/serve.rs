@@ -11,6 +11,7 @@
 //! | `state.rs` | verdicts, their revision and the history of changes (pure) |
 //! | `api.rs` | verify, changes, health, metrics over HTTP |
 //! | `connection.rs` | one connection from handshake to close |
+//! | `handshakes.rs` | the bound on handshakes, fair by address |
 //! | `tls.rs` | certificates, and their reload |
 //! | `metrics.rs` | the metrics of the relay |
 
@@ -31,12 +32,14 @@ use crate::source::last_good::LastGoodWriter;
 use crate::source::sq::SqSource;
 use api::Api;
 use connection::ConnectionContext;
+use handshakes::Handshakes;
 use metrics::Metrics;
 use reload::Reloader;
 use tls::{CertificateReloader, TlsError};
 
 mod api;
 pub mod connection;
+mod handshakes;
 pub(crate) mod metrics;
 mod open_files;
 mod reload;
@@ -45,9 +48,6 @@ pub mod tls;
 
 pub use open_files::raise_open_files;
 
-/// Bound on concurrent handshakes. Clients without a certificate can take no more than these from the
-/// others; further connections wait in the listener's backlog.
-const HANDSHAKES_MAX: usize = 256;
 /// Time for requests in flight when the relay stops; each takes milliseconds.
 const DRAIN: Duration = Duration::from_secs(5);
 /// Pause after a failed accept, most likely for want of file descriptors.
@@ -101,8 +101,8 @@ pub async fn run(
         closing,
         metrics,
     };
-    let handshake_permits = Arc::new(Semaphore::new(HANDSHAKES_MAX));
-    let mut server = Server { listener, context, handshake_permits, connections: JoinSet::new() };
+    let handshakes = Handshakes::default();
+    let mut server = Server { listener, context, handshakes, connections: JoinSet::new() };
     let result = tokio::select! {
         () = shutdown => Ok(()),
         ended = reloader.run() => ended.map_err(RunError::from),
@@ -125,7 +125,7 @@ fn random_epoch() -> Result<Epoch, getrandom::Error> {
 struct Server {
     listener: TcpListener,
     context: ConnectionContext,
-    handshake_permits: Arc<Semaphore>,
+    handshakes: Handshakes,
     connections: JoinSet<()>,
 }
 
@@ -133,11 +133,12 @@ impl Server {
     async fn accept(&mut self) -> ! {
         loop {
             self.reap_connections();
-            // The semaphore is never closed.
-            let permits = Arc::clone(&self.handshake_permits);
-            let Ok(permit) = permits.acquire_owned().await else { continue };
             match self.listener.accept().await {
-                Ok((stream, _)) => {
+                Ok((stream, peer)) => {
+                    let (permit, has_displaced) = self.handshakes.begin(peer.ip());
+                    if has_displaced {
+                        self.context.metrics.handshakes_displaced.inc();
+                    }
                     let context = self.context.clone();
                     self.connections.spawn(connection::serve(stream, permit, context));
                 }

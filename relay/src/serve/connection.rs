@@ -19,13 +19,14 @@ use rustls::client::verify_server_name;
 use rustls::server::ParsedCertificate;
 use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Semaphore, watch};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tracing::{debug, warn};
 
 use super::api::WAIT_MAX;
+use super::handshakes::HandshakePermit;
 use super::metrics::{GaugeGuard, Metrics};
 
 /// Time-out of a TLS handshake; Envoy itself waits for 1 s.
@@ -66,10 +67,10 @@ pub(super) struct ConnectionContext {
     pub(super) metrics: Arc<Metrics>,
 }
 
-/// Serves one connection until its end. `handshake_permit` is released after the handshake.
+/// Serves one connection until its end. `permit` is freed after the handshake.
 pub(super) async fn serve(
     stream: TcpStream,
-    handshake_permit: OwnedSemaphorePermit,
+    mut permit: HandshakePermit,
     mut context: ConnectionContext,
 ) {
     // A verify is one small packet each way.
@@ -77,6 +78,7 @@ pub(super) async fn serve(
     let acceptor = TlsAcceptor::from(Arc::clone(&context.tls.borrow_and_update()));
     let handshake = tokio::select! {
         handshake = timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)) => handshake,
+        () = permit.displaced() => return,
         () = wait_until_closing(&mut context.closing) => return,
     };
     let stream = match handshake {
@@ -87,7 +89,7 @@ pub(super) async fn serve(
             return;
         }
     };
-    drop(handshake_permit);
+    drop(permit);
     let Ok(_permit) = Arc::clone(&context.permits).try_acquire_owned() else {
         context.metrics.connections_refused.inc();
         if !context.was_full.swap(true, Ordering::Relaxed) {

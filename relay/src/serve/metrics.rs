@@ -33,6 +33,7 @@ pub(crate) struct Metrics {
     pub(crate) connections_refused: Counter,
     pub(crate) long_polls: Gauge,
     pub(crate) handshakes_failed: Counter,
+    pub(crate) handshakes_displaced: Counter,
     pub(crate) certificate_loads: Family<OutcomeLabel, Counter>,
 }
 
@@ -87,6 +88,7 @@ impl Default for Metrics {
             connections_refused: Counter::default(),
             long_polls: Gauge::default(),
             handshakes_failed: Counter::default(),
+            handshakes_displaced: Counter::default(),
             certificate_loads: Family::default(),
         };
         metrics.register_requests();
@@ -130,6 +132,8 @@ impl Metrics {
             "Failed TLS handshakes",
             self.handshakes_failed.clone(),
         );
+        let displaced = "Handshakes ended by newer connections because too many were in progress";
+        r.register("tls_handshakes_displaced", displaced, self.handshakes_displaced.clone());
         let loads = "Reloads of the certificates, by result";
         r.register("certificate_loads", loads, self.certificate_loads.clone());
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use protocol::ChangesResponse;
 use rustls::HandshakeKind;
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use crate::client::{Client, Connection};
 use crate::test_ranch::{Ca, Running, TestRanch, key, start, until};
@@ -62,6 +63,28 @@ async fn new_certificates_end_connections_after_their_response() {
         client.open().await.unwrap().get("/healthz").await.is_err(),
         "the old certificate is refused"
     );
+    relay.stop().await;
+}
+
+#[tokio::test]
+async fn silent_connections_do_not_delay_a_gateway() {
+    // Envoy gives up on a connection to the relay after this time.
+    const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+    let ranch = TestRanch::new();
+    let (relay, client) = ranch.serve().await;
+    let mut silent = Vec::new();
+    for _ in 0..600 {
+        silent.push(TcpStream::connect(relay.address).await.unwrap());
+    }
+    let mut gateway = timeout(CONNECT_TIMEOUT, client.open()).await.expect("in time").unwrap();
+    assert_eq!(gateway.get("/healthz").await.unwrap().status, 200);
+    let metrics = gateway.get("/metrics").await.unwrap().body;
+    let displaced = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix("sq_relay_tls_handshakes_displaced_total "))
+        .and_then(|value| value.parse::<u32>().ok());
+    assert!(displaced.is_some_and(|count| (300..600).contains(&count)), "{metrics}");
+    drop(silent);
     relay.stop().await;
 }
 
