@@ -13,6 +13,7 @@ mod connections;
 mod damage;
 mod drills;
 mod endpoints;
+mod first_writes;
 mod framing;
 mod herds;
 mod isolation;
@@ -69,6 +70,7 @@ fn main() -> ExitCode {
         framing::cases(),
         connections::cases(),
         damage::cases(),
+        first_writes::cases(),
     ];
     Suite::run(&cases.into_iter().flatten().collect::<Vec<_>>())
 }

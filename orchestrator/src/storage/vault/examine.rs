@@ -15,15 +15,16 @@
 //! 3. Ends in a delimiter: **truncated**, because SQ writes delimiters only before a scroll's text.
 //! 4. Length not a multiple of 512: **whole**, whatever the copy holds. A kernel ends a partial write
 //!    at a page or a block, never inside one.
-//! 5. Does not end with the copy's last scroll: **truncated**. Without a copy it is left as it is,
-//!    because there is nothing to repair it with.
+//! 5. Does not end with the copy's last scroll: **truncated**. Without a copy, or with an empty one,
+//!    that is true of any text: its last scroll may be half of one.
 //! 6. Otherwise **whole**.
 //!
 //! After a crash of the host the file may also be older than its copy, because the copy was flushed to
 //! disk and the file was not. The vault recognizes that by their times ([`Damage::Older`]) before it
-//! calls [`examine`].
+//! calls [`examine`]. And the vault may have seen that the write of a file was finished; such a file
+//! is whole, whatever its length ([`super::running`]).
 //!
-//! Two rules are wrong now and then, about a write that is younger than the window:
+//! Two rules are wrong now and then, about a write of the last second before a death:
 //!
 //! - Rule 2, if a tenant removed its last scroll just before SQ was killed: the old text comes back.
 //! - Rule 5, for one finished file in 512, if its *last* scroll was written since the copy: that
@@ -31,7 +32,8 @@
 //!
 //! The repaired file has the scrolls before the point of truncation, which are newer than the copy,
 //! and from there on those of the copy. The scroll at that point is the copy's or absent: a scroll is
-//! whole or not there. The caller keeps the truncated file in quarantine.
+//! whole or not there, also where there is no copy. The caller keeps the truncated file in
+//! quarantine.
 //!
 //! All of this holds for local file systems of Linux (ext4, xfs, btrfs, tmpfs and the like). Others
 //! (9p, FUSE, NFS) may end a partial write anywhere; there only rules 1 to 3 find it.
@@ -134,11 +136,16 @@ pub(super) fn examine(found: Option<&[u8]>, good: Option<&[u8]>, crash: Crash) -
         return repair(Damage::EndsInDelimiter, text, good);
     }
     // Rules 4 and 5.
-    let may_be_partial = text.len().is_multiple_of(BLOCK_BYTES) && !good.is_empty();
+    let may_be_partial = text.len().is_multiple_of(BLOCK_BYTES);
     if may_be_partial && last_scroll(text) != last_scroll(utf8_prefix(good)) {
         return repair(Damage::TailMissing, text, good);
     }
     Finding::Whole
+}
+
+/// Judges by its length whether a finished file could be taken for a truncated one (rules 2 and 5).
+pub(super) fn is_suspicious_length(bytes: u64) -> bool {
+    bytes.is_multiple_of(BLOCK_BYTES as u64)
 }
 
 /// Judges without the copy whether [`examine`] could find a file truncated, so that most copies are

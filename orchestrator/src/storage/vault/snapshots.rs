@@ -153,7 +153,7 @@ impl Vault {
     fn keep_present_state(&self, tenant: &TenantId, track: &mut Track) -> io::Result<u64> {
         // A damaged file must be repaired first, or it would become a good copy.
         if let Some(crash) = self.last_crash(tenant)? {
-            self.examine_all(tenant, crash)?;
+            self.examine_all(tenant, track, crash)?;
         }
         self.look_for_space(tenant, track)?;
         for name in phext_files(&self.data(tenant))?.into_keys() {

@@ -50,7 +50,7 @@ impl Vault {
             track.set_after_crash(crash.is_some());
             let repairs = match crash {
                 None => Vec::new(),
-                Some(crash) => self.examine_all(tenant, crash)?,
+                Some(crash) => self.examine_all(tenant, track, crash)?,
             };
             // 3. From here until an orderly stop, a crash may damage files.
             create_private_file(&self.marker(tenant))?;
@@ -136,12 +136,17 @@ impl Vault {
     }
 
     /// Examines and repairs all phexts that are there, or of which there is a copy.
-    pub(super) fn examine_all(&self, tenant: &TenantId, crash: Crash) -> io::Result<Vec<Repair>> {
+    pub(super) fn examine_all(
+        &self,
+        tenant: &TenantId,
+        track: &Track,
+        crash: Crash,
+    ) -> io::Result<Vec<Repair>> {
         let mut repairs = Vec::new();
         let mut names = phext_files(&self.data(tenant))?;
         names.extend(phext_files(&self.good(tenant))?);
         for name in names.keys() {
-            repairs.extend(self.examine_one(tenant, name, crash)?);
+            repairs.extend(self.examine_one(tenant, track, name, crash)?);
         }
         self.tenant(tenant).repaired.fetch_add(repairs.len() as u64, Ordering::Relaxed);
         Ok(repairs)
@@ -150,12 +155,19 @@ impl Vault {
     fn examine_one(
         &self,
         tenant: &TenantId,
+        track: &Track,
         name: &str,
         crash: Crash,
     ) -> io::Result<Option<Repair>> {
         let path = self.data(tenant).join(name);
         // 1. Compare it with its copy.
         let found = tenant_file::read(&path)?;
+        if let Some((_, stamp)) = &found
+            && crash == Crash::Process
+            && track.is_finished(name, stamp)
+        {
+            return Ok(None);
+        }
         let good = tenant_file::read(&self.good(tenant).join(name))?;
         let finding = match (&found, &good) {
             (Some((bytes, stamp)), Some((copy, copied)))

@@ -37,12 +37,17 @@ struct TrackedFile {
     copied: Option<Stamp>,
     /// No write without a copy is older than this.
     uncopied_since: Option<Instant>,
+    /// The stamp of a version whose write is known to have been finished.
+    finished: Option<Stamp>,
 }
 
 /// A file that differs from its last copy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Changed {
     pub(super) name: String,
+    pub(super) stamp: Stamp,
+    /// No later write can bear this stamp.
+    pub(super) at_rest: bool,
     /// It has not been written for [`QUIET`].
     pub(super) quiet: bool,
     /// A write may have been without a copy for [`COPY_AFTER`].
@@ -68,9 +73,12 @@ impl Track {
                 continue;
             }
             let uncopied_since = *file.uncopied_since.get_or_insert(oldest);
+            let unwritten_for = now.saturating_duration_since(file.since);
             changed.push(Changed {
                 name: name.clone(),
-                quiet: now.saturating_duration_since(file.since) >= QUIET,
+                stamp: *stamp,
+                at_rest: unwritten_for >= CLOCK_TICK,
+                quiet: unwritten_for >= QUIET,
                 overdue: now.saturating_duration_since(uncopied_since) >= COPY_AFTER,
             });
         }
@@ -104,7 +112,20 @@ impl Track {
             since: now,
             copied: None,
             uncopied_since: None,
+            finished: None,
         })
+    }
+
+    /// Records that the write of the version with this stamp was finished.
+    pub(super) fn set_finished(&mut self, name: &str, stamp: Stamp) {
+        if let Some(file) = self.files.get_mut(name) {
+            file.finished = Some(stamp);
+        }
+    }
+
+    /// True if the write of the version with this stamp is known to have been finished.
+    pub(super) fn is_finished(&self, name: &str, stamp: &Stamp) -> bool {
+        self.files.get(name).is_some_and(|file| file.finished.as_ref() == Some(stamp))
     }
 
     /// Records that every write before `now` has a copy: a change that the next look finds is younger.

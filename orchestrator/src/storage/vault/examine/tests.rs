@@ -123,9 +123,22 @@ fn zeros_of_the_copy_hide_no_longer_run() {
 }
 
 #[test]
-fn text_without_a_copy_is_left_alone() {
-    let now = file(&[(1, &"a".repeat(512))]);
-    assert_eq!(examine(Some(&now), None, Crash::Process), Finding::Whole);
+fn half_a_scroll_without_a_copy_is_dropped() {
+    let meant = file(&[(1, "one"), (2, &"b".repeat(3_000)), (5, "five")]);
+    let found = &meant[..2_048];
+    for copy in [None, Some(b"".as_slice())] {
+        let expected =
+            Finding::Damaged { damage: Damage::TailMissing, repaired: file(&[(1, "one")]) };
+        assert_eq!(examine(Some(found), copy, Crash::Process), expected);
+    }
+}
+
+#[test]
+fn finished_file_without_a_copy_is_left_alone() {
+    for length in [1, 511, 513, 4_095, 4_097] {
+        let found = file(&[(1, &"a".repeat(length))]);
+        assert_eq!(examine(Some(&found), None, Crash::Process), Finding::Whole, "{length}");
+    }
 }
 
 fn file_of(scrolls: &BTreeMap<usize, String>) -> Vec<u8> {
@@ -159,6 +172,26 @@ proptest! {
                 scroll == Some(text) || scroll == new.get(number),
                 "scroll {number}: {scroll:?}"
             );
+        }
+    }
+
+    /// Without a copy, a scroll is whole or absent wherever the write ended.
+    #[test]
+    fn new_phext_never_keeps_half_a_scroll(
+        new in prop::collection::btree_map(1usize..40, "[a-zé]{1,900}", 1..20),
+        blocks in 0usize..12,
+    ) {
+        let written = file_of(&new);
+        let found = &written[..(blocks * BLOCK_BYTES).min(written.len())];
+        let after = match examine(Some(found), None, Crash::Process) {
+            Finding::Whole => found.to_vec(),
+            Finding::Damaged { repaired, .. } => repaired,
+        };
+        for scroll in scrolls(std::str::from_utf8(&after).unwrap()) {
+            let whole = new.iter().any(|(number, text)| {
+                at(*number) == scroll.coord && *text == scroll.scroll
+            });
+            prop_assert!(whole, "{scroll:?}");
         }
     }
 

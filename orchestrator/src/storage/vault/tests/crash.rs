@@ -29,6 +29,91 @@ fn emptied_phext_is_repaired() {
     check("one", "", Some(Damage::Emptied), "one");
 }
 
+/// A running tenant without phexts, whose SQ then leaves `found` as a new phext and dies before the
+/// vault has looked. Returns what the next start serves.
+fn new_phext_after_death(found: &str) -> (Setup, Vec<Repair>) {
+    let setup = Setup::new();
+    setup.start();
+    setup.write(NAME, found);
+    let repairs = setup.start();
+    (setup, repairs)
+}
+
+#[test]
+fn truncated_new_phext_loses_the_half_scroll() {
+    let found = format!("one\x17{}", "b".repeat(1_020));
+    let (setup, repairs) = new_phext_after_death(&found);
+    assert_eq!(repairs[0].damage, Damage::TailMissing);
+    assert_eq!(setup.read(NAME), "one");
+    assert_eq!(setup.copy(NAME), "one", "the half scroll becomes no good copy");
+    assert_eq!(setup.quarantine("damaged"), [found]);
+}
+
+#[test]
+fn new_phext_of_half_a_scroll_is_empty() {
+    let (setup, repairs) = new_phext_after_death(&"b".repeat(4_096));
+    assert_eq!(repairs[0].damage, Damage::TailMissing);
+    assert_eq!((setup.read(NAME), setup.copy(NAME)), (String::new(), String::new()));
+}
+
+#[test]
+fn new_phext_emptied_by_a_death_stays_empty() {
+    let (setup, repairs) = new_phext_after_death("");
+    assert_eq!((repairs, setup.read(NAME)), (vec![], String::new()));
+}
+
+#[test]
+fn whole_new_phext_survives_a_death() {
+    let (setup, repairs) = new_phext_after_death(&"b".repeat(4_097));
+    assert_eq!((repairs.len(), setup.copy(NAME).len()), (0, 4_097));
+}
+
+#[test]
+fn truncated_new_phext_is_not_copied_after_death() {
+    let setup = Setup::new();
+    setup.start();
+    setup.write(NAME, &"b".repeat(4_096));
+    let began = Instant::now();
+    while began.elapsed() < 2 * QUIET {
+        assert_eq!(setup.round_of_sq(false).copied, 0);
+    }
+    assert_eq!(setup.start()[0].damage, Damage::TailMissing);
+}
+
+#[test]
+fn finished_write_of_suspicious_length_survives_death() {
+    let setup = Setup::running_with("old");
+    // A length at which a write may have been interrupted, and another last scroll.
+    setup.write(NAME, &"b".repeat(1_024));
+    let is_finished = |setup: &Setup| {
+        setup.vault.exclusive(&setup.tenant, |track| {
+            let files = phext_files(&setup.data).unwrap();
+            track.is_finished(NAME, &files[NAME])
+        })
+    };
+    setup.rounds_until(|_| is_finished(&setup));
+    assert_eq!(setup.copy(NAME), "old", "before the next copy is due");
+    assert_eq!(setup.start(), []);
+    assert_eq!(setup.read(NAME).len(), 1_024);
+    assert_eq!(setup.quarantine("replaced"), ["old"]);
+    // The same length, of a write that was not seen to end.
+    setup.write(NAME, &"c".repeat(1_024));
+    assert_eq!(setup.start().len(), 1);
+    assert_eq!(setup.read(NAME), "b".repeat(1_024));
+}
+
+#[test]
+fn interrupted_write_is_never_taken_as_finished() {
+    let setup = Setup::running_with("old");
+    setup.write(NAME, &"b".repeat(1_024));
+    let began = Instant::now();
+    while began.elapsed() < 2 * QUIET {
+        setup.round_of_sq(false);
+    }
+    assert_eq!(setup.start()[0].damage, Damage::TailMissing);
+    assert_eq!(setup.read(NAME), "old");
+}
+
 #[test]
 fn whole_newer_phext_is_kept_and_copied() {
     check("one", "newer", None, "newer");

@@ -63,6 +63,20 @@ fn write_after_a_start_is_no_older_than_it() {
 }
 
 #[test]
+fn new_phext_is_copied_at_the_first_look() {
+    let setup = Setup::new();
+    setup.start();
+    // SQ creates the file when the name is read first.
+    setup.write(NAME, "");
+    assert_eq!(setup.round().copied, 0, "there is nothing to lose yet");
+    setup.write(NAME, "one");
+    assert_eq!(setup.round().copied, 1);
+    assert_eq!(setup.copy(NAME), "one");
+    setup.write(NAME, "two");
+    assert_eq!(setup.round().copied, 0, "it has a copy");
+}
+
+#[test]
 fn quiet_phext_is_copied_before_it_is_overdue() {
     let setup = Setup::running_with("one");
     setup.write(NAME, "two");
