@@ -112,7 +112,8 @@ fn percentile_ms(sorted: &[Duration], percent: usize) -> f64 {
 async fn docker(data_root: &Path, network: &str, network_pool: usize) -> DockerRuntime {
     let network = network.to_owned();
     let config = DockerConfig { network, network_pool, ..Config::default().docker };
-    DockerRuntime::connect(data_root, OWNER, config).await.unwrap()
+    let state_dir = data_root.with_extension("state");
+    DockerRuntime::connect(data_root, &state_dir, OWNER, config).await.unwrap()
 }
 
 fn process(root: &Path) -> ProcessRuntime {

@@ -174,7 +174,7 @@ impl Config {
         }
     }
 
-    /// Settings that are valid but contradict what Envoy and the filter do by default.
+    /// Settings that are valid but risky, or contradict what Envoy and the filter do by default.
     pub fn warnings(&self) -> Vec<String> {
         let Settings { grace_ms, patience_ms, lease_ms, .. } = self.lifecycle;
         let mut warnings = Vec::new();
@@ -188,6 +188,13 @@ impl Config {
         if lease_ms < LEASE_WARNING_MS {
             warnings.push(format!(
                 "lifecycle.lease: {lease_ms} ms is short: each worker renews at half of it"
+            ));
+        }
+        if !self.sq_version.reads_key_file() {
+            warnings.push(format!(
+                "sq_version: SQ {} takes the key of its instance on the command line, where every \
+                 user of this host can read it: use 0.6.0 or later",
+                self.sq_version
             ));
         }
         if patience_ms >= u64::from(LEASE_TIMEOUT_MS) {

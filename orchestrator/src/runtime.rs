@@ -33,6 +33,7 @@
 //! | `folder.rs` | ownership of a tenant's folder, and proof that SQ can write it |
 //! | `reclaim.rs` | returning a paused tenant's memory to the host |
 //! | `instance_key.rs` | the key that each instance is started with |
+//! | `key_file.rs` | the file from which SQ reads its key |
 //!
 //! A start, as both runtimes do it:
 //!
@@ -51,6 +52,7 @@
 pub mod docker;
 pub mod folder;
 pub mod instance_key;
+mod key_file;
 pub mod probe;
 mod proc;
 pub mod process;

@@ -17,6 +17,8 @@ pub const TIER: &str = "sq-gateway.tier";
 pub const LIMITS: &str = "sq-gateway.limits";
 /// The release of SQ in the container.
 pub const SQ_VERSION: &str = "sq-gateway.sq-version";
+/// SHA-256 of the instance key, in hexadecimal: tells whether a stored key is this container's.
+pub const KEY_DIGEST: &str = "sq-gateway.key-digest";
 /// The host's boot id at the time of the start: a container of an earlier boot is not running.
 pub const BOOT: &str = "sq-gateway.boot";
 

@@ -25,7 +25,7 @@ impl SqVersion {
     pub const V0_5_0: Self = Self::new(0, 5, 0);
     /// The first release that serves each connection in a separate thread.
     pub const V0_5_2: Self = Self::new(0, 5, 2);
-    /// The first release with the endpoint `query`; the default everywhere.
+    /// The first release with the endpoint `query` and with key files; the default everywhere.
     pub const V0_6_0: Self = Self::new(0, 6, 0);
 
     const fn new(major: u16, minor: u16, patch: u16) -> Self {
@@ -42,6 +42,11 @@ impl SqVersion {
 
     /// True if this release has the endpoint `query`.
     pub fn has_query(self) -> bool {
+        self >= Self::V0_6_0
+    }
+
+    /// True if this release reads its key from a file; the others take it on the command line only.
+    pub fn reads_key_file(self) -> bool {
         self >= Self::V0_6_0
     }
 
@@ -129,6 +134,12 @@ mod tests {
     fn query_came_with_0_6_0() {
         assert!(!version("0.5.4").has_query());
         assert!(version("0.6.0").has_query());
+    }
+
+    #[test]
+    fn key_files_came_with_0_6_0() {
+        assert!(!version("0.5.4").reads_key_file());
+        assert!(version("0.6.0").reads_key_file());
     }
 
     /// The crate 0.5.1 handles connections in its accept loop, 0.5.2 spawns a thread for each.

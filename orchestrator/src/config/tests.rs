@@ -96,8 +96,9 @@ fn contradicting_keys_are_faults() {
 #[test]
 fn risky_settings_are_warned_about() {
     assert_eq!(Config::default().warnings(), [""; 0]);
-    let text = "[lifecycle]\ngrace = \"29999ms\"\nlease = \"500ms\"\npatience = \"10s\"\n";
-    assert_eq!(Config::parse(text).unwrap().warnings().len(), 3);
+    let text = "sq_version = \"0.5.0\"\n[lifecycle]\ngrace = \"29999ms\"\nlease = \"500ms\"\n\
+                patience = \"10s\"\n";
+    assert_eq!(Config::parse(text).unwrap().warnings().len(), 4);
 }
 
 #[test]

@@ -5,11 +5,11 @@
 //!           and prove the folder ─► start it ─► SQ answers 401 ─► announced: a death is an event
 //! ```
 //!
-//! Each start creates a container and each stop removes it. So the key, which is part of the command
-//! line, is new every time, and a sleeping tenant leaves nothing on the host but its folder
-//! (docs/decisions/2026-11-23-a-container-per-start.md has the cost). Name and labels tell to which tenant a container belongs;
-//! together with the command line they are the only state, and adoption reads them. There is no
-//! restart policy: the lifecycle decides about restarts.
+//! Each start creates a container and each stop removes it. So the key is new every time, and a
+//! sleeping tenant leaves nothing on the host but its folder
+//! (docs/decisions/2026-11-23-a-container-per-start.md has the cost). Name and labels tell to which
+//! tenant a container belongs; together with the file of its key (`key_file.rs`) they are the only
+//! state, and adoption reads them. There is no restart policy: the lifecycle decides about restarts.
 
 mod adoption;
 mod deaths;
@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
 use protocol::TenantId;
-use protocol::containers::{self, INSTALLATION, ROLE, ROLE_NAMESPACE};
+use protocol::containers::{self, INSTALLATION, ROLE, ROLE_NAMESPACE, TENANT};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 
@@ -33,6 +33,7 @@ use self::network_pool::{NetworkPool, PoolTask, PreparedNetwork};
 use crate::config::DockerConfig;
 use crate::host;
 use crate::runtime::folder::Owner;
+use crate::runtime::key_file::KeyFiles;
 use crate::runtime::reclaim::Reclaim;
 use crate::runtime::{
     Capabilities, Description, Died, Endpoint, ExitKind, Found, Runtime, RuntimeError,
@@ -79,6 +80,7 @@ struct Inner {
     /// User and group of SQ; our own unless we may give files away.
     owner: Owner,
     may_chown: bool,
+    key_files: KeyFiles,
     pool: NetworkPool,
     /// Number of prepared networks to maintain; 0 if the pool is disabled or has no image.
     pool_size: usize,
@@ -111,9 +113,11 @@ impl Drop for DockerRuntime {
 impl DockerRuntime {
     /// Connects to the daemon, creates the tenants' bridge, removes unused prepared networks and
     /// begins to follow deaths. SQ runs as `owner` if we are root, else as we do. The path of
-    /// `data_root` distinguishes this installation from others on the daemon.
+    /// `data_root` distinguishes this installation from others on the daemon. Instance keys are
+    /// kept in `state_dir`.
     pub async fn connect(
         data_root: &Path,
+        state_dir: &Path,
         owner: Owner,
         config: DockerConfig,
     ) -> Result<Self, RuntimeError> {
@@ -122,6 +126,9 @@ impl DockerRuntime {
             .canonicalize()
             .map_err(|error| RuntimeError::Failed(format!("{}: {error}", data_root.display())))?;
         let installation = containers::installation_id(data_root.as_os_str().as_encoded_bytes());
+        let key_files = KeyFiles::open(state_dir).map_err(|error| {
+            RuntimeError::Failed(format!("{}: instance keys: {error}", state_dir.display()))
+        })?;
         let may_chown = rustix::process::geteuid().is_root();
         let labels = HashMap::from([(INSTALLATION.to_owned(), installation.clone())]);
         let subnet = Some(config.subnet.as_str()).filter(|subnet| !subnet.is_empty());
@@ -141,6 +148,7 @@ impl DockerRuntime {
             boot: host::boot().unwrap_or_default(),
             owner: if may_chown { owner } else { own_ids() },
             may_chown,
+            key_files,
             pool,
             pool_size,
             reclaim: Reclaim::detect(),
@@ -148,7 +156,7 @@ impl DockerRuntime {
             networks: Mutex::default(),
             reconcile_now: Notify::new(),
         });
-        inner.remove_unused_networks().await?;
+        inner.remove_leftovers().await?;
         // The task ends with the runtime. If it panics, the channel of deaths closes and the
         // orchestrator goes down.
         let task = tokio::spawn({
@@ -336,7 +344,7 @@ impl Inner {
             }
             return Err(error.into());
         }
-        Ok(())
+        self.key_files.remove(tenant).map_err(RuntimeError::failed)
     }
 
     /// Discards the tenant's prepared network, if it has one: it is never used again.
@@ -359,9 +367,9 @@ impl Inner {
         }
     }
 
-    /// Removes the prepared networks of an earlier orchestrator that no container has joined. It is
-    /// not known whether a tenant has used them before.
-    async fn remove_unused_networks(&self) -> Result<(), RuntimeError> {
+    /// Removes the prepared networks of an earlier orchestrator that no container has joined, as it
+    /// is not known whether a tenant has used them before, and key files without a container.
+    async fn remove_leftovers(&self) -> Result<(), RuntimeError> {
         let containers = self.engine.list(&self.label_filter()).await?;
         for holder in containers.iter().filter(|c| c.has_label(ROLE, ROLE_NAMESPACE)) {
             let joined = format!("container:{}", holder.id);
@@ -369,7 +377,10 @@ impl Inner {
                 self.engine.remove(&holder.id).await?;
             }
         }
-        Ok(())
+        let has_container = |tenant: &TenantId| {
+            containers.iter().any(|container| container.has_label(TENANT, tenant.as_str()))
+        };
+        self.key_files.retain(has_container).map_err(RuntimeError::failed)
     }
 }
 

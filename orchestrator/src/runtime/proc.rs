@@ -5,7 +5,7 @@ use std::path::Path;
 use procfs::process::{Process, all_processes};
 use protocol::TenantId;
 
-use crate::runtime::sq_command;
+use crate::runtime::{key_file, sq_command};
 
 /// State of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,7 +73,10 @@ pub(super) fn sq_folder_below(root: &Path, pid: i32) -> Option<String> {
     let words = command_line(pid)?;
     let words = || words.iter().map(String::as_str);
     // An SQ that a person started by hand has another kind of key.
-    sq_command::key(words())?;
+    let has_key_file = sq_command::key_file(words()) == Some(key_file::STDIN);
+    if !has_key_file && sq_command::key(words()).is_none() {
+        return None;
+    }
     let folder = Path::new(sq_command::data_dir(words())?);
     if folder.parent() != Some(root) {
         return None;

@@ -122,9 +122,14 @@ async fn stop_all(runtime: &dyn Runtime) -> anyhow::Result<()> {
 }
 
 async fn connect_docker(config: &Config) -> anyhow::Result<DockerRuntime> {
-    DockerRuntime::connect(&config.data_root, owner(config), config.docker.clone())
-        .await
-        .context("runtime.kind: Docker can't be used; is its daemon running?")
+    DockerRuntime::connect(
+        &config.data_root,
+        &config.state_dir,
+        owner(config),
+        config.docker.clone(),
+    )
+    .await
+    .context("runtime.kind: Docker can't be used; is its daemon running?")
 }
 
 fn checked_process_runtime(config: &Config) -> anyhow::Result<ProcessRuntime> {

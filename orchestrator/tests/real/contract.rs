@@ -1,5 +1,7 @@
 //! Rules that every runtime must keep. Each is run by the tests of the single runtimes.
 
+use std::fs;
+
 use orchestrator::runtime::{Died, ExitKind, FoundState, Runtime, RuntimeError, Stopped};
 use tokio::sync::mpsc::Receiver;
 
@@ -66,6 +68,28 @@ pub(crate) async fn instance_passes_through_all_states<R: Runtime>(
     runtime.pause(&alice).await.unwrap();
     assert_eq!(runtime.stop(&alice).await, Ok(Stopped::Alive));
     assert_eq!(runtime.list().await.unwrap(), []);
+}
+
+/// Any user of the host reads the command lines. SQ 0.5.0 takes its key on no other way, which shows
+/// that the search can find one.
+pub(crate) async fn key_is_on_no_command_line<R: Runtime>(runtime: &R) {
+    let started = runtime.start(spec("alice", "0.6.0")).await.unwrap();
+    let old = runtime.start(spec("bob", "0.5.0")).await.unwrap();
+    let texts = command_lines_and_environments();
+    let contains = |key: &str| texts.iter().any(|text| text.contains(key));
+    assert!(!contains(started.endpoint.key.expose()));
+    assert!(contains(old.endpoint.key.expose()), "the search finds nothing");
+    for name in ["alice", "bob"] {
+        runtime.stop(&tenant(name)).await.unwrap();
+    }
+}
+
+fn command_lines_and_environments() -> Vec<String> {
+    let entries = fs::read_dir("/proc").unwrap();
+    let folders = entries.filter_map(|entry| Some(entry.ok()?.path()));
+    let files = folders.flat_map(|folder| ["cmdline", "environ"].map(|name| folder.join(name)));
+    let texts = files.filter_map(|file| fs::read(file).ok());
+    texts.map(|text| String::from_utf8_lossy(&text).into_owned()).collect()
 }
 
 /// `kill` ends the instance from outside.

@@ -18,6 +18,7 @@ use crate::tools::{OWNER, VERSIONS, eventually, read, spec, sq_pattern, tenant, 
 /// One installation on the daemon. Dropping it removes everything of it, after a failed test too.
 struct Installation {
     dir: TempDir,
+    state: TempDir,
     network: String,
     network_pool: usize,
 }
@@ -31,7 +32,7 @@ impl Installation {
         let dir = TempDir::new().unwrap();
         let unique = dir.path().file_name().unwrap().to_str().unwrap().trim_start_matches('.');
         let network = format!("sq-test-{}", unique.to_lowercase());
-        Self { dir, network, network_pool }
+        Self { dir, state: TempDir::new().unwrap(), network, network_pool }
     }
 
     async fn runtime(&self) -> DockerRuntime {
@@ -40,7 +41,7 @@ impl Installation {
             network_pool: self.network_pool,
             ..Config::default().docker
         };
-        DockerRuntime::connect(self.dir.path(), OWNER, config)
+        DockerRuntime::connect(self.dir.path(), self.state.path(), OWNER, config)
             .await
             .expect("these tests need a Docker daemon")
     }
@@ -127,6 +128,42 @@ async fn death_is_an_event_and_stop_is_none() {
 
 #[tokio::test]
 #[ignore = "a Docker daemon is needed: `make integration-test` runs it"]
+async fn key_is_on_no_command_line() {
+    let home = Installation::new();
+    contract::key_is_on_no_command_line(&home.runtime().await).await;
+}
+
+#[tokio::test]
+#[ignore = "a Docker daemon is needed: `make integration-test` runs it"]
+async fn key_file_is_private_and_ends_with_its_container() {
+    let home = Installation::new();
+    let runtime = home.runtime().await;
+    let endpoint = runtime.start(spec("alice", "0.6.0")).await.unwrap().endpoint;
+    let key = endpoint.key.expose();
+    let path = home.state.path().join("instance-keys/alice.json");
+    assert!(fs::read_to_string(&path).unwrap().contains(key));
+    assert!(!docker(&["inspect", &endpoint.instance.0]).contains(key));
+    // Neither another tenant nor the tenant's own user on the host comes near it.
+    for uid in ["10001", "10002", "65534"] {
+        let as_uid = ["--reuid", uid, "--regid", uid, "--clear-groups", "cat"];
+        let read = Command::new("setpriv").args(as_uid).arg(&path).output().unwrap();
+        assert!(!read.status.success(), "uid {uid} reads the key");
+    }
+
+    // A start that fails leaves no key behind, nor does an orchestrator that was killed.
+    runtime.start(spec("bob", "9.9.9")).await.unwrap_err();
+    fs::write(path.with_file_name("carol.json"), "left by a crash").unwrap();
+    drop(runtime);
+    let runtime = home.runtime().await;
+    let keys = || fs::read_dir(path.parent().unwrap()).unwrap().count();
+    assert_eq!(keys(), 1, "the key of the running container stays");
+    assert_eq!(runtime.list().await.unwrap()[0].endpoint, Some(endpoint));
+    runtime.stop(&tenant("alice")).await.unwrap();
+    assert_eq!(keys(), 0);
+}
+
+#[tokio::test]
+#[ignore = "a Docker daemon is needed: `make integration-test` runs it"]
 async fn out_of_memory_kills_one_tenant_only() {
     for version in VERSIONS {
         let home = Installation::new();
@@ -150,9 +187,11 @@ async fn container_is_hardened_and_limited() {
     let format = "{{.Config.User}} {{.HostConfig.Memory}} {{.HostConfig.MemorySwap}} \
                   {{.HostConfig.PidsLimit}} {{.HostConfig.ReadonlyRootfs}} {{.HostConfig.CapDrop}} \
                   {{.HostConfig.SecurityOpt}} {{.HostConfig.LogConfig.Type}} \
-                  {{.HostConfig.RestartPolicy.Name}} {{.HostConfig.Privileged}}";
+                  {{.HostConfig.RestartPolicy.Name}} {{.HostConfig.Privileged}} \
+                  {{.HostConfig.Ulimits}}";
     let inspected = docker(&["inspect", "-f", format, &home.container_of("alice")]);
-    let expected = "10001:10001 67108864 67108864 600 true [ALL] [no-new-privileges] none  false";
+    let expected =
+        "10001:10001 67108864 67108864 600 true [ALL] [no-new-privileges] none  false [core=0:0]";
     assert_eq!(inspected.trim_end().replace(" no false", "  false"), expected);
 }
 

@@ -4,8 +4,10 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use orchestrator::config::ProcessConfig;
+use orchestrator::runtime::probe::wait_until_ready;
 use orchestrator::runtime::process::ProcessRuntime;
 use orchestrator::runtime::{ExitKind, FoundState, Runtime, RuntimeError};
 use tempfile::TempDir;
@@ -74,6 +76,33 @@ async fn instance_passes_through_all_states() {
         let reopen = async || home.runtime();
         contract::instance_passes_through_all_states(home.runtime(), reopen, version).await;
     }
+}
+
+#[tokio::test]
+async fn key_is_on_no_command_line() {
+    contract::key_is_on_no_command_line(&Installation::new().runtime()).await;
+}
+
+/// SQ serves everybody if it can't read its key's file.
+#[tokio::test]
+async fn sq_with_a_broken_key_file_is_refused() {
+    let home = Installation::new();
+    let broken = home.dir.path().join("broken.json");
+    fs::write(&broken, "{\"version\": \"1.0\"").unwrap();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let mut sq = Command::new(sq_pattern().replace("{version}", "0.6.0"))
+        .args(["host", &address.port().to_string(), "--mesh-config", path(&broken)])
+        .args(["--data-dir", path(&home.data().join("alice"))])
+        .current_dir(home.dir.path())
+        .spawn()
+        .unwrap();
+    let ready = wait_until_ready(address, Duration::from_secs(10)).await;
+    sq.kill().unwrap();
+    sq.wait().unwrap();
+    let refusal = ready.unwrap_err().to_string();
+    assert!(refusal.contains("instead of 401"), "{refusal}");
 }
 
 #[tokio::test]

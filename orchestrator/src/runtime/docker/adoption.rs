@@ -1,10 +1,10 @@
-//! Adoption: containers that an earlier orchestrator started are found by their labels, and their
-//! keys are read from their command lines.
+//! Adoption: containers that an earlier orchestrator started are found by their labels. Their keys
+//! are read from the key files, or from the command lines of releases that have no key file.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 
-use protocol::containers::{BOOT, LIMITS, ROLE, ROLE_SQ, SQ_VERSION, TENANT, TIER};
+use protocol::containers::{BOOT, KEY_DIGEST, LIMITS, ROLE, ROLE_SQ, SQ_VERSION, TENANT, TIER};
 use protocol::{Limits, SqVersion, TenantId, TierName};
 
 use super::engine::{Container, ContainerState};
@@ -60,7 +60,10 @@ impl Inner {
         };
         let network = joined_network(container, addresses);
         let address = network.as_ref().map(|network| network.address).or(container.address);
-        let key = sq_command::key(container.command.split_whitespace());
+        let key = match container.labels.get(KEY_DIGEST) {
+            Some(digest) => self.key_files.read(&labels.tenant, digest),
+            None => sq_command::key(container.command.split_whitespace()),
+        };
         let endpoint = match (address, key) {
             (Some(address), Some(key)) => Some(Endpoint {
                 instance: InstanceId(container.id.clone()),

@@ -11,7 +11,7 @@ use bollard::errors::Error;
 use bollard::models::{
     ContainerCreateBody, ContainerInspectResponse, ContainerStateStatusEnum, ContainerSummary,
     ContainerSummaryStateEnum, ContainerUpdateBody, EventMessage, HostConfig, HostConfigLogConfig,
-    Ipam, IpamConfig, Mount, MountType, NetworkCreateRequest,
+    Ipam, IpamConfig, Mount, MountType, NetworkCreateRequest, ResourcesUlimits,
 };
 use bollard::query_parameters::{
     CreateContainerOptions, EventsOptions, InspectContainerOptions, InspectNetworkOptions,
@@ -44,7 +44,7 @@ pub(super) struct Engine {
 }
 
 /// Properties of a container to create. All others are the same for every container: hardened. Not
-/// `Debug`, because the command contains the instance key.
+/// `Debug`, because the command may contain the instance key.
 #[derive(Clone)]
 pub(super) struct ContainerSpec {
     pub(super) name: String,
@@ -58,11 +58,21 @@ pub(super) struct ContainerSpec {
     pub(super) pids: i64,
     /// A network's name, or `container:<id>` to join the namespace of that container.
     pub(super) network: String,
-    /// Folder on the host, and the path under which the container sees it.
-    pub(super) folder: Option<(PathBuf, String)>,
+    pub(super) mounts: Vec<HostPath>,
 }
 
-/// A container as the daemon reports it. Not `Debug`, because the command contains the instance key.
+/// A file or folder of the host in a container.
+#[derive(Debug, Clone)]
+pub(super) struct HostPath {
+    /// Absolute path on the host.
+    pub(super) source: PathBuf,
+    /// Path in the container.
+    pub(super) target: String,
+    pub(super) read_only: bool,
+}
+
+/// A container as the daemon reports it. Not `Debug`, because the command may contain the instance
+/// key.
 #[derive(Clone)]
 pub(super) struct Container {
     pub(super) id: String,
@@ -215,23 +225,28 @@ impl Engine {
 
     fn create_body(&self, spec: ContainerSpec) -> ContainerCreateBody {
         let memory = i64::try_from(spec.memory_bytes).unwrap_or(i64::MAX);
-        let mounts = spec.folder.map(|(source, target)| Mount {
-            target: Some(target),
-            source: Some(source.display().to_string()),
+        let mounts = spec.mounts.into_iter().map(|path| Mount {
+            target: Some(path.target),
+            source: Some(path.source.display().to_string()),
             typ: Some(MountType::BIND),
+            read_only: Some(path.read_only),
             ..Mount::default()
         });
+        // A dump of SQ's memory would have the tenant's texts and its key.
+        let no_core_dumps =
+            ResourcesUlimits { name: Some("core".to_owned()), soft: Some(0), hard: Some(0) };
         let host = HostConfig {
             memory: Some(memory),
             memory_swap: Some(memory),
             pids_limit: Some(spec.pids),
+            ulimits: Some(vec![no_core_dumps]),
             readonly_rootfs: Some(true),
             cap_drop: Some(vec!["ALL".to_owned()]),
             security_opt: Some(vec!["no-new-privileges".to_owned()]),
             // SQ 0.5.0 prints every request's headers, keys included.
             log_config: Some(HostConfigLogConfig { typ: Some("none".to_owned()), config: None }),
             network_mode: Some(spec.network),
-            mounts: Some(mounts.into_iter().collect()),
+            mounts: Some(mounts.collect()),
             userns_mode: self.remaps_uids.then(|| "host".to_owned()),
             ..HostConfig::default()
         };

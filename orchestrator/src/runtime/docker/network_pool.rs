@@ -176,7 +176,7 @@ impl PoolTask {
             memory_bytes: MEMORY_BYTES,
             pids: PIDS,
             network: self.network.clone(),
-            folder: None,
+            mounts: Vec::new(),
         };
         let created = async {
             let id = self.engine.create(spec).await?;

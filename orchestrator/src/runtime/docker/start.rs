@@ -4,20 +4,26 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use protocol::containers::{BOOT, LIMITS, ROLE_SQ, SQ_VERSION, TENANT, TIER};
+use protocol::containers::{BOOT, KEY_DIGEST, LIMITS, ROLE_SQ, SQ_VERSION, TENANT, TIER};
 use protocol::{TenantId, WakeKind};
 use tokio::task::spawn_blocking;
 
-use super::engine::{Container, ContainerSpec, ContainerState, EngineError};
+use super::engine::{Container, ContainerSpec, ContainerState, EngineError, HostPath};
 use super::{INSPECT_EVERY, Inner, Instance, PIDS, PORT};
+use crate::runtime::folder::Owner;
 use crate::runtime::instance_key::InstanceKey;
+use crate::runtime::sq_command::KeySource;
 use crate::runtime::{
-    Endpoint, ExitKind, InstanceId, RuntimeError, Spec, Started, folder, probe, sq_command,
+    Endpoint, ExitKind, InstanceId, RuntimeError, Spec, Started, folder, key_file, probe,
+    sq_command,
 };
 
 /// Time-out of readiness. SQ answers milliseconds after the container has started; a busy host takes
 /// longer.
 const READY_WITHIN: Duration = Duration::from_secs(10);
+
+/// Path of the key's file in the container.
+const KEY_FILE: &str = "/instance-key.json";
 
 impl Inner {
     /// Starts a tenant's instance. After an error no container and no assigned network is left.
@@ -41,36 +47,45 @@ impl Inner {
         // the folder only to exist.
         let data_folder = self.data_root.join(spec.tenant.as_str());
         folder::create(&data_folder)?;
+        let owner = if self.may_chown { Some(self.owner) } else { None };
         let proof = spawn_blocking({
             let data_folder = data_folder.clone();
-            let owner = if self.may_chown { Some(self.owner) } else { None };
             move || folder::prepare(&data_folder, owner)
         });
         let key = InstanceKey::generate().map_err(RuntimeError::failed)?;
-        let container = self.container_spec(spec, data_folder, &key);
+        let container = self.container_spec(spec, data_folder, &key, owner)?;
         let (created, proof) = tokio::join!(self.create(&spec.tenant, &container), proof);
-        if let Err(error) = proof.map_err(RuntimeError::failed).flatten() {
-            if let Ok(id) = &created {
-                self.engine.remove(id).await?;
-            }
-            return Err(error);
-        }
-
-        // Start it, and wait until SQ answers.
-        let id = self.start_created(&spec.tenant, created?, container).await?;
-        let started = self.wait_and_announce(&spec.tenant, &id, key).await;
+        let proven = proof.map_err(RuntimeError::failed).flatten();
+        let started = match (created, proven) {
+            // Start it, and wait until SQ answers.
+            (Ok(id), Ok(())) => self.start_and_wait(spec, id, container, key).await,
+            (Err(error), Ok(())) | (_, Err(error)) => Err(error),
+        };
         if started.is_err() {
             self.remove_container(&spec.tenant).await?;
         }
         started
     }
 
+    async fn start_and_wait(
+        &self,
+        spec: &Spec,
+        created: String,
+        container: ContainerSpec,
+        key: InstanceKey,
+    ) -> Result<Started, RuntimeError> {
+        let id = self.start_created(&spec.tenant, created, container).await?;
+        self.wait_and_announce(&spec.tenant, &id, key).await
+    }
+
+    /// Describes the tenant's container, and writes the file of its key.
     fn container_spec(
         &self,
         spec: &Spec,
         data_folder: PathBuf,
         key: &InstanceKey,
-    ) -> ContainerSpec {
+        owner: Option<Owner>,
+    ) -> Result<ContainerSpec, RuntimeError> {
         let mut labels = self.labels(ROLE_SQ);
         labels.insert(TENANT.to_owned(), spec.tenant.to_string());
         labels.insert(TIER.to_owned(), spec.tier.to_string());
@@ -79,10 +94,21 @@ impl Inner {
         labels.insert(BOOT.to_owned(), self.boot.clone());
         let port = PORT.to_string();
         let mount_point = format!("/data/{}", spec.tenant);
-        let mut command = sq_command::arguments(&port, key).map(str::to_owned).to_vec();
+        let mut mounts = Vec::new();
+        let key_source = if spec.sq_version.reads_key_file() {
+            labels.insert(KEY_DIGEST.to_owned(), key_file::digest(key));
+            let file = self.key_files.create(&spec.tenant, key, owner);
+            let source = file.map_err(RuntimeError::failed)?;
+            mounts.push(HostPath { source, target: KEY_FILE.to_owned(), read_only: true });
+            KeySource::File(KEY_FILE)
+        } else {
+            KeySource::Argument(key)
+        };
+        let mut command = sq_command::arguments(&port, key_source).map(str::to_owned).to_vec();
         command.push(mount_point.clone());
+        mounts.push(HostPath { source: data_folder, target: mount_point, read_only: false });
         let environment = sq_command::ENVIRONMENT.map(|(name, value)| format!("{name}={value}"));
-        ContainerSpec {
+        Ok(ContainerSpec {
             name: self.container_name(&spec.tenant),
             image: self.config.image.replace("{version}", &spec.sq_version.to_string()),
             entrypoint: "/exo/sq".to_owned(),
@@ -93,8 +119,8 @@ impl Inner {
             memory_bytes: spec.limits.memory_bytes,
             pids: PIDS,
             network: self.config.network.clone(),
-            folder: Some((data_folder, mount_point)),
-        }
+            mounts,
+        })
     }
 
     /// Creates the container in a prepared network if the tenant has or gets one, else on the bridge

@@ -14,7 +14,10 @@ use tokio::sync::watch;
 use super::instance::{Instance, Record, wait_for_exit};
 use super::{Inner, READY_WITHIN, RESERVED_BYTES, pidfd};
 use crate::runtime::instance_key::InstanceKey;
-use crate::runtime::{ExitKind, RuntimeError, Spec, Started, folder, probe, proc, sq_command};
+use crate::runtime::sq_command::KeySource;
+use crate::runtime::{
+    ExitKind, RuntimeError, Spec, Started, folder, key_file, probe, proc, sq_command,
+};
 use crate::storage::atomic_file;
 
 /// Attempts to start with another port: another program may take the port between our choice and
@@ -120,18 +123,24 @@ impl Inner {
         key: &InstanceKey,
     ) -> Result<Child, RuntimeError> {
         let limit_kib = spec.limits.memory_bytes.saturating_add(RESERVED_BYTES) / 1024;
+        let (key_source, stdin) = if spec.sq_version.reads_key_file() {
+            let file = key_file::in_memory(key, self.owner).map_err(RuntimeError::failed)?;
+            (KeySource::File(key_file::STDIN), Stdio::from(file))
+        } else {
+            (KeySource::Argument(key), Stdio::null())
+        };
         let mut command = Command::new("/bin/sh");
         command
             .args(["-c", LAUNCH_SCRIPT, "sh", &limit_kib.to_string()])
             .arg(&paths.binary)
-            .args(sq_command::arguments(&port.to_string(), key))
+            .args(sq_command::arguments(&port.to_string(), key_source))
             .arg(&paths.data_folder)
             .env_clear()
             .envs(sq_command::ENVIRONMENT)
             // SQ creates a folder `.sq` in its working directory, and mistakes a file there that is
             // named like its port for a phext. In `/sys` neither can exist.
             .current_dir("/sys")
-            .stdin(Stdio::null())
+            .stdin(stdin)
             // SQ 0.5.0 prints every request's headers, keys included.
             .stdout(Stdio::null())
             .stderr(Stdio::null())
