@@ -27,21 +27,18 @@ use harness::host::files;
 use harness::host::ports;
 use harness::host::processes;
 use harness::host::signals;
+use harness::host::sockets;
 use harness::host::tools;
 use harness::parts::process::Process;
 use harness::stack::kill_tenants;
-use harness::{Listen, OrchestratorPorts, Registry, Runtime, Stack, until};
+use harness::{Listen, Registry, Runtime, Stack, until};
 
 pub use demo::demo_env;
 use run_files::RunFiles;
 
 /// Ports of the documentation.
-const LISTEN: Listen = Listen {
-    https: 8443,
-    envoy_admin: 9901,
-    relay: 7443,
-    orchestrator: OrchestratorPorts { gate: 7100, xds: 7101, admin: 7102 },
-};
+const LISTEN: Listen =
+    Listen { https: 8443, envoy_metrics: 9901, relay: 7443, orchestrator_metrics: 7102 };
 
 /// Deadline for a detached stack to be ready, or to end.
 const PATIENCE: Duration = Duration::from_mins(2);
@@ -121,11 +118,9 @@ fn create_dir(dir: &Path) -> Result<PathBuf> {
 fn documented_ports() -> Result<Listen> {
     for (port, name) in [
         (LISTEN.https, "HTTPS"),
-        (LISTEN.envoy_admin, "Envoy's admin interface"),
+        (LISTEN.envoy_metrics, "Envoy's metrics"),
         (LISTEN.relay, "relay"),
-        (LISTEN.orchestrator.gate, "orchestrator's gate API"),
-        (LISTEN.orchestrator.xds, "orchestrator's xDS"),
-        (LISTEN.orchestrator.admin, "orchestrator's admin API"),
+        (LISTEN.orchestrator_metrics, "orchestrator's metrics"),
     ] {
         ports::check(port, name)?;
     }
@@ -208,4 +203,6 @@ fn clear_away(dir: &Path) {
     // The orchestrator's record of its previous run: after a run with containers it would refuse
     // to start processes while no daemon says that the containers are gone.
     let _ = fs::remove_file(dir.join("state/run.json"));
+    // Those of a deep folder are outside of it.
+    let _ = sockets::remove(dir);
 }

@@ -165,7 +165,7 @@ async fn printed_commands_work_and_stop_leaves_nothing() {
     }
     let shown = screen.split_once("Try in another terminal:").unwrap().1;
     let lines: Vec<&str> = shown.lines().filter_map(|line| line.strip_prefix("  ")).collect();
-    let [env, insert, select, suspend, resume, status, sleep] = lines[..] else {
+    let [env, insert, select, suspend, resume, status, sleep, stats, metrics] = lines[..] else {
         panic!("unexpected commands: {lines:#?}")
     };
     dev.shell(env);
@@ -179,6 +179,9 @@ async fn printed_commands_work_and_stop_leaves_nothing() {
     let alice = table.lines().find(|line| line.starts_with("alice")).unwrap_or_default();
     assert!(alice.contains("awake"), "{table}");
     dev.shell(sleep);
+    assert!(dev.shell(stats).contains("sq_gate.requests: "));
+    let metrics = dev.shell(metrics);
+    assert!(metrics.contains("sq_gate_requests") && metrics.contains("sq_orchestrator_ready 1"));
     // A second stack in the same folder is refused.
     let again = error_line(&mut dev.command(&["stack", "--any-ports"]));
     assert!(again.contains("already running"), "{again}");

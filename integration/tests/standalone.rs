@@ -11,10 +11,11 @@ use harness::bare_sq::{self, BareSq};
 use harness::client::raw::Raw;
 use harness::host::certs::Certs;
 use harness::host::ports;
+use harness::host::sockets::Sockets;
 use harness::host::tools;
 use harness::parts::envoy::{Envoy, EnvoySetup};
 use harness::parts::relay::Relay;
-use harness::{Client, EnvoyHost, Http, Listen, OrchestratorPorts, Registry, until};
+use harness::{Client, EnvoyHost, Http, Listen, Registry, until};
 use tempfile::TempDir;
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -26,6 +27,7 @@ struct Standalone {
     sq: BareSq,
     envoy: Envoy,
     _relay: Relay,
+    _sockets: Sockets,
     https: u16,
     certs: Certs,
     key: String,
@@ -39,10 +41,10 @@ impl Standalone {
         let path = dir.path();
         let listen = Listen {
             https: ports::free().unwrap(),
-            envoy_admin: ports::free().unwrap(),
+            envoy_metrics: ports::free().unwrap(),
             relay: ports::free().unwrap(),
             // There is no orchestrator.
-            orchestrator: OrchestratorPorts { gate: 1, xds: 1, admin: 1 },
+            orchestrator_metrics: 1,
         };
         let registry =
             Registry::new(tools::workspace_binary("relay").unwrap(), path.join("registry.phext"));
@@ -52,11 +54,13 @@ impl Standalone {
         let relay = Relay::new(path, listen.relay, &certs, &registry).unwrap();
         relay.start().await.unwrap();
         let sq = BareSq::start("0.6.0").unwrap();
+        let sockets = Sockets::create(path).unwrap();
         let setup = EnvoySetup {
             dir: path,
             node: "standalone-1",
             certs: &certs,
             listen,
+            sockets: sockets.folder(),
             workers: 2,
             filter: &tools::filter().unwrap(),
             filter_config: &[],
@@ -66,7 +70,7 @@ impl Standalone {
         };
         let envoy = Envoy::standalone(&setup, sq.address().port(), bare_sq::KEY).unwrap();
         envoy.start().await.unwrap();
-        Self { sq, envoy, _relay: relay, https: listen.https, certs, key, dir }
+        Self { sq, envoy, _relay: relay, _sockets: sockets, https: listen.https, certs, key, dir }
     }
 
     fn client(&self, ca: &Path, http: Http) -> Client {

@@ -1,20 +1,22 @@
-//! The HTTP APIs of the orchestrator, on loopback only.
+//! The HTTP APIs of the orchestrator.
 //!
-//! | API | client | modules |
-//! |---|---|---|
-//! | gate | the filter in Envoy | [`lease`], [`usage`] |
-//! | admin | the operator, Prometheus | [`admin`], [`snapshots`], [`usage`] |
+//! | API | on | client | modules |
+//! |---|---|---|---|
+//! | gate | a Unix socket | the filter in Envoy | [`lease`], [`usage`] |
+//! | admin | a Unix socket | the operator | [`admin`], [`snapshots`], [`usage`] |
+//! | metrics | TCP, loopback | Prometheus | [`metrics`] |
 //!
-//! [`loopback`] keeps web pages out of both. The bodies of the admin API's responses are re-exported
-//! here, for clients in Rust.
+//! The bodies of the admin API's responses are re-exported here, for clients in Rust.
 
 pub(crate) mod admin;
 pub(crate) mod lease;
-pub(crate) mod loopback;
+pub(crate) mod metrics;
 pub(crate) mod snapshots;
 pub(crate) mod startup;
 pub(crate) mod status;
 pub(crate) mod usage;
+
+mod loopback;
 
 pub use admin::SleepReport;
 pub use snapshots::{RestoreReport, SnapshotFolder};

@@ -1,7 +1,7 @@
 //! The composition root: configuration in, running orchestrator out.
 //!
 //! ```text
-//!  lock ─► bind ─► open (disk, ledger, vault) ─► adopt ─► serve ─► drain
+//!  lock ─► open (disk, ledger, vault) ─► bind ─► adopt ─► serve ─► drain
 //! ```
 //!
 //! The sockets are bound before adoption, so that an early client waits instead of failing; the
@@ -10,13 +10,12 @@
 //! are answered, a round of copies and the runtime's jobs complete, and Envoys' streams close.
 //! Tenants are left running, for the next orchestrator to adopt.
 
-use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use axum::Router;
-use axum::middleware::from_fn;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
@@ -24,12 +23,13 @@ use tracing::{info, warn};
 
 use crate::api::admin::{self, AdminApi};
 use crate::api::lease::{self, LeaseApi};
-use crate::api::loopback;
+use crate::api::metrics;
 use crate::api::snapshots::{self, SnapshotsApi};
 use crate::api::startup::Startup;
 use crate::api::usage::{self as usage_api, UsageApi};
 use crate::config::{Config, Listen};
 use crate::runtime::{Runtime, select};
+use crate::sockets::{Access, Peer, PeerListener};
 use crate::storage::disk::Disk;
 use crate::storage::lock::Lock;
 use crate::storage::private;
@@ -56,8 +56,8 @@ pub(crate) async fn serve(
 ) -> anyhow::Result<()> {
     // Before the sockets: the lock's refusal says more than that of a port.
     let _lock = Lock::take(&config.data_root)?;
-    let listeners = Listeners::bind(&config.listen).await?;
     let (app, xds_events) = App::open(config)?;
+    let listeners = Listeners::bind(&app.config.listen, &app.metrics).await?;
     let mut tasks = Tasks::new();
     tasks.spawn(TaskName::Shutdown, async move {
         shutdown.await;
@@ -65,40 +65,62 @@ pub(crate) async fn serve(
     });
     // Served during adoption, to show how far it is.
     let admin_closed = tasks.reached(Stage::Closing);
-    tasks.spawn(TaskName::Admin, serve_http(listeners.admin, app.admin_routes(), admin_closed));
+    tasks.spawn(TaskName::Admin, serve_peers(listeners.admin, app.admin_routes(), admin_closed));
+    let metrics_closed = tasks.reached(Stage::Closing);
+    let metrics_routes = metrics::router(app.metrics.clone());
+    let metrics_server = serve_metrics(listeners.metrics, metrics_routes, metrics_closed);
+    tasks.spawn(TaskName::Metrics, metrics_server);
     let adopted = tokio::select! {
         adopted = app.adopt(xds_events) => adopted?,
         ended = tasks.first_end() => return ended,
     };
     app.spawn_all(&mut tasks, adopted, listeners.gate, listeners.xds);
-    let Listen { gate, xds, admin } = &app.config.listen;
-    info!(%gate, %xds, %admin, "orchestrator ready");
+    let Listen { gate, xds, admin, metrics, .. } = &app.config.listen;
+    info!(
+        gate = %gate.display(),
+        xds = %xds.display(),
+        admin = %admin.display(),
+        %metrics,
+        "orchestrator ready"
+    );
     let ended = tasks.first_end().await;
     tasks.drain().await;
     ended
 }
 
-/// Bound sockets of the configured addresses.
+/// Bound sockets of the configured paths and addresses.
 struct Listeners {
-    gate: TcpListener,
-    xds: TcpListener,
-    admin: TcpListener,
+    gate: PeerListener,
+    xds: PeerListener,
+    admin: PeerListener,
+    metrics: TcpListener,
 }
 
 impl Listeners {
-    async fn bind(listen: &Listen) -> anyhow::Result<Self> {
+    async fn bind(listen: &Listen, metrics: &Metrics) -> anyhow::Result<Self> {
+        let envoy = listen.envoy_access();
+        let operators = listen.operator_access();
+        let address = listen.metrics;
         Ok(Self {
-            gate: bind("gate", listen.gate).await?,
-            xds: bind("xds", listen.xds).await?,
-            admin: bind("admin", listen.admin).await?,
+            gate: bind("gate", &listen.gate, envoy.clone(), metrics).await?,
+            xds: bind("xds", &listen.xds, envoy, metrics).await?,
+            admin: bind("admin", &listen.admin, operators, metrics).await?,
+            metrics: TcpListener::bind(address)
+                .await
+                .with_context(|| format!("listen.metrics: {address} can't be bound"))?,
         })
     }
 }
 
-async fn bind(name: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| {
-        format!("listen.{name}: {address} can't be bound; is another orchestrator running?")
-    })
+async fn bind(
+    name: &'static str,
+    path: &Path,
+    access: Access,
+    metrics: &Metrics,
+) -> anyhow::Result<PeerListener> {
+    PeerListener::bind(name, path, access, metrics.refused_peers(name))
+        .await
+        .with_context(|| format!("listen.{name}: {} can't be bound", path.display()))
 }
 
 /// The parts that exist before the tenants are adopted.
@@ -165,7 +187,6 @@ impl App {
         admin::router(admin)
             .merge(snapshots::router(snapshots))
             .merge(usage_api::admin_router(self.usage.clone()))
-            .layer(from_fn(loopback::reject_dns_rebinding))
     }
 
     fn gate_routes(&self, handle: Handle) -> Router {
@@ -176,9 +197,7 @@ impl App {
             lease_ms: self.config.lifecycle.lease_ms,
             patience: Duration::from_millis(self.config.lifecycle.patience_ms),
         };
-        lease::router(lease)
-            .merge(usage_api::gate_router(self.usage.clone()))
-            .layer(from_fn(loopback::reject_cross_origin))
+        lease::router(lease).merge(usage_api::gate_router(self.usage.clone()))
     }
 
     /// Chooses the runtime and takes over the tenants that it runs.
@@ -206,10 +225,16 @@ impl App {
     }
 
     /// Starts all tasks that need adopted tenants.
-    fn spawn_all(&self, tasks: &mut Tasks, adopted: Adopted, gate: TcpListener, xds: TcpListener) {
+    fn spawn_all(
+        &self,
+        tasks: &mut Tasks,
+        adopted: Adopted,
+        gate: PeerListener,
+        xds: PeerListener,
+    ) {
         let Adopted { runtime, driver, handle } = adopted;
         let draining = tasks.reached(Stage::Draining);
-        tasks.spawn(TaskName::Gate, serve_http(gate, self.gate_routes(handle.clone()), draining));
+        tasks.spawn(TaskName::Gate, serve_peers(gate, self.gate_routes(handle.clone()), draining));
 
         let closing = tasks.reached(Stage::Closing);
         let xds = xds::serve(xds, self.publisher.clone(), closing);
@@ -250,7 +275,17 @@ async fn choose_runtime(config: &Config) -> anyhow::Result<(Arc<dyn Runtime>, u6
     Ok((runtime, leases_ms))
 }
 
-async fn serve_http(
+/// Serves allowed peers; handlers find the peer in an extension, `ConnectInfo<Peer>`.
+async fn serve_peers(
+    listener: PeerListener,
+    routes: Router,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> anyhow::Result<()> {
+    let routes = routes.into_make_service_with_connect_info::<Peer>();
+    Ok(axum::serve(listener, routes).with_graceful_shutdown(shutdown).await?)
+}
+
+async fn serve_metrics(
     listener: TcpListener,
     routes: Router,
     shutdown: impl Future<Output = ()> + Send + 'static,

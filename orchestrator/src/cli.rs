@@ -24,13 +24,13 @@ use client::{AdminClient, ClientError};
 use snapshots::SnapshotsCommand;
 use usage::UsageArgs;
 
-/// Exit code of an invalid configuration or address (`EX_USAGE` of sysexits.h).
+/// Exit code of an invalid configuration or socket path (`EX_USAGE` of sysexits.h).
 const INVALID: u8 = 64;
 /// Exit code when no orchestrator responds or it is not ready (`EX_UNAVAILABLE`).
 const UNAVAILABLE: u8 = 69;
 
-/// The admin address of a default configuration.
-const DEFAULT_ADMIN: &str = "http://127.0.0.1:7102";
+/// The admin socket of a default configuration.
+const DEFAULT_ADMIN: &str = "/run/sq-gateway/admin.sock";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -42,7 +42,7 @@ Exit codes:
    0  success
    1  failure; the message says what to do
    2  invalid arguments
-  64  invalid configuration file or address
+  64  invalid configuration file or socket path
   69  no orchestrator responds, or it is not ready";
 
 const SERVE_EXAMPLES: &str = "\
@@ -53,7 +53,7 @@ Examples:
 const STATUS_EXAMPLES: &str = "\
 Examples:
   orchestrator status
-  orchestrator status --format json --admin http://127.0.0.1:7102";
+  orchestrator status --format json --admin /run/sq-gateway/admin.sock";
 
 const SLEEP_EXAMPLES: &str = "\
 Examples:
@@ -85,7 +85,7 @@ enum Command {
     #[command(after_help = STATUS_EXAMPLES)]
     Status {
         #[command(flatten)]
-        admin: AdminUrl,
+        admin: AdminSocket,
         /// Output format of the status.
         #[arg(long, value_enum, default_value_t)]
         format: Format,
@@ -99,7 +99,7 @@ enum Command {
         #[arg(long)]
         force: bool,
         #[command(flatten)]
-        admin: AdminUrl,
+        admin: AdminSocket,
     },
     /// List, restore or export point-in-time copies of a tenant's phexts.
     #[command(after_help = snapshots::EXAMPLES)]
@@ -107,7 +107,7 @@ enum Command {
         #[command(subcommand)]
         command: SnapshotsCommand,
         #[command(flatten)]
-        admin: AdminUrl,
+        admin: AdminSocket,
     },
     /// Show usage and revenue of a month; compare the ledger with Envoy; back it up.
     #[command(after_help = usage::EXAMPLES)]
@@ -118,23 +118,23 @@ enum Command {
         /// Tenant whose files were repaired.
         tenant: TenantId,
         #[command(flatten)]
-        admin: AdminUrl,
+        admin: AdminSocket,
     },
 }
 
-/// The address of a running orchestrator.
+/// The admin socket of a running orchestrator.
 #[derive(Debug, Args)]
-struct AdminUrl {
-    /// Admin address of the orchestrator.
-    #[arg(long = "admin", value_name = "URL", env = "SQ_ADMIN", default_value = DEFAULT_ADMIN)]
-    url: String,
+struct AdminSocket {
+    /// Admin socket of the orchestrator.
+    #[arg(long = "admin", value_name = "PATH", env = "SQ_ADMIN", default_value = DEFAULT_ADMIN)]
+    path: PathBuf,
 }
 
-impl AdminUrl {
+impl AdminSocket {
     fn client(&self) -> Result<AdminClient, ClientError> {
         // An empty variable counts as unset, as shells have it.
-        let url = if self.url.is_empty() { DEFAULT_ADMIN } else { &self.url };
-        AdminClient::orchestrator(url)
+        let is_empty = self.path.as_os_str().is_empty();
+        AdminClient::orchestrator(if is_empty { Path::new(DEFAULT_ADMIN) } else { &self.path })
     }
 }
 
@@ -177,7 +177,7 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
         return ExitCode::from(INVALID);
     }
     match error.downcast_ref::<ClientError>() {
-        Some(ClientError::InvalidUrl { .. }) => ExitCode::from(INVALID),
+        Some(ClientError::InvalidPath { .. }) => ExitCode::from(INVALID),
         Some(ClientError::Unreachable { .. } | ClientError::Refused { status: 503, .. }) => {
             ExitCode::from(UNAVAILABLE)
         }
@@ -197,7 +197,7 @@ async fn serve(
     app::serve(config, shutdown).await
 }
 
-async fn show_status(admin: &AdminUrl, format: Format) -> anyhow::Result<String> {
+async fn show_status(admin: &AdminSocket, format: Format) -> anyhow::Result<String> {
     let status: Status = admin.client()?.get("/v1/tenants").await?;
     Ok(match format {
         Format::Json => serde_json::to_string(&status)? + "\n",
@@ -205,7 +205,7 @@ async fn show_status(admin: &AdminUrl, format: Format) -> anyhow::Result<String>
     })
 }
 
-async fn sleep(admin: &AdminUrl, tenant: &TenantId, force: bool) -> anyhow::Result<String> {
+async fn sleep(admin: &AdminSocket, tenant: &TenantId, force: bool) -> anyhow::Result<String> {
     let query = if force { "?force=true" } else { "" };
     let path = format!("/v1/tenants/{tenant}/sleep{query}");
     let report: SleepReport = admin.client()?.post(&path).await?;
@@ -219,7 +219,7 @@ async fn sleep(admin: &AdminUrl, tenant: &TenantId, force: bool) -> anyhow::Resu
     })
 }
 
-async fn repaired(admin: &AdminUrl, tenant: &TenantId) -> anyhow::Result<String> {
+async fn repaired(admin: &AdminSocket, tenant: &TenantId) -> anyhow::Result<String> {
     let path = format!("/v1/tenants/{tenant}/repaired");
     let report: SleepReport = admin.client()?.post(&path).await?;
     Ok(format!("{tenant} is {}\n", report.state))
@@ -249,7 +249,7 @@ mod tests {
 
     #[test]
     fn exit_codes_tell_the_kinds_of_failure() {
-        let invalid = ClientError::InvalidUrl { url: "x".to_owned(), option: "--admin" };
+        let invalid = ClientError::InvalidPath { path: "x".into(), option: "--admin" };
         assert_eq!(exit_code(&invalid.into()), ExitCode::from(INVALID));
         let refused = |status| ClientError::Refused { status, text: String::new() };
         assert_eq!(exit_code(&refused(503).into()), ExitCode::from(UNAVAILABLE));

@@ -4,7 +4,6 @@
 //! file are reported at once, and a faulty file is never used in part. `orchestrator.example.toml`
 //! documents each key with its default; a test holds the two together.
 
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::thread::available_parallelism;
 
@@ -15,9 +14,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use settings::{Faults, Text, Tree};
 
+pub use self::listen::Listen;
 use self::raw::{RawConfig, RawLifecycle};
 use crate::tenants::lifecycle::Settings;
 
+mod listen;
 mod raw;
 
 /// Estimate of a start's duration until one has been measured: a container that joins a prepared
@@ -37,7 +38,7 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// Release of SQ for new starts.
     pub sq_version: SqVersion,
-    /// Addresses of the servers.
+    /// Sockets and addresses of the servers.
     pub listen: Listen,
     /// The program that runs SQ: Docker or the orchestrator itself.
     pub runtime: RuntimeKind,
@@ -55,17 +56,6 @@ pub struct Config {
     pub disk_floor_bytes: u64,
     /// Monthly revenue target in US dollars.
     pub revenue_target_usd_month: u64,
-}
-
-/// Addresses of the servers, all on loopback.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Listen {
-    /// Leases and usage reports, for the filter.
-    pub gate: SocketAddr,
-    /// Clusters, for Envoy.
-    pub xds: SocketAddr,
-    /// Status, metrics and commands, for the operator.
-    pub admin: SocketAddr,
 }
 
 /// Settings of the Docker runtime, `[docker]`.
@@ -152,11 +142,7 @@ impl Config {
             data_root: raw.data_root.into_string().into(),
             state_dir: raw.state_dir.into_string().into(),
             sq_version: raw.sq_version,
-            listen: Listen {
-                gate: raw.listen.gate.0,
-                xds: raw.listen.xds.0,
-                admin: raw.listen.admin.0,
-            },
+            listen: Listen::from_raw(raw.listen, faults),
             runtime: raw.runtime.kind,
             uid: raw.runtime.uid.as_u32(),
             docker: DockerConfig {

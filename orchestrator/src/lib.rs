@@ -15,13 +15,14 @@
 //! | [`app`] | composition root: builds all of the above and ends it in order | shell |
 //! | [`config`] | settings, checked as a whole | types |
 //! | [`host`] | clock, boot id, memory and limits of this machine | shell |
+//! | [`sockets`] | Unix sockets that check who connects | shell |
 //!
 //! # Dependencies
 //!
 //! Types ← pure core ← I/O: a module names only modules to its left.
 //!
 //! ```text
-//!  protocol, config, host ← xds, runtime, storage, usage ← tenants ← api ← app ← cli ← main
+//!  protocol, sockets, config, host ← xds, runtime, storage, usage ← tenants ← api ← app ← cli ← main
 //! ```
 //!
 //! # Threads and tasks
@@ -34,6 +35,7 @@
 //! | driver | the lifecycle of all tenants | all others, by commands in a channel ([`tenants::driver::Handle`]); starts one job per start, pause or stop |
 //! | gate API | nothing | driver (a lease waits for its reply), ledger |
 //! | admin API | nothing | driver, ledger, runtime, vault |
+//! | metrics | nothing | nobody: it reads counters |
 //! | xDS server | one session per Envoy | driver, by events in a channel ([`xds::XdsEvent`]) |
 //! | backup | rounds of good copies | driver, vault on blocking threads |
 //! | memory watch | nothing | driver, when memory or instances run short |
@@ -60,6 +62,7 @@ pub mod cli;
 pub mod config;
 pub mod host;
 pub mod runtime;
+pub mod sockets;
 pub mod storage;
 pub mod tenants;
 pub mod usage;

@@ -209,8 +209,10 @@ async fn expect_agreement(stack: &Stack, sent: &RequestCounts, title: &str) -> R
 /// Runs `orchestrator usage reconcile`. Returns whether it succeeded, and its output.
 fn run_usage_reconcile(stack: &Stack) -> Result<(bool, String)> {
     let output = Command::new(tools::workspace_binary("orchestrator")?)
-        .args(["usage", "reconcile", "--envoy-admin", stack.envoy.admin_url()])
-        .args(["--admin", stack.orchestrator.admin_url()])
+        .args(["usage", "reconcile", "--envoy-admin"])
+        .arg(stack.envoy.admin_socket())
+        .arg("--admin")
+        .arg(stack.orchestrator.socket("admin"))
         .output()?;
     let text = [output.stdout, output.stderr].concat();
     Ok((output.status.success(), String::from_utf8_lossy(&text).into_owned()))

@@ -81,7 +81,8 @@ fn median_status_ms(host: &PopulatedHost) -> Result<f64> {
     for _ in 0..STATUS_RUNS {
         let start = Instant::now();
         let output = Command::new(tools::workspace_binary("orchestrator")?)
-            .args(["status", "--admin", host.stack.orchestrator.admin_url()])
+            .args(["status", "--admin"])
+            .arg(host.stack.orchestrator.socket("admin"))
             .stderr(Stdio::inherit())
             .output()?;
         times.push(ms(start.elapsed()));

@@ -1,4 +1,5 @@
-//! An HTTPS client that trusts the development CA, over HTTP/1.1 or HTTP/2.
+//! An HTTPS client that trusts the development CA, over HTTP/1.1 or HTTP/2; and a client of Unix
+//! sockets.
 
 pub mod load;
 pub mod raw;
@@ -6,18 +7,20 @@ pub mod response;
 
 use std::fs;
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
-use hyper::{Method, Request};
+use hyper::body::Incoming;
+use hyper::{Method, Request, Uri};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::Client as Pool;
 use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::{self, Client as Pool};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
+use hyperlocal::UnixConnector;
 use rustls::client::WantsClientCert;
 use rustls::{ClientConfig, ConfigBuilder, RootCertStore};
 use rustls_pki_types::pem::PemObject as _;
@@ -47,9 +50,17 @@ pub enum Http {
 /// A client of one server, with or without a tenant's key. Clones share their connections.
 #[derive(Clone)]
 pub struct Client {
-    pool: Pool<HttpsConnector<HttpConnector>, Full<Bytes>>,
-    base: String,
+    server: Server,
     authorization: Option<String>,
+}
+
+/// The server of a client, with the pool of connections to it.
+#[derive(Clone)]
+enum Server {
+    /// A base URL, such as `https://127.0.0.1:8443`.
+    Tcp(Pool<HttpsConnector<HttpConnector>, Full<Bytes>>, String),
+    /// Path of a socket.
+    Unix(Pool<UnixConnector, Full<Bytes>>, PathBuf),
 }
 
 /// A TLS configuration that trusts `ca` (a PEM file) and offers the protocols `alpn`.
@@ -99,6 +110,16 @@ impl Client {
         Ok(Self::connecting(base, tls, Http::One, None))
     }
 
+    /// A client of a Unix socket.
+    pub fn unix(socket: &Path) -> Self {
+        let pool = Pool::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            // The socket's path is no host name.
+            .set_host(false)
+            .build(UnixConnector);
+        Self { server: Server::Unix(pool, socket.to_owned()), authorization: None }
+    }
+
     /// A client that connects from another address of the loopback.
     pub fn from_address(base: &str, ca: &Path, http: Http, address: IpAddr) -> Result<Self> {
         Ok(Self::connecting(base, tls(ca, &[])?, http, Some(address)))
@@ -119,7 +140,7 @@ impl Client {
             .pool_timer(TokioTimer::new())
             .http2_only(http == Http::Two)
             .build(connector);
-        Self { pool, base: base.to_owned(), authorization: None }
+        Self { server: Server::Tcp(pool, base.to_owned()), authorization: None }
     }
 
     /// The same client with a key, sent as `Authorization: Bearer`.
@@ -168,7 +189,12 @@ impl Client {
         body: Bytes,
     ) -> Result<Response> {
         let name = format!("{method} {path}");
-        let mut request = Request::builder().method(method).uri(format!("{}{path}", self.base));
+        let mut request = Request::builder().method(method).uri(self.server.uri(path)?);
+        if matches!(self.server, Server::Unix(..))
+            && headers.iter().all(|(name, _)| *name != "host")
+        {
+            request = request.header("host", "localhost");
+        }
         if let Some(authorization) = &self.authorization {
             request = request.header("authorization", authorization);
         }
@@ -177,7 +203,7 @@ impl Client {
         }
         let request = request.body(Full::new(body))?;
         let exchange = async {
-            let (head, body) = self.pool.request(request).await?.into_parts();
+            let (head, body) = self.server.request(request).await?.into_parts();
             let body = body.collect().await?.to_bytes();
             anyhow::Ok((head, body))
         };
@@ -192,6 +218,25 @@ impl Client {
             headers: head.headers,
             body,
         })
+    }
+}
+
+impl Server {
+    fn uri(&self, path: &str) -> Result<Uri> {
+        Ok(match self {
+            Self::Tcp(_, base) => format!("{base}{path}").parse()?,
+            Self::Unix(_, socket) => hyperlocal::Uri::new(socket, path).into(),
+        })
+    }
+
+    async fn request(
+        &self,
+        request: Request<Full<Bytes>>,
+    ) -> Result<hyper::Response<Incoming>, legacy::Error> {
+        match self {
+            Self::Tcp(pool, _) => pool.request(request).await,
+            Self::Unix(pool, _) => pool.request(request).await,
+        }
     }
 }
 

@@ -1,4 +1,5 @@
-//! The machine that tests run on: certificates, Docker, files, ports, processes, signals, programs.
+//! The machine that tests run on: certificates, Docker, files, ports, processes, signals, sockets,
+//! programs.
 
 pub mod certs;
 pub mod docker;
@@ -6,4 +7,5 @@ pub mod files;
 pub mod ports;
 pub mod processes;
 pub mod signals;
+pub mod sockets;
 pub mod tools;

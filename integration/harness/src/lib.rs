@@ -28,10 +28,10 @@
 //! | [`stack`] | the whole gateway and its builder |
 //! | [`options`] | choices that the parts share: runtime, ports, lifecycle settings, Envoy's host |
 //! | [`registry`] | tiers, tenants and the registry file |
-//! | [`client`] | HTTPS client, typed responses, raw TLS connections, constant load |
+//! | [`client`] | HTTPS and Unix socket client, typed responses, raw TLS connections, constant load |
 //! | [`parts`] | relay, orchestrator (with its admin API) and Envoy as processes |
 //! | [`bare_sq`] | SQ without the gateway, for comparison |
-//! | [`host`] | this machine: certificates, Docker, ports, processes, programs |
+//! | [`host`] | this machine: certificates, Docker, ports, processes, programs, sockets |
 //! | [`poll`] | waiting for a condition without fixed sleeps |
 //!
 //! The variables `RUNTIME`, `ENVOY_HOST`, `SQ_VERSION`, `FILTER_WASM`, `TOOLS_DIR` and `BIN_DIR`
@@ -49,7 +49,7 @@ pub mod stack;
 pub use client::load::Load;
 pub use client::response::Response;
 pub use client::{Client, Http};
-pub use options::{EnvoyHost, Lifecycle, Listen, OrchestratorPorts, Runtime};
+pub use options::{EnvoyHost, Lifecycle, Listen, Runtime};
 pub use poll::{holds, until};
 pub use registry::{Registry, Tier};
 pub use stack::{Stack, StackBuilder};

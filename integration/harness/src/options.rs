@@ -81,23 +81,12 @@ impl EnvoyHost {
 pub struct Listen {
     /// HTTPS port of the gateway.
     pub https: u16,
-    /// Port of Envoy's admin interface.
-    pub envoy_admin: u16,
+    /// Port of Envoy's metrics.
+    pub envoy_metrics: u16,
     /// Port of the relay.
     pub relay: u16,
-    /// Ports of the orchestrator.
-    pub orchestrator: OrchestratorPorts,
-}
-
-/// The three ports of one orchestrator, on the loopback.
-#[derive(Debug, Clone, Copy)]
-pub struct OrchestratorPorts {
-    /// Leases and usage, requested by the filter.
-    pub gate: u16,
-    /// Delta xDS, requested by Envoy.
-    pub xds: u16,
-    /// The admin API of operators.
-    pub admin: u16,
+    /// Port of the orchestrator's metrics.
+    pub orchestrator_metrics: u16,
 }
 
 impl Listen {
@@ -105,13 +94,9 @@ impl Listen {
     pub fn free() -> Result<Self> {
         Ok(Self {
             https: ports::free()?,
-            envoy_admin: ports::free()?,
+            envoy_metrics: ports::free()?,
             relay: ports::free()?,
-            orchestrator: OrchestratorPorts {
-                gate: ports::free()?,
-                xds: ports::free()?,
-                admin: ports::free()?,
-            },
+            orchestrator_metrics: ports::free()?,
         })
     }
 }

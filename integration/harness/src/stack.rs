@@ -20,6 +20,7 @@ use crate::client::{Client, Http};
 use crate::host::certs::Certs;
 use crate::host::docker::{self, installation_label};
 use crate::host::processes;
+use crate::host::sockets::Sockets;
 use crate::options::{Listen, Runtime};
 use crate::parts::envoy::Envoy;
 use crate::parts::orchestrator::Orchestrator;
@@ -49,6 +50,7 @@ pub struct Stack {
     /// The gateway, `gateway-1`.
     pub envoy: Envoy,
     second: Option<SecondEnvoy>,
+    _sockets: Sockets,
     temporary: Option<TempDir>,
 }
 

@@ -14,9 +14,9 @@ pub(super) fn text(stack: &Stack, options: &Options, env_file: &Path) -> String 
     format!(
         "\nThe SQ cloud gateway is ready: https://localhost:{https}
 
-  Envoy         0.0.0.0:{https} (HTTPS), admin {envoy_admin}
+  Envoy         0.0.0.0:{https} (HTTPS), admin socket {envoy_admin}
   relay         127.0.0.1:{relay} (mutual TLS only), registry {registry}
-  orchestrator  admin {admin}
+  orchestrator  admin socket {admin}
   SQ {version}      {runtime}
   tenants       alice and bob (tier free); keys in {env}
   logs          {logs}
@@ -31,12 +31,15 @@ Suspend alice, who gets 403 within a second, then resume her:
 List the tenants and put alice to sleep; her next request wakes her:
   {orchestrator_bin} status --admin \"$SQ_ADMIN\"
   {orchestrator_bin} sleep --admin \"$SQ_ADMIN\" alice
+Read Envoy's statistics, and what Prometheus scrapes:
+  curl --unix-socket \"$ENVOY_ADMIN\" \"http://localhost/stats?filter=sq_gate\"
+  curl \"$ENVOY_METRICS\" \"$SQ_METRICS\"
 Ctrl-C or 'make stop' ends all of it; data and registry stay in {dir}.",
         https = stack.listen.https,
-        envoy_admin = stack.envoy.admin_url(),
+        envoy_admin = stack.envoy.admin_socket().display(),
         relay = stack.listen.relay,
         registry = stack.registry.file().display(),
-        admin = stack.orchestrator.admin_url(),
+        admin = stack.orchestrator.socket("admin").display(),
         version = options.sq_version,
         runtime = runtime_text(stack.runtime, options.runtime),
         env = shell_quoted(&env_file.display().to_string()),

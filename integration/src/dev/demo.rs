@@ -51,10 +51,16 @@ pub fn demo_env(stack: &Stack) -> String {
         ("SQ_KEY_ALICE", key("alice")),
         ("SQ_KEY_BOB", key("bob")),
         ("SQ_REGISTRY", stack.registry.file().display().to_string()),
-        ("SQ_ADMIN", stack.orchestrator.admin_url().to_owned()),
-        ("ENVOY_ADMIN", stack.envoy.admin_url().to_owned()),
+        ("SQ_ADMIN", stack.orchestrator.socket("admin").display().to_string()),
+        ("SQ_METRICS", metrics_url(stack.listen.orchestrator_metrics, "/metrics")),
+        ("ENVOY_ADMIN", stack.envoy.admin_socket().display().to_string()),
+        ("ENVOY_METRICS", metrics_url(stack.listen.envoy_metrics, "/stats/prometheus")),
     ];
     assignments(values.iter().map(|(name, value)| (name, shell_quoted(value))))
+}
+
+fn metrics_url(port: u16, path: &str) -> String {
+    format!("http://127.0.0.1:{port}{path}")
 }
 
 fn assignments<N: Display, V: Display>(values: impl IntoIterator<Item = (N, V)>) -> String {

@@ -318,7 +318,7 @@ async fn tenant_out_of_memory_recovers_without_disturbing_others(stack: Arc<Stac
     let status = stack.orchestrator.tenant_status("greedy").await?;
     let cause = status.last_death.clone().unwrap_or_default().to_lowercase();
     ensure!(cause.contains("memory"), "{status:?}");
-    let metrics = stack.orchestrator.admin().get("/metrics").await?.text();
+    let metrics = stack.orchestrator.metrics().get("/metrics").await?.text();
     let deaths = "sq_orchestrator_deaths_total{kind=\"out_of_memory\"} 1";
     ensure!(metrics.contains(deaths), "{metrics}");
     Ok(())

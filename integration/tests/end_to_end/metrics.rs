@@ -35,7 +35,7 @@ async fn metrics_page_lists_every_metric(stack: Arc<Stack>) -> Result<()> {
     stack.tenant("alice")?.get(TOC).await?.expect_ok()?;
     let parts = [
         ("sq_gate_", filter_metrics(&stack).await?),
-        ("sq_orchestrator_", scrape(stack.orchestrator.admin(), "/metrics").await?),
+        ("sq_orchestrator_", scrape(stack.orchestrator.metrics(), "/metrics").await?),
         ("sq_relay_", scrape(stack.relay.client(), "/metrics").await?),
     ];
     let path = tools::root().join(PAGE);
@@ -60,7 +60,7 @@ async fn metrics_page_lists_every_metric(stack: Arc<Stack>) -> Result<()> {
 /// The metrics that Envoy exports for the filter. Envoy exports no help texts, so these are the
 /// gate's.
 async fn filter_metrics(stack: &Stack) -> Result<Metrics> {
-    let mut metrics = scrape(stack.envoy.admin(), "/stats/prometheus").await?;
+    let mut metrics = scrape(stack.envoy.metrics(), "/stats/prometheus").await?;
     // All of Envoy's own metrics have this prefix; the filter's are exported as they are named.
     metrics.retain(|name, _| !name.starts_with("envoy_"));
     for (name, help) in metric_descriptions() {

@@ -228,7 +228,7 @@ async fn tenant_over_quota_is_refused_without_wake(stack: Arc<Stack>) -> Result<
         let state = stack.orchestrator.state_of("day").await?;
         ensure!(state.as_deref() == Some("asleep"), "round {round}: a refusal woke it: {state:?}");
     }
-    let metrics = stack.orchestrator.admin().get("/metrics").await?.text();
+    let metrics = stack.orchestrator.metrics().get("/metrics").await?.text();
     let refused = stack
         .orchestrator
         .labelled_metric("sq_orchestrator_lease_requests_total{kind=\"quota\"}")

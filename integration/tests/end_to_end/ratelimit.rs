@@ -88,20 +88,19 @@ fn example(etc: &Path, ports: &[(&str, u16)]) -> Result<String> {
     let timeout = "timeout: 0.05s";
     ensure!(text.contains(timeout), "{timeout:?} is not in the example");
     let text = text.replace(timeout, "timeout: 20s").replace('\u{0}', "");
+    let text = text.replace("/run/sq-envoy", &etc.display().to_string());
     Ok(text.replace("/etc/sq-gateway", &etc.display().to_string()))
 }
 
 async fn global_rate_limit_refuses_excess_requests(stack: Arc<Stack>) -> Result<()> {
     let sq = BareSq::start(tools::SQ_VERSION)?;
     let https = ports::free()?;
-    let admin_port = ports::free()?;
     let service_port = ports::free()?;
     let etc = stack.envoy.config().parent().context("no folder")?;
     let text = example(
         etc,
         &[
             ("8443", https),
-            ("9901", admin_port),
             ("8081", service_port),
             ("1337", sq.address().port()),
             ("7443", stack.listen.relay),
@@ -116,7 +115,7 @@ async fn global_rate_limit_refuses_excess_requests(stack: Arc<Stack>) -> Result<
     command.arg("-c").arg(&config).args(["--concurrency", "1", "--disable-hot-restart"]);
     command.env("SQ_ALICE_KEY", bare_sq::KEY);
     let envoy = Process::start("envoy-ratelimit", &stack.dir.join("logs"), &mut command)?;
-    let admin = Client::plaintext(&format!("http://127.0.0.1:{admin_port}"))?;
+    let admin = Client::unix(&etc.join("admin.sock"));
     envoy
         .ready(START_TIMEOUT, || async { admin.get("/ready").await.is_ok_and(|a| a.ok()) })
         .await?;

@@ -1,14 +1,11 @@
-//! The operator's HTTP API: status, sleep, health, metrics. For programs only: a web page gets 403
-//! ([`crate::api::loopback`]).
+//! The operator's HTTP API: status, sleep, readiness.
 //!
 //! | request | response |
 //! |---|---|
 //! | `GET /v1/tenants` | 200 [`Status`] |
 //! | `POST /v1/tenants/{id}/sleep[?force=true]` | 202 [`SleepReport`]; 404 |
 //! | `POST /v1/tenants/{id}/repaired` | 200 [`SleepReport`]: a damaged or failing tenant may be started again; 404 |
-//! | `GET /healthz` | 200 while the process runs |
 //! | `GET /readyz` | 200 once tenants are adopted and Envoys are served, else 503; names a problem of the ledger, without which tenants are served |
-//! | `GET /metrics` | 200 `OpenMetrics` text |
 //!
 //! Sleep without `force` waits until no lease is live and the grace is over. If the grace is shorter
 //! than clients' patience, new leases wait during that time and the tenant is woken again for them;
@@ -18,7 +15,7 @@
 use std::sync::Arc;
 
 use axum::extract::{Path, Query, State};
-use axum::http::{StatusCode, header};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
@@ -52,7 +49,7 @@ pub(crate) struct AdminApi {
     pub disk: Disk,
     /// Source of each tenant's good copies.
     pub vault: Arc<Vault>,
-    /// All metrics of the process.
+    /// Says whether adoption has finished.
     pub metrics: Arc<Metrics>,
     /// Source of the ledger's condition.
     pub ledger: Ledger,
@@ -81,9 +78,7 @@ pub(crate) fn router(api: AdminApi) -> Router {
         .route("/v1/tenants", get(tenants))
         .route("/v1/tenants/{id}/sleep", post(sleep))
         .route("/v1/tenants/{id}/repaired", post(repaired))
-        .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
-        .route("/metrics", get(metrics))
         .with_state(api)
 }
 
@@ -205,11 +200,6 @@ async fn readyz(State(api): State<AdminApi>) -> Response {
         text.push('\n');
     }
     text.into_response()
-}
-
-async fn metrics(State(api): State<AdminApi>) -> Response {
-    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, kind)], api.metrics.encode()).into_response()
 }
 
 fn shutting_down() -> Response {

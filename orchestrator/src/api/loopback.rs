@@ -1,8 +1,8 @@
-//! Keeps web pages away from the loopback APIs, which are for programs on this host.
+//! Keeps web pages away from the loopback listener of metrics, which is for programs on this host.
 //!
-//! A page that a user of the host opens is not one of them, although its browser can reach these
-//! ports. The browser gives it away: by the `Origin` header, or by the name in `Host` under which
-//! it thinks it is talking to the page's own server (DNS rebinding).
+//! A page that a user of the host opens is not one of them, although its browser can reach the port.
+//! The browser gives it away: by the `Origin` header, or by the name in `Host` under which it thinks
+//! it is talking to the page's own server (DNS rebinding). No page can reach the Unix sockets.
 
 use std::net::IpAddr;
 
@@ -12,19 +12,12 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
-/// Refuses requests that carry an `Origin`: browsers add it for pages of another origin.
-pub(crate) async fn reject_cross_origin(request: Request, next: Next) -> Response {
-    if request.headers().contains_key(header::ORIGIN) {
-        return forbidden();
-    }
-    next.run(request).await
-}
-
 /// Refuses requests that carry an `Origin` or name a host other than this one: a name of the page's
 /// own domain may resolve to a loopback address.
-pub(crate) async fn reject_dns_rebinding(request: Request, next: Next) -> Response {
+pub(super) async fn reject_web_pages(request: Request, next: Next) -> Response {
     if request.headers().contains_key(header::ORIGIN) || !names_this_host(request.headers()) {
-        return forbidden();
+        let text = "only for programs on this host: use 127.0.0.1 or localhost, and no web page\n";
+        return (StatusCode::FORBIDDEN, text).into_response();
     }
     next.run(request).await
 }
@@ -34,11 +27,6 @@ fn names_this_host(headers: &HeaderMap) -> bool {
     let Ok(authority) = Authority::try_from(host.as_bytes()) else { return false };
     let name = authority.host().trim_start_matches('[').trim_end_matches(']');
     name == "localhost" || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
-}
-
-fn forbidden() -> Response {
-    let text = "only for programs on this host: use 127.0.0.1 or localhost, and no web page\n";
-    (StatusCode::FORBIDDEN, text).into_response()
 }
 
 #[cfg(test)]

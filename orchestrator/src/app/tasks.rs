@@ -35,6 +35,8 @@ pub(super) enum TaskName {
     Ledger,
     /// Watches the host's memory.
     Memory,
+    /// Serves metrics to Prometheus.
+    Metrics,
     /// Waits for the caller's request to shut down; the only task that may end first.
     Shutdown,
     /// Serves clusters to Envoy.
@@ -70,6 +72,7 @@ impl fmt::Display for TaskName {
             Self::Gate => "gate API",
             Self::Ledger => "ledger",
             Self::Memory => "memory watch",
+            Self::Metrics => "metrics",
             Self::Shutdown => "shutdown signal",
             Self::Xds => "xDS server",
         })

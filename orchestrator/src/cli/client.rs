@@ -1,13 +1,18 @@
-//! HTTP client for admin APIs on this host: an orchestrator's, or an Envoy's.
+//! HTTP client for admin sockets on this host: an orchestrator's, or an Envoy's.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::Bytes;
-use hyper::{Method, Request, Uri};
-use hyper_util::client::legacy::Client;
-use hyper_util::rt::TokioExecutor;
+use hyper::client::conn::http1;
+use hyper::header::HOST;
+use hyper::{Method, Request};
+use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+
+use crate::sockets::PATH_MAX_BYTES;
 
 /// Deadline of a request: the status of ten thousand tenants looks at as many folders.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -17,21 +22,23 @@ const RESPONSE_MAX_BYTES: usize = 64 << 20;
 /// Reason why there is no usable response, with the way out.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ClientError {
-    /// The address is not an HTTP URL.
-    #[error("invalid URL {url:?}: give one such as http://127.0.0.1:7102 with {option}")]
-    InvalidUrl {
-        /// The address as it was given.
-        url: String,
+    /// The path cannot be one of a socket.
+    #[error(
+        "invalid socket {path:?}: give a path such as /run/sq-gateway/admin.sock with {option}"
+    )]
+    InvalidPath {
+        /// The path as it was given.
+        path: PathBuf,
         /// The option that sets it.
         option: &'static str,
     },
     /// The server does not respond.
-    #[error("no {server} responds at {url} ({cause}): {advice}")]
+    #[error("no {server} responds at {socket} ({cause}): {advice}")]
     Unreachable {
         /// Kind of server.
         server: &'static str,
-        /// The server's address.
-        url: String,
+        /// Path of the server's socket.
+        socket: String,
         /// The cause that the system reports.
         cause: String,
         /// The operator's next step.
@@ -42,14 +49,14 @@ pub(crate) enum ClientError {
     Refused {
         /// The HTTP status.
         status: u16,
-        /// URL, status and body, for the operator.
+        /// Request, status and body, for the operator.
         text: String,
     },
     /// The response is not of the expected form.
-    #[error("unexpected response from {url}: incompatible version? ({cause})")]
+    #[error("unexpected response to {request}: incompatible version? ({cause})")]
     Unexpected {
-        /// The URL of the request.
-        url: String,
+        /// Method, socket and path of the request.
+        request: String,
         /// The first fault of the response.
         cause: serde_json::Error,
     },
@@ -58,42 +65,42 @@ pub(crate) enum ClientError {
 /// A client of one server.
 #[derive(Debug, Clone)]
 pub(crate) struct AdminClient {
-    base: String,
+    socket: PathBuf,
     server: &'static str,
     advice: &'static str,
 }
 
 impl AdminClient {
     /// Prepares requests to an orchestrator.
-    pub(crate) fn orchestrator(url: &str) -> Result<Self, ClientError> {
-        let advice = "start one with `orchestrator serve`, or give its address with --admin or \
-                      SQ_ADMIN";
-        Self::new(url, "orchestrator", "--admin or SQ_ADMIN", advice)
+    pub(crate) fn orchestrator(socket: &Path) -> Result<Self, ClientError> {
+        let advice = "start one with `orchestrator serve`, give its socket with --admin or \
+                      SQ_ADMIN, or run this as root or as one of its `listen.operator_uids`";
+        Self::new(socket, "orchestrator", "--admin or SQ_ADMIN", advice)
     }
 
     /// Prepares requests to an Envoy.
-    pub(crate) fn envoy(url: &str) -> Result<Self, ClientError> {
-        let advice = "start it, or give its admin address with --envoy-admin";
-        Self::new(url, "Envoy", "--envoy-admin", advice)
+    pub(crate) fn envoy(socket: &Path) -> Result<Self, ClientError> {
+        let advice = "start it, give its admin socket with --envoy-admin, or run this as its user";
+        Self::new(socket, "Envoy", "--envoy-admin", advice)
     }
 
     fn new(
-        url: &str,
+        socket: &Path,
         server: &'static str,
         option: &'static str,
         advice: &'static str,
     ) -> Result<Self, ClientError> {
-        let base = url.trim_end_matches('/').to_owned();
-        let is_http = base.parse::<Uri>().is_ok_and(|uri| uri.scheme_str() == Some("http"));
-        if !is_http {
-            return Err(ClientError::InvalidUrl { url: url.to_owned(), option });
+        let bytes = socket.as_os_str().as_encoded_bytes();
+        let is_url = bytes.windows(3).any(|window| window == b"://");
+        if bytes.is_empty() || is_url || bytes.len() > PATH_MAX_BYTES {
+            return Err(ClientError::InvalidPath { path: socket.to_owned(), option });
         }
-        Ok(Self { base, server, advice })
+        Ok(Self { socket: socket.to_owned(), server, advice })
     }
 
-    /// Returns the address without a slash at its end.
-    pub(crate) fn base(&self) -> &str {
-        &self.base
+    /// Returns the path of the socket.
+    pub(crate) fn socket(&self) -> &Path {
+        &self.socket
     }
 
     /// Sends `GET` and decodes the JSON response.
@@ -111,13 +118,15 @@ impl AdminClient {
         method: Method,
         path: &str,
     ) -> Result<T, ClientError> {
-        let url = format!("{}{path}", self.base);
+        let name = format!("{method} {path} at {}", self.socket.display());
         let request = Request::builder()
             .method(method)
-            .uri(&url)
+            .uri(path)
+            .header(HOST, "localhost")
             .body(Empty::<Bytes>::new())
             .map_err(|error| self.unreachable(error.to_string()))?;
-        let (status, body) = match tokio::time::timeout(TIMEOUT, exchange(request)).await {
+        let exchange = exchange(&self.socket, request);
+        let (status, body) = match tokio::time::timeout(TIMEOUT, exchange).await {
             Ok(Ok(response)) => response,
             Ok(Err(cause)) => return Err(self.unreachable(cause)),
             Err(_) => {
@@ -127,24 +136,36 @@ impl AdminClient {
         };
         if !(200..300).contains(&status) {
             let body = String::from_utf8_lossy(&body);
-            let text = format!("{url} responds with {status}: {}", body.trim());
+            let text = format!("{name} is answered with {status}: {}", body.trim());
             return Err(ClientError::Refused { status, text });
         }
-        serde_json::from_slice(&body).map_err(|cause| ClientError::Unexpected { url, cause })
+        serde_json::from_slice(&body)
+            .map_err(|cause| ClientError::Unexpected { request: name, cause })
     }
 
     fn unreachable(&self, cause: String) -> ClientError {
-        let Self { base, server, advice } = self;
-        ClientError::Unreachable { server, url: base.clone(), cause, advice }
+        let Self { socket, server, advice } = self;
+        ClientError::Unreachable { server, socket: socket.display().to_string(), cause, advice }
     }
 }
 
-async fn exchange(request: Request<Empty<Bytes>>) -> Result<(u16, Bytes), String> {
-    let client = Client::builder(TokioExecutor::new()).build_http();
-    let response = client.request(request).await.map_err(|error| root_cause(&error))?;
-    let status = response.status().as_u16();
-    let body = Limited::new(response.into_body(), RESPONSE_MAX_BYTES).collect().await;
-    Ok((status, body.map_err(|error| error.to_string())?.to_bytes()))
+/// Sends one request over a connection of its own.
+async fn exchange(socket: &Path, request: Request<Empty<Bytes>>) -> Result<(u16, Bytes), String> {
+    let stream = UnixStream::connect(socket).await.map_err(|error| error.to_string())?;
+    let handshake = http1::handshake(TokioIo::new(stream)).await;
+    let (mut sender, connection) = handshake.map_err(|error| root_cause(&error))?;
+    let exchange = async {
+        let response = sender.send_request(request).await.map_err(|error| root_cause(&error))?;
+        let status = response.status().as_u16();
+        let body = Limited::new(response.into_body(), RESPONSE_MAX_BYTES).collect().await;
+        Ok((status, body.map_err(|error| error.to_string())?.to_bytes()))
+    };
+    tokio::pin!(exchange);
+    tokio::select! {
+        response = &mut exchange => response,
+        // The connection may end before the last part of the response is read.
+        _ = connection => exchange.await,
+    }
 }
 
 /// Finds the innermost cause: the outer ones only say that a connection failed.
@@ -161,19 +182,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_http_urls_are_accepted() {
-        for url in ["", "localhost", "https://127.0.0.1:7102", "http://a b"] {
-            let error = AdminClient::orchestrator(url).unwrap_err().to_string();
+    fn urls_and_long_paths_are_refused() {
+        let long = format!("/{}", "x".repeat(PATH_MAX_BYTES));
+        for path in ["", "http://127.0.0.1:7102", &long] {
+            let error = AdminClient::orchestrator(Path::new(path)).unwrap_err().to_string();
             assert!(error.contains("--admin"), "{error}");
         }
-        let client = AdminClient::orchestrator("http://127.0.0.1:7102/").unwrap();
-        assert_eq!(client.base(), "http://127.0.0.1:7102");
+        let path = Path::new("/run/sq-gateway/admin.sock");
+        assert_eq!(AdminClient::orchestrator(path).unwrap().socket(), path);
     }
 
     #[tokio::test]
     async fn unreachable_server_is_named_with_advice() {
-        // Port 9 is refused or silent on every host that tests run on.
-        let client = AdminClient::envoy("http://127.0.0.1:9").unwrap();
+        let client = AdminClient::envoy(Path::new("/nowhere/admin.sock")).unwrap();
         let error = client.get::<serde_json::Value>("/").await.unwrap_err().to_string();
         assert!(error.contains("no Envoy responds") && error.contains("--envoy-admin"), "{error}");
     }

@@ -7,7 +7,7 @@ use clap::Subcommand;
 use protocol::TenantId;
 use protocol::calendar::rfc3339;
 
-use super::{AdminUrl, table};
+use super::{AdminSocket, table};
 use crate::api::{RestoreReport, SnapshotFolder};
 use crate::storage::vault::snapshots::{Snapshot, export};
 
@@ -67,7 +67,7 @@ pub(super) enum SnapshotsCommand {
 }
 
 /// Runs a subcommand and returns its output.
-pub(super) async fn run(admin: &AdminUrl, command: SnapshotsCommand) -> anyhow::Result<String> {
+pub(super) async fn run(admin: &AdminSocket, command: SnapshotsCommand) -> anyhow::Result<String> {
     let client = admin.client()?;
     match command {
         SnapshotsCommand::List { tenant } => {

@@ -7,7 +7,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use protocol::TenantId;
 use protocol::calendar::Month;
 
-use super::AdminUrl;
+use super::AdminSocket;
 use super::client::AdminClient;
 use super::table;
 use crate::api::{LedgerFile, MonthUsage};
@@ -23,12 +23,12 @@ Examples:
   orchestrator usage
   orchestrator usage --month 2026-11 --format csv > november.csv
   orchestrator usage --tenant alice
-  orchestrator usage reconcile --envoy-admin http://127.0.0.1:9901
+  orchestrator usage reconcile --envoy-admin /run/sq-envoy/admin.sock
   orchestrator usage backup /backup/ledger-2026-11-23.sqlite";
 
 const RECONCILE_EXAMPLES: &str = "\
 Example:
-  orchestrator usage reconcile --envoy-admin http://127.0.0.1:9901";
+  orchestrator usage reconcile --envoy-admin /run/sq-envoy/admin.sock";
 
 const BACKUP_EXAMPLES: &str = "\
 Examples:
@@ -51,7 +51,7 @@ pub(super) struct UsageArgs {
     #[arg(long, value_enum, default_value_t)]
     format: UsageFormat,
     #[command(flatten)]
-    admin: AdminUrl,
+    admin: AdminSocket,
 }
 
 #[derive(Debug, Subcommand)]
@@ -60,14 +60,14 @@ enum UsageCommand {
     /// the ledger has more requests than Envoy, or fewer than the filter has put into reports.
     #[command(after_help = RECONCILE_EXAMPLES)]
     Reconcile {
-        /// Envoy's admin address.
-        #[arg(long, value_name = "URL")]
-        envoy_admin: String,
+        /// Envoy's admin socket.
+        #[arg(long, value_name = "PATH")]
+        envoy_admin: PathBuf,
         /// The `stat_prefix` of the listener's HTTP connection manager.
         #[arg(long, default_value = "https")]
         stat_prefix: String,
         #[command(flatten)]
-        admin: AdminUrl,
+        admin: AdminSocket,
     },
     /// Copy the ledger into a new file, also while the orchestrator runs. Runs on its host.
     #[command(after_help = BACKUP_EXAMPLES)]
@@ -78,7 +78,7 @@ enum UsageCommand {
         #[arg(long)]
         ledger: Option<PathBuf>,
         #[command(flatten)]
-        admin: AdminUrl,
+        admin: AdminSocket,
     },
 }
 

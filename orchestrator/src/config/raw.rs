@@ -2,18 +2,15 @@
 //!
 //! `orchestrator/orchestrator.schema.json` is generated from these types, with their comments.
 
-use std::fmt;
-use std::net::SocketAddr;
-
 use protocol::SqVersion;
 use protocol::deadlines::LEASE_MAX_MS;
 use protocol::time::{DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS, YEAR_MS};
 use schemars::JsonSchema;
-use serde::de::Error;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 use settings::{Duration, Integer, Size, Text};
 
 use super::RuntimeKind;
+use super::listen::RawListen;
 
 /// Upper bound of the floors: a pebibyte, more than any host has.
 const FLOOR_MAX_BYTES: u64 = 1 << 50;
@@ -38,18 +35,6 @@ pub(super) struct RawConfig {
     pub(super) process: RawProcess,
     pub(super) lifecycle: RawLifecycle,
     pub(super) host: RawHost,
-}
-
-/// Addresses of the orchestrator's servers, on loopback only.
-#[derive(Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub(super) struct RawListen {
-    /// Leases and usage reports, for the filter.
-    pub(super) gate: Loopback,
-    /// Clusters, for Envoy.
-    pub(super) xds: Loopback,
-    /// Status, metrics and commands, for the operator.
-    pub(super) admin: Loopback,
 }
 
 /// Choice of the runtime, and its user.
@@ -150,16 +135,6 @@ impl Default for RawConfig {
     }
 }
 
-impl Default for RawListen {
-    fn default() -> Self {
-        Self {
-            gate: Loopback::on_port(7100),
-            xds: Loopback::on_port(7101),
-            admin: Loopback::on_port(7102),
-        }
-    }
-}
-
 impl Default for RawRuntime {
     fn default() -> Self {
         Self { kind: RuntimeKind::Auto, uid: Integer::new(10_001) }
@@ -205,37 +180,5 @@ impl Default for RawLifecycle {
 impl Default for RawHost {
     fn default() -> Self {
         Self { memory_floor: Size::from_bytes(256 << 20), disk_floor: Size::from_bytes(512 << 20) }
-    }
-}
-
-/// A loopback address with its port. The orchestrator's servers have no authentication.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
-#[schemars(with = "String")]
-pub(super) struct Loopback(pub(super) SocketAddr);
-
-impl Loopback {
-    fn on_port(port: u16) -> Self {
-        Self(SocketAddr::from(([127, 0, 0, 1], port)))
-    }
-}
-
-impl fmt::Display for Loopback {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl<'de> Deserialize<'de> for Loopback {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        let Ok(address) = text.parse::<SocketAddr>() else {
-            let message = "is not an address: write one with its port, such as `127.0.0.1:7100`";
-            return Err(D::Error::custom(message));
-        };
-        if !address.ip().is_loopback() {
-            let message = "is not a loopback address: this server is not for the network";
-            return Err(D::Error::custom(message));
-        }
-        Ok(Self(address))
     }
 }

@@ -1,6 +1,7 @@
 use serde_json::Value;
 
 use super::*;
+use crate::sockets::AllowedUsers;
 
 const EXAMPLE: &str = include_str!("../../orchestrator.example.toml");
 const SCHEMA: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/orchestrator.schema.json");
@@ -22,9 +23,11 @@ fn empty_file_is_the_default() {
 
 #[test]
 fn example_shows_every_key_with_its_default() {
-    // One default depends on the host: the number of its cores.
+    // The comments' examples: one default depends on the host, the others are absent.
     let mut expected = Config::default();
     expected.lifecycle.max_starts = 2;
+    expected.listen.envoy_uid = Some(101);
+    expected.listen.group = Some(101);
     assert_eq!(Config::parse(&complete_example()), Ok(expected));
     let shown: Value = toml::from_str(&complete_example()).unwrap();
     let all = serde_json::to_value(RawConfig::default()).unwrap();
@@ -59,16 +62,16 @@ fn example_fulfils_the_schema() {
 #[test]
 fn all_faults_are_reported_at_once() {
     let faults = faults(
-        "data_root = 3\nwhat = 1\nsq_version = \"six\"\n[listen]\ngate = \"0.0.0.0:1\"\n\
-         xds = \"here\"\n[runtime]\nkind = \"podman\"\n[lifecycle]\nlease = \"1ms\"\n\
+        "data_root = 3\nwhat = 1\nsq_version = \"six\"\n[listen]\ngate = \"127.0.0.1:1\"\n\
+         metrics = \"0.0.0.0:1\"\n[runtime]\nkind = \"podman\"\n[lifecycle]\nlease = \"1ms\"\n\
          sleep_after = -1.0\nleese = 2\n[host]\ndisk_floor = \"1 MiX\"\n",
     );
     for start in [
         "data_root: `3` is not a text",
         "what: unknown key",
         "sq_version: `six` is not a supported version of SQ",
-        "listen.gate: `0.0.0.0:1` is not a loopback address",
-        "listen.xds: `here` is not an address",
+        "listen.gate: `127.0.0.1:1` is not an absolute path of a socket",
+        "listen.metrics: `0.0.0.0:1` is not a loopback address",
         "runtime.kind: `podman` is not one of `auto`, `docker`, `process`",
         "lifecycle.lease: `1ms` is out of bounds: write `50ms` to `10min`",
         "lifecycle.sleep_after: `-1` is not a duration",
@@ -91,6 +94,32 @@ fn contradicting_keys_are_faults() {
         "state_dir: `/d/state` is inside `data_root`, where each folder belongs to a tenant\n\
          lifecycle.backoff_max: `1s` is shorter than `backoff`, `2s`"
     );
+}
+
+#[test]
+fn socket_path_beyond_107_bytes_is_a_fault() {
+    let path = |bytes: usize| format!("/{}", "x".repeat(bytes - 1));
+    let text = |bytes| format!("[listen]\nadmin = \"{}\"\n", path(bytes));
+    assert_eq!(Config::parse(&text(107)).unwrap().listen.admin, Path::new(&path(107)));
+    let faults = faults(&text(108));
+    assert!(faults.contains("has 108 bytes, and a socket's path may have 107"), "{faults}");
+}
+
+#[test]
+fn servers_cannot_share_a_socket() {
+    let faults = faults("[listen]\ngate = \"/run/a.sock\"\nadmin = \"/run/a.sock\"\n");
+    assert_eq!(faults, "listen.admin: `/run/a.sock` is another server's socket");
+}
+
+#[test]
+fn listed_users_may_use_their_sockets() {
+    let text = "[listen]\nenvoy_uid = 101\noperator_uids = [1000, 1001]\ngroup = 0\n";
+    let listen = Config::parse(text).unwrap().listen;
+    assert_eq!(listen.envoy_access().users, AllowedUsers::own_and([101]));
+    assert_eq!(listen.operator_access().users, AllowedUsers::own_and([1000, 1001]));
+    let modes = [listen.envoy_access().mode, listen.operator_access().mode];
+    assert_eq!(modes, [0o660, 0o660]);
+    assert_eq!(Config::default().listen.operator_access().mode, 0o600);
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! Prometheus metrics of the orchestrator.
 //!
 //! Every name starts with [`PREFIX`], so that none is confused with one that Envoy exports for the
-//! filter. Labels come from closed sets, which bounds the number of series: no key or path is ever
-//! a label, and tenants are named by [`crate::usage::metrics`] alone, the busiest few.
+//! filter. Labels come from closed sets, which bounds the number of series: no tenant, key or path is
+//! ever a label, because every user of the host may read the metrics.
 
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -79,6 +79,7 @@ pub struct Metrics {
     slowest_copy: Gauge<f64, AtomicU64>,
     restored: Family<Kind, Counter>,
     memory_available: Gauge<u64, AtomicU64>,
+    refused_peers: Family<Kind, Counter>,
     registry: Registry,
 }
 
@@ -110,6 +111,7 @@ impl Metrics {
             slowest_copy: Gauge::default(),
             restored: Family::default(),
             memory_available: Gauge::default(),
+            refused_peers: Family::default(),
             registry,
         };
         metrics.register_tenants();
@@ -177,6 +179,11 @@ impl Metrics {
             "Memory in bytes that the host can hand out without swapping",
             self.memory_available.clone(),
         );
+        r.register(
+            "refused_peers",
+            "Number of connections refused because of the peer's user, by socket",
+            self.refused_peers.clone(),
+        );
     }
 
     fn register_vault(&mut self) {
@@ -203,6 +210,11 @@ impl Metrics {
             "Number of truncated phexts replaced by their good copy, by how it was noticed",
             self.restored.clone(),
         );
+    }
+
+    /// Counter of the connections to a socket that were refused because of the peer's user.
+    pub fn refused_peers(&self, socket: &'static str) -> Counter {
+        self.refused_peers.get_or_create(&Kind { kind: socket }).clone()
     }
 
     /// Sets the number of tenants per state, in the order of [`State::LABELS`], of connected

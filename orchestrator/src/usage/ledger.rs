@@ -204,11 +204,6 @@ impl Ledger {
         self.shared.state.lock().tally.notice(tenant, host::now_s())
     }
 
-    /// Returns the `count` tenants with the most requests of this day.
-    pub(crate) fn busiest(&self, count: usize) -> Vec<(TenantId, u64)> {
-        self.shared.state.lock().tally.busiest(host::now_s(), count)
-    }
-
     /// Returns the counters since the start.
     pub(crate) fn counted(&self) -> Counted {
         self.shared.state.lock().counted.clone()

@@ -1,7 +1,6 @@
 //! Usage and the ledger's condition, collected for Prometheus at each scrape.
 //!
-//! Labels come from closed sets. Tenants are named in one metric only, which is limited to the
-//! [`TOP_TENANTS`] busiest.
+//! Labels come from closed sets. No tenant is named: every user of the host may read the metrics.
 
 use std::fmt;
 
@@ -13,9 +12,6 @@ use prometheus_client::metrics::gauge::ConstGauge;
 
 use crate::usage::ledger::{Condition, Counted, Ledger};
 
-/// Tenants that get a label: enough to see who makes the load, few enough for any Prometheus.
-pub(crate) const TOP_TENANTS: usize = 10;
-
 /// Reads the ledger's counters at each scrape. They start at 0 with the process.
 #[derive(Debug)]
 pub(crate) struct UsageCollector(pub Ledger);
@@ -25,21 +21,7 @@ impl Collector for UsageCollector {
         let counted = self.0.counted();
         encode_usage(&mut encoder, &counted)?;
         encode_ledger(&mut encoder, &counted)?;
-        encode_condition(&mut encoder, &self.0.condition())?;
-        self.encode_top_tenants(&mut encoder)
-    }
-}
-
-impl UsageCollector {
-    fn encode_top_tenants(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        let name = "usage_top_requests_today";
-        let help = "Number of forwarded requests of this UTC day, of the busiest tenants.";
-        let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
-        for (tenant, requests) in self.0.busiest(TOP_TENANTS) {
-            let gauge = ConstGauge::new(i64::try_from(requests).unwrap_or(i64::MAX));
-            gauge.encode(metric.encode_family(&[("tenant", tenant.as_str())])?)?;
-        }
-        Ok(())
+        encode_condition(&mut encoder, &self.0.condition())
     }
 }
 

@@ -81,21 +81,6 @@ impl Tally {
         }
     }
 
-    /// Returns the `count` tenants with the most requests of this day, busiest first.
-    pub fn busiest(&self, now_s: u64, count: usize) -> Vec<(TenantId, u64)> {
-        let day = now_s / DAY_S;
-        let mut busy = Vec::new();
-        for (tenant, quota_use) in &self.tenants {
-            let requests = period(&quota_use.days, day).requests;
-            if requests > 0 {
-                busy.push((tenant, requests));
-            }
-        }
-        busy.sort_unstable_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(b.0)));
-        busy.truncate(count);
-        busy.into_iter().map(|(tenant, requests)| (tenant.clone(), requests)).collect()
-    }
-
     /// Removes tenants that were seen neither this month nor the last.
     pub fn remove_idle(&mut self, now_s: u64) {
         let month = Month::of(now_s).0;

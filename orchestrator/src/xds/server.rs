@@ -18,13 +18,13 @@ use envoy_types::pb::envoy::service::discovery::v3::{
 use envoy_types::pb::google::protobuf::Any;
 use protocol::headers::CLUSTER_PREFIX;
 use protocol::{GatewayId, TenantId};
-use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio_stream::Stream;
-use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 
 use super::{Publisher, STREAMS_MAX, StreamId, XdsEvent};
+use crate::sockets::PeerListener;
 use crate::xds::cluster::CLUSTER_TYPE;
 use crate::xds::session::{Outcome, Request, Response};
 
@@ -49,7 +49,7 @@ const DELTA_ONLY: &str = "only delta xDS is served: set api_type to DELTA_GRPC";
 
 /// Serves Envoys until `shutdown`, then ends all streams. Envoys keep the clusters that they have.
 pub async fn serve(
-    listener: TcpListener,
+    listener: PeerListener,
     publisher: Publisher,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), tonic::transport::Error> {
@@ -66,10 +66,9 @@ pub async fn serve(
     tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-        .tcp_nodelay(true)
         .add_service(ads)
         .add_service(cds)
-        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), shutdown)
+        .serve_with_incoming_shutdown(Box::pin(listener.into_stream()), shutdown)
         .await
 }
 

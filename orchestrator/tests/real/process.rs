@@ -35,6 +35,11 @@ impl Installation {
         ProcessRuntime::new(&self.data(), &state_dir, OWNER, &config).unwrap()
     }
 
+    /// Path of a socket of this installation.
+    pub(crate) fn socket(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
     fn data(&self) -> PathBuf {
         self.dir.path().join("data")
     }

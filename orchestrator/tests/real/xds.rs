@@ -2,15 +2,17 @@
 
 use std::fs;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use orchestrator::runtime::{Endpoint, Runtime};
+use orchestrator::sockets::{Access, AllowedUsers, PeerListener};
 use orchestrator::xds::cluster::{BearerToken, ClusterSpec};
 use orchestrator::xds::{self, Publisher, Seq, XdsEvent};
+use prometheus_client::metrics::counter::Counter;
 use protocol::Limits;
 use tempfile::TempDir;
-use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
@@ -26,28 +28,29 @@ const PATIENCE: Duration = Duration::from_secs(20);
 struct Server {
     publisher: Publisher,
     events: mpsc::Receiver<XdsEvent>,
-    address: SocketAddr,
+    socket: PathBuf,
     stop: oneshot::Sender<()>,
     task: JoinHandle<Result<(), tonic::transport::Error>>,
 }
 
 impl Server {
-    /// Starts a server that sends its set of clusters at once.
-    async fn start_ready() -> Self {
-        let server = Self::start("127.0.0.1:0").await;
+    /// Starts a server in `home` that sends its set of clusters at once.
+    async fn start_ready(home: &Installation) -> Self {
+        let server = Self::start(home.socket("xds.sock")).await;
         server.publisher.ready();
         server
     }
 
-    async fn start(address: &str) -> Self {
-        let listener = TcpListener::bind(address).await.unwrap();
-        let address = listener.local_addr().unwrap();
+    async fn start(socket: PathBuf) -> Self {
+        let access = Access { users: AllowedUsers::own_and([]), group: None, mode: 0o600 };
+        let listener = PeerListener::bind("xds", &socket, access, Counter::default()).await;
+        let listener = listener.unwrap();
         let (publisher, events) = Publisher::new();
         let (stop, stopped) = oneshot::channel();
         let task = tokio::spawn(xds::serve(listener, publisher.clone(), async {
             let _ = stopped.await;
         }));
-        Self { publisher, events, address, stop, task }
+        Self { publisher, events, socket, stop, task }
     }
 
     async fn stop(self) {
@@ -81,7 +84,7 @@ impl Server {
     }
 }
 
-/// An Envoy that routes by `x-sq-cluster` and gets its clusters from the server at `xds`. Dropping it
+/// An Envoy that routes by `x-sq-cluster` and gets its clusters from the socket `xds`. Dropping it
 /// ends it, after a failed test with its log.
 struct Envoy {
     process: Child,
@@ -89,14 +92,14 @@ struct Envoy {
 }
 
 impl Envoy {
-    fn start(xds: SocketAddr, id: &str) -> Self {
+    fn start(xds: &Path, id: &str) -> Self {
         Self::start_with(BOOTSTRAP, xds, id)
     }
 
-    fn start_with(bootstrap: &str, xds: SocketAddr, id: &str) -> Self {
+    fn start_with(bootstrap: &str, xds: &Path, id: &str) -> Self {
         let dir = TempDir::new().unwrap();
         let bootstrap = bootstrap
-            .replace("XDS_PORT", &xds.port().to_string())
+            .replace("XDS_SOCKET", &xds.display().to_string())
             .replace("NODE_ID", id)
             .replace("DIR", &dir.path().display().to_string());
         fs::write(dir.path().join("envoy.yaml"), bootstrap).unwrap();
@@ -179,7 +182,7 @@ static_resources:
         explicit_http_config: { http2_protocol_options: {} }
     load_assignment:
       cluster_name: xds
-      endpoints: [{ lb_endpoints: [{ endpoint: { address: { socket_address: { address: 127.0.0.1, port_value: XDS_PORT } } } }] }]
+      endpoints: [{ lb_endpoints: [{ endpoint: { address: { pipe: { path: XDS_SOCKET } } } }] }]
 "#;
 
 /// Sends a GET with a client's key, which must not reach SQ, and returns status and body.
@@ -225,8 +228,8 @@ async fn published_tenant_is_routed_until_withdrawn() {
         let home = Installation::new();
         let alice = home.runtime().start(spec("alice", version)).await.unwrap().endpoint;
         write(&alice, "through envoy").await;
-        let mut server = Server::start_ready().await;
-        let envoy = Envoy::start(server.address, "gw-1");
+        let mut server = Server::start_ready(&home).await;
+        let envoy = Envoy::start(&server.socket, "gw-1");
         assert_eq!(server.connected().await, "gw-1");
         let listener = envoy.listener().await;
         assert_eq!(select_status(listener, "sq/alice").await, 503);
@@ -249,10 +252,10 @@ async fn restarted_server_removes_only_gone_clusters() {
     let runtime = home.runtime();
     let alice = runtime.start(spec("alice", "0.6.0")).await.unwrap().endpoint;
     let bob = runtime.start(spec("bob", "0.6.0")).await.unwrap().endpoint;
-    let mut server = Server::start_ready().await;
+    let mut server = Server::start_ready(&home).await;
     server.publisher.publish(&tenant("alice"), &cluster_of(&alice, "0.6.0"));
     let seq = server.publisher.publish(&tenant("bob"), &cluster_of(&bob, "0.6.0"));
-    let envoy = Envoy::start(server.address, "gw-1");
+    let envoy = Envoy::start(&server.socket, "gw-1");
     server.acked(seq).await;
     let listener = envoy.listener().await;
     let both = async || {
@@ -260,12 +263,12 @@ async fn restarted_server_removes_only_gone_clusters() {
     };
     assert_eq!(both().await, (200, 200));
 
-    let address = server.address.to_string();
+    let socket = server.socket.clone();
     server.stop().await;
     assert_eq!(both().await, (200, 200));
 
     // The new server knows nothing yet. Until it is ready it sends nothing, so nothing is lost.
-    let mut server = Server::start(&address).await;
+    let mut server = Server::start(socket).await;
     assert_eq!(server.connected().await, "gw-1");
     assert_eq!(both().await, (200, 200));
     let seq = server.publisher.publish(&tenant("alice"), &cluster_of(&alice, "0.6.0"));
@@ -278,8 +281,8 @@ async fn restarted_server_removes_only_gone_clusters() {
 async fn two_envoys_get_and_acknowledge_the_same() {
     let home = Installation::new();
     let alice = home.runtime().start(spec("alice", "0.6.0")).await.unwrap().endpoint;
-    let mut server = Server::start_ready().await;
-    let envoys = [Envoy::start(server.address, "gw-1"), Envoy::start(server.address, "gw-2")];
+    let mut server = Server::start_ready(&home).await;
+    let envoys = [Envoy::start(&server.socket, "gw-1"), Envoy::start(&server.socket, "gw-2")];
     let mut ids = [server.connected().await, server.connected().await];
     ids.sort();
     assert_eq!(ids, ["gw-1", "gw-2"]);
@@ -304,13 +307,13 @@ async fn two_envoys_get_and_acknowledge_the_same() {
 async fn rejected_cluster_is_reported_with_its_reason() {
     let home = Installation::new();
     let alice = home.runtime().start(spec("alice", "0.6.0")).await.unwrap().endpoint;
-    let mut server = Server::start_ready().await;
+    let mut server = Server::start_ready(&home).await;
     let at = "{ address: 127.0.0.1, port_value: 0 }";
     let own = format!("  - name: xds\n    upstream_bind_config: {{ source_address: {at} }}\n");
     let bootstrap = BOOTSTRAP.replace("  - name: xds\n", &own);
     let extra = format!("extra_source_addresses: [{{ address: {at} }}]");
     let manager = format!("cluster_manager: {{ upstream_bind_config: {{ {extra} }} }}");
-    let envoy = Envoy::start_with(&format!("{manager}{bootstrap}"), server.address, "gw-1");
+    let envoy = Envoy::start_with(&format!("{manager}{bootstrap}"), &server.socket, "gw-1");
     assert_eq!(server.connected().await, "gw-1");
     let seq = server.publisher.publish(&tenant("alice"), &cluster_of(&alice, "0.6.0"));
     let (tenants, rejected_seq, reason) = loop {
@@ -328,8 +331,9 @@ async fn rejected_cluster_is_reported_with_its_reason() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn envoy_with_an_invalid_id_is_refused() {
-    let mut server = Server::start_ready().await;
-    let envoy = Envoy::start(server.address, "Not An Id");
+    let home = Installation::new();
+    let mut server = Server::start_ready(&home).await;
+    let envoy = Envoy::start(&server.socket, "Not An Id");
     eventually("the reason is in Envoy's log", async || {
         let log = fs::read_to_string(envoy.dir.path().join("log")).ok()?;
         // gRPC encodes its messages like this.
@@ -344,8 +348,8 @@ async fn sq_0_5_0_serves_a_herd_of_requests() {
     let home = Installation::new();
     let alice = home.runtime().start(spec("alice", "0.5.0")).await.unwrap().endpoint;
     write(&alice, "x").await;
-    let mut server = Server::start_ready().await;
-    let envoy = Envoy::start(server.address, "gw-1");
+    let mut server = Server::start_ready(&home).await;
+    let envoy = Envoy::start(&server.socket, "gw-1");
     let seq = server.publisher.publish(&tenant("alice"), &cluster_of(&alice, "0.5.0"));
     server.acked(seq).await;
     let listener = envoy.listener().await;

@@ -13,7 +13,6 @@ use super::hostcalls::{self, HostcallCounts};
 use super::stub_server::StubServer;
 use super::{cpu, generator};
 use harness::Client;
-use harness::host::ports;
 use harness::host::tools;
 use harness::parts::process::Process;
 
@@ -57,9 +56,9 @@ impl BenchEnvoy {
             StubServer::start(relay).await?,
             StubServer::start(orchestrator).await?,
         ];
-        let admin_port = ports::free()?;
+        let admin = dir.path().join("admin.sock");
         let yaml = BOOTSTRAP
-            .replace("@ADMIN@", &admin_port.to_string())
+            .replace("@ADMIN@", &admin.display().to_string())
             .replace("@LISTENERS@\n", listeners)
             .replace("@UPSTREAM@", &stubs[0].port().to_string())
             .replace("@RELAY@", &stubs[1].port().to_string())
@@ -69,7 +68,7 @@ impl BenchEnvoy {
         let mut command = Command::new(tools::envoy()?);
         command.arg("-c").arg(&config).args(["--concurrency", "1", "--disable-hot-restart"]);
         let process = Process::start("envoy", dir.path(), &mut command)?;
-        let admin = Client::plaintext(&format!("http://127.0.0.1:{admin_port}"))?;
+        let admin = Client::unix(&admin);
         let is_ready = || async { admin.get("/ready").await.is_ok_and(|response| response.ok()) };
         process.ready(START, is_ready).await?;
         Ok(Self { process, admin, dir, _stubs: stubs })

@@ -73,7 +73,7 @@ fn mark_all_awake(host: &PopulatedHost) -> Result<usize> {
 /// Waits until Envoy has opened its xDS stream. Returns the time of its opening.
 async fn wait_for_xds_stream(host: &PopulatedHost) -> Result<Instant> {
     until("Envoy's xDS stream", PATIENCE, || async {
-        let text = host.stack.orchestrator.admin().get("/metrics").await.ok()?.text();
+        let text = host.stack.orchestrator.metrics().get("/metrics").await.ok()?.text();
         (metric_sum(&text, "sq_orchestrator_xds_streams") > 0.0).then(Instant::now)
     })
     .await

@@ -21,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Clone)]
 pub(super) struct LeaseClient {
     gate: Client,
-    admin: Client,
+    metrics: Client,
 }
 
 /// The duration of one wake.
@@ -35,9 +35,9 @@ pub(super) struct WakeTiming {
 
 impl LeaseClient {
     /// Creates a client of a stack's orchestrator.
-    pub(super) fn new(stack: &Stack) -> Result<Self> {
-        let gate = format!("http://127.0.0.1:{}", stack.listen.orchestrator.gate);
-        Ok(Self { gate: Client::plaintext(&gate)?, admin: stack.orchestrator.admin().clone() })
+    pub(super) fn new(stack: &Stack) -> Self {
+        let Stack { orchestrator, .. } = stack;
+        Self { gate: orchestrator.gate(), metrics: orchestrator.metrics().clone() }
     }
 
     async fn post(&self, path: &str, body: &Value) -> Result<Response> {
@@ -75,7 +75,7 @@ impl LeaseClient {
     }
 
     async fn runtime_sum(&self) -> Result<Duration> {
-        let text = self.admin.get("/metrics").await?.text();
+        let text = self.metrics.get("/metrics").await?.text();
         Ok(Duration::try_from_secs_f64(metric_sum(&text, "sq_orchestrator_wake_seconds_sum"))?)
     }
 

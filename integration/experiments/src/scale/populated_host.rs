@@ -84,7 +84,7 @@ impl PopulatedHost {
             .lifecycle(lifecycle)
             .start_in(&path, Listen::free()?, registry, BTreeMap::new())
             .await?;
-        let leases = LeaseClient::new(&stack)?;
+        let leases = LeaseClient::new(&stack);
         let mut host = Self {
             stack,
             population,
@@ -169,7 +169,7 @@ impl PopulatedHost {
 
     /// Reads the number of tenants in each state from the orchestrator's metrics.
     pub(super) async fn tenants_by_state(&self) -> Result<BTreeMap<String, usize>> {
-        let text = self.stack.orchestrator.admin().get("/metrics").await?.text();
+        let text = self.stack.orchestrator.metrics().get("/metrics").await?.text();
         let lines = text.lines().filter_map(|line| {
             let (state, count) =
                 line.strip_prefix("sq_orchestrator_tenants{kind=\"")?.split_once("\"} ")?;

@@ -21,31 +21,32 @@ const TAG: &str = "v1.40.0";
 
 /// An Envoy container that can be started again.
 pub(crate) struct Container {
-    dir: PathBuf,
+    folders: Vec<PathBuf>,
     args: Vec<String>,
     running: Mutex<Option<ContainerAsync<GenericImage>>>,
 }
 
 impl Container {
-    /// A container that mounts `dir` at the same path. Nothing runs yet.
-    pub(crate) fn new(dir: &Path, args: Vec<String>) -> Self {
-        Self { dir: dir.to_owned(), args, running: Mutex::default() }
+    /// A container that mounts `folders` at the same paths. Nothing runs yet.
+    pub(crate) fn new(folders: &[&Path], args: Vec<String>) -> Self {
+        let folders = folders.iter().map(|folder| (*folder).to_owned()).collect();
+        Self { folders, args, running: Mutex::default() }
     }
 
     /// Starts it; it need not be ready yet.
     pub(crate) async fn start(&self) -> Result<()> {
         self.kill();
-        let dir = self.dir.display().to_string();
-        let container = GenericImage::new(IMAGE, TAG)
+        let mut image = GenericImage::new(IMAGE, TAG)
             .with_cmd(&self.args)
             .with_network("host")
             // Envoy's own image drops to another user unless this says not to, and that user could
             // not read the private keys.
-            .with_env_var("ENVOY_UID", "0")
-            .with_mount(Mount::bind_mount(dir.clone(), dir))
-            .start()
-            .await
-            .context("Envoy's container does not start")?;
+            .with_env_var("ENVOY_UID", "0");
+        for folder in &self.folders {
+            let folder = folder.display().to_string();
+            image = image.with_mount(Mount::bind_mount(folder.clone(), folder));
+        }
+        let container = image.start().await.context("Envoy's container does not start")?;
         *self.running.lock() = Some(container);
         Ok(())
     }

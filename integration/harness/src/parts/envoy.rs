@@ -12,6 +12,8 @@ use anyhow::{Context, Result, bail};
 
 use crate::client::Client;
 use crate::host::certs::Certs;
+use crate::host::files::create_private_dir;
+use crate::host::sockets;
 use crate::host::tools;
 use crate::options::{EnvoyHost, Listen};
 #[cfg(feature = "containers")]
@@ -42,6 +44,8 @@ pub struct EnvoySetup<'a> {
     pub certs: &'a Certs,
     /// Ports of all parts.
     pub listen: Listen,
+    /// Folder of the stack's sockets.
+    pub sockets: &'a Path,
     /// Number of worker threads.
     pub workers: u32,
     /// Path of `filter.wasm`.
@@ -60,7 +64,8 @@ pub struct EnvoySetup<'a> {
 pub struct Envoy {
     runner: Runner,
     admin: Client,
-    admin_url: String,
+    admin_socket: PathBuf,
+    metrics: Client,
     config: PathBuf,
     /// Number of hot restarts since the last start.
     epochs: AtomicU32,
@@ -98,6 +103,8 @@ impl Envoy {
         env: Option<(&'static str, &str)>,
     ) -> Result<Self> {
         let args = arguments(setup, &config);
+        let socket_folder = sockets::envoy(setup.sockets, setup.node);
+        create_private_dir(&socket_folder)?;
         let runner = match setup.host {
             EnvoyHost::Process => {
                 let logs = setup.dir.join("logs");
@@ -108,13 +115,18 @@ impl Envoy {
                 })
             }
             #[cfg(feature = "containers")]
-            EnvoyHost::Container => Runner::Container(Box::new(Container::new(setup.dir, args))),
+            EnvoyHost::Container => {
+                let folders = [setup.dir, setup.sockets];
+                Runner::Container(Box::new(Container::new(&folders, args)))
+            }
             #[cfg(not(feature = "containers"))]
             EnvoyHost::Container => bail!("ENVOY_HOST=container needs the feature `containers`"),
         };
-        let admin_url = format!("http://127.0.0.1:{}", setup.listen.envoy_admin);
-        let admin = Client::plaintext(&admin_url)?;
-        Ok(Self { runner, admin, admin_url, config, epochs: AtomicU32::new(0) })
+        let admin_socket = socket_folder.join("admin.sock");
+        let admin = Client::unix(&admin_socket);
+        let metrics = format!("http://127.0.0.1:{}", setup.listen.envoy_metrics);
+        let metrics = Client::plaintext(&metrics)?;
+        Ok(Self { runner, admin, admin_socket, metrics, config, epochs: AtomicU32::new(0) })
     }
 
     /// Starts it and waits until it serves.
@@ -232,9 +244,14 @@ impl Envoy {
         &self.admin
     }
 
-    /// Base URL of the admin interface, `http://127.0.0.1:…`.
-    pub fn admin_url(&self) -> &str {
-        &self.admin_url
+    /// Path of the admin interface's socket.
+    pub fn admin_socket(&self) -> &Path {
+        &self.admin_socket
+    }
+
+    /// A client of the listener for Prometheus.
+    pub fn metrics(&self) -> &Client {
+        &self.metrics
     }
 
     /// Path of the config that it is started with.

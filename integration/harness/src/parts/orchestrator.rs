@@ -12,8 +12,8 @@ use serde::Deserialize;
 
 use crate::client::Client;
 use crate::client::response::Response;
-use crate::host::tools;
-use crate::options::{Lifecycle, OrchestratorPorts, Runtime};
+use crate::host::{sockets, tools};
+use crate::options::{Lifecycle, Runtime};
 use crate::parts::orchestrator::responses::{MonthUsage, TenantStatus};
 use crate::parts::service::Service;
 use crate::until;
@@ -25,8 +25,10 @@ const START_TIMEOUT: Duration = Duration::from_secs(30);
 pub struct OrchestratorSetup<'a> {
     /// Folder for its config, data, state and log.
     pub dir: &'a Path,
-    /// Ports on the loopback.
-    pub ports: OrchestratorPorts,
+    /// Folder of its sockets.
+    pub sockets: &'a Path,
+    /// Port of its metrics, on the loopback.
+    pub metrics: u16,
     /// Runtime of the tenants' SQ.
     pub runtime: Runtime,
     /// Version of SQ, such as `0.6.0`.
@@ -43,7 +45,8 @@ pub struct OrchestratorSetup<'a> {
 pub struct Orchestrator {
     service: Service,
     admin: Client,
-    admin_url: String,
+    metrics: Client,
+    sockets: PathBuf,
     data: PathBuf,
     state: PathBuf,
 }
@@ -65,8 +68,9 @@ impl Orchestrator {
         let args = ["serve".into(), "--config".into(), config.display().to_string()];
         let program = tools::workspace_binary("orchestrator")?;
         let service = Service::new("orchestrator", program, args.into(), &setup.dir.join("logs"));
-        let admin_url = format!("http://127.0.0.1:{}", setup.ports.admin);
-        Ok(Self { service, admin: Client::plaintext(&admin_url)?, admin_url, data, state })
+        let admin = Client::unix(&sockets::orchestrator(setup.sockets, "admin"));
+        let metrics = Client::plaintext(&format!("http://127.0.0.1:{}", setup.metrics))?;
+        Ok(Self { service, admin, metrics, sockets: setup.sockets.to_owned(), data, state })
     }
 
     /// Starts the process and waits until it is ready.
@@ -82,14 +86,24 @@ impl Orchestrator {
         &self.service
     }
 
-    /// Base URL of the admin API, `http://127.0.0.1:…`.
-    pub fn admin_url(&self) -> &str {
-        &self.admin_url
+    /// Path of the socket `gate`, `xds` or `admin`.
+    pub fn socket(&self, name: &str) -> PathBuf {
+        sockets::orchestrator(&self.sockets, name)
     }
 
     /// A client of the admin API.
     pub fn admin(&self) -> &Client {
         &self.admin
+    }
+
+    /// A client of the gate API, which the filter uses.
+    pub fn gate(&self) -> Client {
+        Client::unix(&self.socket("gate"))
+    }
+
+    /// A client of the listener for Prometheus.
+    pub fn metrics(&self) -> &Client {
+        &self.metrics
     }
 
     /// The data root: a folder per tenant.
@@ -144,27 +158,31 @@ impl Orchestrator {
     /// The value of one metric with its labels, such as
     /// `sq_orchestrator_tenants{kind="awake"}`; 0 if it is absent.
     pub async fn labelled_metric(&self, metric: &str) -> Result<f64> {
-        let text = self.admin.get("/metrics").await?.text();
+        let text = self.metrics.get("/metrics").await?.text();
         let value = text.lines().find_map(|line| line.strip_prefix(metric)?.strip_prefix(' '));
         Ok(value.map_or(Ok(0.0), str::parse)?)
     }
 
     /// The value of a metric, summed over its labels; 0 if it is absent.
     pub async fn metric(&self, name: &str) -> Result<f64> {
-        let text = self.admin.get("/metrics").await?.text();
+        let text = self.metrics.get("/metrics").await?.text();
         Ok(metric_sum(&text, name))
     }
 }
 
 fn config_text(setup: &OrchestratorSetup<'_>, data: &Path, state: &Path) -> Result<String> {
     let sq_version = setup.sq_version;
-    let OrchestratorPorts { gate, xds, admin } = setup.ports;
+    let socket = |name| sockets::orchestrator(setup.sockets, name).display().to_string();
     let mut text = format!(
         "data_root = '{}'\nstate_dir = '{}'\nsq_version = \"{sq_version}\"\n\n\
-         [listen]\ngate = \"127.0.0.1:{gate}\"\nxds = \"127.0.0.1:{xds}\"\n\
-         admin = \"127.0.0.1:{admin}\"\n\n[runtime]\nkind = \"{}\"\n\n",
+         [listen]\ngate = '{}'\nxds = '{}'\nadmin = '{}'\nmetrics = \"127.0.0.1:{}\"\n\n\
+         [runtime]\nkind = \"{}\"\n\n",
         data.display(),
         state.display(),
+        socket("gate"),
+        socket("xds"),
+        socket("admin"),
+        setup.metrics,
         setup.runtime.name()
     );
     match setup.runtime {

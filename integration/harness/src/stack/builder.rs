@@ -12,6 +12,7 @@ use anyhow::Result;
 use super::{SecondEnvoy, Stack};
 use crate::host::certs::Certs;
 use crate::host::ports;
+use crate::host::sockets::Sockets;
 use crate::host::tools;
 use crate::options::{EnvoyHost, Lifecycle, Listen, Runtime};
 use crate::parts::envoy::{Envoy, EnvoySetup};
@@ -218,14 +219,16 @@ impl StackBuilder {
         }
         let certs = Certs::create(&dir.join("pki"))?;
         let relay = Relay::new(dir, listen.relay, &certs, &registry)?;
+        let sockets = Sockets::create(dir)?;
         let orchestrator = Orchestrator::new(&OrchestratorSetup {
             dir,
-            ports: listen.orchestrator,
+            sockets: sockets.folder(),
+            metrics: listen.orchestrator_metrics,
             runtime: self.runtime,
             sq_version: &self.sq_version,
             lifecycle: &self.lifecycle,
-            // Stacks side by side must not share their bridge: one bridge per gate port.
-            network: &format!("sq-gateway-{}", listen.orchestrator.gate),
+            // Stacks side by side must not share their bridge: one bridge per port.
+            network: &format!("sq-gateway-{}", listen.orchestrator_metrics),
             further: &self.orchestrator,
         })?;
         let filter = self.filter.map_or_else(tools::filter, Ok)?;
@@ -237,6 +240,7 @@ impl StackBuilder {
             node: "gateway-1",
             certs: &certs,
             listen,
+            sockets: sockets.folder(),
             workers: self.workers,
             filter: &filter,
             filter_config: &filter_config,
@@ -257,6 +261,7 @@ impl StackBuilder {
             orchestrator,
             envoy,
             second,
+            _sockets: sockets,
             temporary: None,
         })
     }
@@ -265,7 +270,7 @@ impl StackBuilder {
 fn second_envoy(first: &EnvoySetup<'_>) -> Result<SecondEnvoy> {
     let dir = first.dir.join("second");
     let https = ports::free()?;
-    let listen = Listen { https, envoy_admin: ports::free()?, ..first.listen };
+    let listen = Listen { https, envoy_metrics: ports::free()?, ..first.listen };
     let setup = EnvoySetup { dir: &dir, node: "gateway-2", listen, ..*first };
     Ok(SecondEnvoy { https, envoy: Envoy::new(&setup)? })
 }

@@ -77,7 +77,7 @@ pub(super) async fn run(
     }
     let info: ServerInfo = envoy.get("/server_info").await?;
     let gateway = GatewayId::parse(&info.node.id).with_context(|| {
-        format!("invalid node.id {:?} of Envoy at {}", info.node.id, envoy.base())
+        format!("invalid node.id {:?} of Envoy at {}", info.node.id, envoy.socket().display())
     })?;
     let uptime = info.uptime_all_epochs.trim_end_matches('s');
     let uptime_s: u64 = uptime.parse().with_context(|| format!("invalid uptime {uptime:?}"))?;
@@ -91,7 +91,7 @@ pub(super) async fn run(
         bail!(
             "Envoy at {} has no counter wasmcustom.sq_gate.metered: its filter is older than this \
              command",
-            envoy.base()
+            envoy.socket().display()
         );
     };
     let sums = query_ledger(orchestrator, &gateway, since_s, metered, patience).await?;

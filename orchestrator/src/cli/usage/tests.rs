@@ -6,7 +6,7 @@ use clap::Parser;
 use protocol::usage::UsageRow;
 use protocol::{Counters, GatewayId, Limits, TierName, UsageReport};
 use tempfile::TempDir;
-use tokio::net::TcpListener;
+use tokio::net::UnixListener;
 
 use std::time::Duration;
 
@@ -23,11 +23,12 @@ struct TestCli {
     usage: UsageArgs,
 }
 
-async fn serve(routes: Router) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let base = format!("http://{}", listener.local_addr().unwrap());
+/// Serves on a socket in `dir` and returns its path.
+fn serve(dir: &Path, name: &str, routes: Router) -> String {
+    let socket = dir.join(name);
+    let listener = UnixListener::bind(&socket).unwrap();
     tokio::spawn(async move { axum::serve(listener, routes).await });
-    base
+    socket.display().to_string()
 }
 
 /// An orchestrator's admin API. Its ledger has one tenant with 7 forwarded and 3 refused requests.
@@ -52,12 +53,12 @@ async fn orchestrator() -> (TempDir, String, Ledger) {
     let report = UsageReport { gateway, source: "vm".to_owned(), sequence: 1, rows: vec![row] };
     ledger.report(report).await.unwrap();
     let api = UsageApi::new(ledger.clone(), Disk::new(dir.path(), 0), Startup::default(), 380);
-    let base = serve(admin_router(api)).await;
-    (dir, base, ledger)
+    let socket = serve(dir.path(), "admin.sock", admin_router(api));
+    (dir, socket, ledger)
 }
 
 /// The part of an Envoy's admin API that is used; `metered` requests were put into reports.
-async fn envoy(ok: u64, client_errors: u64, metered: u64) -> String {
+fn envoy(dir: &Path, ok: u64, client_errors: u64, metered: u64) -> String {
     let info = serde_json::json!({
         "version": "x/1.40.0/Clean/RELEASE/BoringSSL",
         "uptime_all_epochs": "60s",
@@ -78,7 +79,7 @@ async fn envoy(ok: u64, client_errors: u64, metered: u64) -> String {
     let routes = Router::new()
         .route("/server_info", get(|| async { Json(info) }))
         .route("/stats", get(|| async { Json(stats) }));
-    serve(routes).await
+    serve(dir, &format!("envoy-{metered}.sock"), routes)
 }
 
 async fn usage(words: &[&str]) -> anyhow::Result<String> {
@@ -129,14 +130,14 @@ async fn empty_month_is_shown_and_invalid_refused() {
 
 #[tokio::test]
 async fn reconcile_fails_on_double_counting() {
-    let (_dir, admin, _ledger) = orchestrator().await;
-    let more = envoy(8, 5, 10).await;
+    let (dir, admin, _ledger) = orchestrator().await;
+    let more = envoy(dir.path(), 8, 5, 10);
     let words = ["reconcile", "--envoy-admin", &more, "--admin", &admin];
     let text = usage(&words).await.unwrap();
     let total: Vec<_> =
         text.lines().find(|l| l.starts_with("total")).unwrap().split_whitespace().collect();
     assert_eq!(total, ["total", "13", "10", "3", "0"], "{text}");
-    let less = envoy(6, 3, 9).await;
+    let less = envoy(dir.path(), 6, 3, 9);
     let words = ["reconcile", "--envoy-admin", &less, "--admin", &admin];
     let fault = usage(&words).await.unwrap_err().to_string();
     assert!(fault.contains("1 request more than Envoy"), "{fault}");
@@ -144,10 +145,10 @@ async fn reconcile_fails_on_double_counting() {
 
 #[tokio::test]
 async fn reconcile_fails_on_lost_requests() {
-    let (_dir, admin, _ledger) = orchestrator().await;
-    let lossy = envoy(8, 5, 12).await;
-    let orchestrator = AdminClient::orchestrator(&admin).unwrap();
-    let lossy = AdminClient::envoy(&lossy).unwrap();
+    let (dir, admin, _ledger) = orchestrator().await;
+    let lossy = envoy(dir.path(), 8, 5, 12);
+    let orchestrator = AdminClient::orchestrator(Path::new(&admin)).unwrap();
+    let lossy = AdminClient::envoy(Path::new(&lossy)).unwrap();
     let fault = reconcile::run(&orchestrator, &lossy, "https", Duration::ZERO).await.unwrap_err();
     let fault = fault.to_string();
     assert!(fault.contains("lost 2:") && fault.contains("lacks 2 requests"), "{fault}");

@@ -51,12 +51,3 @@ fn tenants_idle_for_two_months_are_removed() {
     tally.remove_idle(NOON + 60 * DAY_S);
     assert_eq!(tally.tenants(), 1);
 }
-
-#[test]
-fn busiest_are_ordered_by_requests_and_bounded() {
-    let mut tally = Tally::default();
-    for (name, reads) in [("a", 5), ("b", 9), ("c", 7), ("d", 0)] {
-        tally.add(&increase(name, NOON, reads, 0));
-    }
-    assert_eq!(tally.busiest(NOON, 2), [(tenant("b"), 9), (tenant("c"), 7)]);
-}

@@ -11,10 +11,17 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::EnvoySetup;
 use crate::host::files;
+use crate::host::sockets;
 use crate::host::tools;
 
 /// The folder that the operators' files expect.
 const ETC: &str = "/etc/sq-gateway";
+
+/// Folder of the orchestrator's sockets in the operators' files.
+const ORCHESTRATOR_SOCKETS: &str = "/run/sq-gateway";
+
+/// Folder of Envoy's admin socket in the operators' files.
+const ENVOY_SOCKETS: &str = "/run/sq-envoy";
 
 /// The first field of the filter's JSON config, before which others are inserted.
 const FIRST_FIELD: &str = "\"orchestrator_cluster\"";
@@ -54,10 +61,10 @@ pub(super) fn bootstrap(etc: &Path, setup: &EnvoySetup<'_>) -> Result<String> {
         &[
             (ETC, &etc.display().to_string()),
             ("port_value: 8443", &port_value(listen.https)),
-            ("port_value: 9901", &port_value(listen.envoy_admin)),
+            (ORCHESTRATOR_SOCKETS, &setup.sockets.display().to_string()),
+            (ENVOY_SOCKETS, &envoy_sockets(setup)),
+            ("port_value: 9901", &port_value(listen.envoy_metrics)),
             ("port_value: 7443", &port_value(listen.relay)),
-            ("port_value: 7100", &port_value(listen.orchestrator.gate)),
-            ("port_value: 7101", &port_value(listen.orchestrator.xds)),
             ("id: gateway-1", &format!("id: {}", setup.node)),
         ],
     )?;
@@ -75,11 +82,16 @@ pub(super) fn standalone(etc: &Path, setup: &EnvoySetup<'_>, sq_port: u16) -> Re
         &[
             (ETC, &etc.display().to_string()),
             ("port_value: 8443", &port_value(listen.https)),
-            ("port_value: 9901", &port_value(listen.envoy_admin)),
+            (ENVOY_SOCKETS, &envoy_sockets(setup)),
+            ("port_value: 9901", &port_value(listen.envoy_metrics)),
             ("port_value: 7443", &port_value(listen.relay)),
             ("port_value: 1337", &port_value(sq_port)),
         ],
     )
+}
+
+fn envoy_sockets(setup: &EnvoySetup<'_>) -> String {
+    sockets::envoy(setup.sockets, setup.node).display().to_string()
 }
 
 fn port_value(port: u16) -> String {
@@ -116,7 +128,7 @@ fn insert_filter_field(text: &str, name: &str, value: &str) -> Result<String> {
 mod tests {
     use super::*;
     use crate::host::certs::Certs;
-    use crate::options::{EnvoyHost, Listen, OrchestratorPorts};
+    use crate::options::{EnvoyHost, Listen};
 
     #[test]
     fn missing_literal_is_an_error() {
@@ -135,12 +147,12 @@ mod tests {
         let certs = Certs::create(&dir.path().join("pki")).unwrap();
         let filter = dir.path().join("filter.wasm");
         fs::write(&filter, b"").unwrap();
-        let orchestrator = OrchestratorPorts { gate: 1, xds: 1, admin: 1 };
         let setup = EnvoySetup {
             dir: dir.path(),
             node: "gateway-1",
             certs: &certs,
-            listen: Listen { https: 1, envoy_admin: 1, relay: 1, orchestrator },
+            listen: Listen { https: 1, envoy_metrics: 1, relay: 1, orchestrator_metrics: 1 },
+            sockets: dir.path(),
             workers: 1,
             filter: &filter,
             filter_config: &[],

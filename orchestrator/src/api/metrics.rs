@@ -1,0 +1,33 @@
+//! Metrics and health over TCP, for Prometheus, which cannot read a Unix socket. Every program of this
+//! host may read them: they name no tenant and change nothing.
+//!
+//! | request | response |
+//! |---|---|
+//! | `GET /metrics` | 200 `OpenMetrics` text |
+//! | `GET /healthz` | 200 while the process runs |
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::header;
+use axum::middleware::from_fn;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+
+use crate::api::loopback;
+use crate::tenants::metrics::Metrics;
+
+/// Builds the routes.
+pub(crate) fn router(metrics: Arc<Metrics>) -> Router {
+    Router::new()
+        .route("/metrics", get(encode))
+        .route("/healthz", get(|| async { "ok\n" }))
+        .with_state(metrics)
+        .layer(from_fn(loopback::reject_web_pages))
+}
+
+async fn encode(State(metrics): State<Arc<Metrics>>) -> Response {
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(header::CONTENT_TYPE, kind)], metrics.encode()).into_response()
+}
