@@ -103,12 +103,13 @@ impl Context for Http {
 impl HttpContext for Http {
     fn on_http_request_headers(&mut self, _: usize, end: bool) -> Action {
         let Some(shell) = &self.shell else { return Action::Pause };
+        let callback = shell.begin();
         let headers = host::request_headers();
         let now = shell.coarse_now();
         shell.with(|gate, shared| {
             gate.on_request_head(self.id, &headers, end, host::client_address, now, shared);
         });
-        let effect = shell.next_own_effect(self.id);
+        let effect = shell.next_own_effect(callback, self.id);
         if !matches!(effect, Some(Effect::Forward(..))) {
             // A forwarded head is replaced as a whole. Any other is paused or answered as it is, and
             // must not carry our header names, which a later filter or route would trust.
@@ -116,15 +117,18 @@ impl HttpContext for Http {
         }
         let action = effect.map(|effect| shell.apply(effect));
         // A head that could not be written brings a reply.
-        shell.perform_in_callback(self.id).or(action).unwrap_or(Action::Pause)
+        shell.perform_own(callback, self.id).or(action).unwrap_or(Action::Pause)
     }
 
     fn on_http_request_body(&mut self, size: usize, end: bool) -> Action {
         let Some(shell) = &self.shell else { return Action::Pause };
+        let callback = shell.begin();
         let now = shell.coarse_now();
         let read = || if size > 0 { host::request_body(size) } else { Vec::new() };
+        let reply = shell.take_postponed_reply(self.id);
         shell.with(|gate, shared| gate.on_request_body(self.id, end, read, now, shared));
-        shell.perform_in_callback(self.id).unwrap_or(Action::Pause)
+        let reply = reply.map(|reply| shell.apply(reply));
+        reply.or(shell.perform_own(callback, self.id)).unwrap_or(Action::Pause)
     }
 
     /// Trailers end a body as well. Envoy drops them.
@@ -134,8 +138,9 @@ impl HttpContext for Http {
 
     fn on_http_response_headers(&mut self, _: usize, end: bool) -> Action {
         let Some(shell) = &self.shell else { return Action::Continue };
+        let callback = shell.begin();
         shell.with(|gate, _| gate.on_response_head(self.id, end, &host::CurrentResponse));
-        shell.perform_in_callback(self.id).unwrap_or(Action::Continue)
+        shell.perform_own(callback, self.id).unwrap_or(Action::Continue)
     }
 
     fn on_http_response_body(&mut self, size: usize, end: bool) -> Action {

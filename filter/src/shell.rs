@@ -5,9 +5,15 @@
 //! performed by switching the effective context to that stream and back. The effect on the
 //! callback's own stream becomes the callback's return value, because Envoy cannot resume a stream
 //! that it has not paused yet.
+//!
+//! Callbacks nest: before Envoy returns from a callback, it sends the replies and resumes the requests
+//! of that callback, each of them inside the one before, because each causes another callback. A
+//! thousand replies to the clients that waited for one key would overflow V8's stack and end the VM.
+//! So a callback performs the effects of its own event only ([`Shell::begin`]), and at most
+//! [`BATCH`] on other streams. The rest is postponed to ticks that follow at once.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -20,17 +26,34 @@ use crate::host::{self, SharedData};
 
 /// Interval of time-driven work. It also bounds the age of the clock in a busy VM.
 pub(crate) const TICK: Duration = Duration::from_millis(20);
+/// Interval of ticks while effects are postponed: the shortest that Envoy has.
+const BUSY_TICK: Duration = Duration::from_millis(1);
+/// Maximum number of effects on other streams in one callback. Envoy survived 100 replies in one
+/// callback and not 200.
+const BATCH: usize = 32;
 /// Ticks between two flushes of the counters.
 const METRIC_TICKS: u32 = 50;
+
+/// A callback of Envoy that is running.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Callback {
+    /// Number of effects that belong to callbacks around this one. Their hostcalls have not returned,
+    /// so it does not change before this callback ends.
+    earlier: usize,
+}
 
 pub(crate) struct Shell {
     root: u32,
     gate: RefCell<Gate>,
     /// The calls in flight, by the host's token.
     tokens: RefCell<BTreeMap<u32, CallId>>,
+    /// Effects on paused streams that wait for a tick.
+    postponed: RefCell<VecDeque<Effect>>,
     /// The time of the last tick or of the last call that has ended since.
     clock: Cell<u64>,
     ticks: Cell<u32>,
+    /// The time of the last tick that did what is due by time.
+    last_tick_ns: Cell<u64>,
     counters: Vec<Option<u32>>,
     hostcalls: Option<u32>,
 }
@@ -41,8 +64,10 @@ impl Shell {
             root,
             gate: RefCell::new(gate),
             tokens: RefCell::default(),
+            postponed: RefCell::default(),
             clock: Cell::new(host::now_ns()),
             ticks: Cell::new(0),
+            last_tick_ns: Cell::new(0),
             counters: metric_names().iter().map(|name| host::define_counter(name)).collect(),
             hostcalls: host::define_counter(HOSTCALLS),
         })
@@ -67,35 +92,77 @@ impl Shell {
         event(&mut self.gate.borrow_mut(), &mut SharedData)
     }
 
-    fn next_effect(&self) -> Option<Effect> {
-        self.gate.borrow_mut().next_effect()
+    /// Begins a callback, before its event is reported to the gate.
+    pub(crate) fn begin(&self) -> Callback {
+        Callback { earlier: self.gate.borrow().pending_effects() }
     }
 
-    /// Performs all effects, in the callback of a call that `caller` has made (`None`: the root) or
-    /// of a tick. Streams that are named by an effect are paused.
-    pub(crate) fn perform(&self, caller: Option<StreamId>) {
-        while let Some(effect) = self.next_effect() {
-            self.perform_elsewhere(effect, caller);
+    fn next_effect(&self, callback: Callback) -> Option<Effect> {
+        self.gate.borrow_mut().next_effect_after(callback.earlier)
+    }
+
+    /// Performs the effects of a callback: of a call that `caller` has made (`None`: the root) or of
+    /// a tick. Streams that are named by an effect are paused.
+    fn perform(&self, callback: Callback, caller: Option<StreamId>) {
+        let mut performed = 0;
+        while let Some(effect) = self.next_effect(callback) {
+            self.perform_or_postpone(effect, caller, &mut performed);
         }
+    }
+
+    /// Performs an effect, or postpones it if it is about a stream and `performed` such effects are
+    /// as many as one callback may perform.
+    fn perform_or_postpone(&self, effect: Effect, caller: Option<StreamId>, performed: &mut usize) {
+        if effect.stream().is_some() {
+            let mut postponed = self.postponed.borrow_mut();
+            if *performed >= BATCH || !postponed.is_empty() {
+                if postponed.is_empty() {
+                    host::set_tick_period(BUSY_TICK);
+                }
+                return postponed.push_back(effect);
+            }
+            *performed += 1;
+        }
+        self.perform_elsewhere(effect, caller);
+    }
+
+    /// Performs the oldest postponed effects, in a tick.
+    fn perform_postponed(&self) {
+        for _ in 0..BATCH {
+            let Some(effect) = self.postponed.borrow_mut().pop_front() else { break };
+            self.perform_elsewhere(effect, None);
+        }
+        if self.postponed.borrow().is_empty() {
+            host::set_tick_period(TICK);
+        }
+    }
+
+    /// Takes out the postponed effect on a stream of which Envoy reports more before the effect was
+    /// performed. Only a reply is still to be made then: the callback itself lets the stream go on.
+    pub(crate) fn take_postponed_reply(&self, own: StreamId) -> Option<Effect> {
+        let mut postponed = self.postponed.borrow_mut();
+        let place = postponed.iter().position(|effect| effect.stream() == Some(own))?;
+        postponed.remove(place).filter(|effect| matches!(effect, Effect::Reply(..)))
     }
 
     /// Performs the effects that are not about `own`, in the callback of `own`'s head or body, up to
     /// the first one that is.
-    pub(crate) fn next_own_effect(&self, own: StreamId) -> Option<Effect> {
-        while let Some(effect) = self.next_effect() {
+    pub(crate) fn next_own_effect(&self, callback: Callback, own: StreamId) -> Option<Effect> {
+        let mut performed = 0;
+        while let Some(effect) = self.next_effect(callback) {
             if effect.stream() == Some(own) {
                 return Some(effect);
             }
-            self.perform_elsewhere(effect, Some(own));
+            self.perform_or_postpone(effect, Some(own), &mut performed);
         }
         None
     }
 
-    /// Performs all effects in a callback of `own`. Returns the action for the callback to return;
+    /// Performs the effects of a callback of `own`. Returns the action for the callback to return;
     /// `None` if no effect was about `own`.
-    pub(crate) fn perform_in_callback(&self, own: StreamId) -> Option<Action> {
+    pub(crate) fn perform_own(&self, callback: Callback, own: StreamId) -> Option<Action> {
         let mut action = None;
-        while let Some(effect) = self.next_own_effect(own) {
+        while let Some(effect) = self.next_own_effect(callback, own) {
             action = Some(self.apply(effect));
         }
         action
@@ -110,7 +177,9 @@ impl Shell {
             (None, _) => return,
         };
         let is_elsewhere = caller != Some(stream);
-        if is_elsewhere && !host::switch_to(stream.0) {
+        // Envoy keeps the context of a stream for a moment after it has reported the end, and the SDK
+        // panics if another event follows.
+        if is_elsewhere && !(self.has_stream(stream) && host::switch_to(stream.0)) {
             return;
         }
         if self.apply(effect) == Action::Continue {
@@ -120,6 +189,10 @@ impl Shell {
             // Calls that follow are made in the context of the callback again.
             host::switch_to(caller.map_or(self.root, |caller| caller.0));
         }
+    }
+
+    fn has_stream(&self, stream: StreamId) -> bool {
+        self.gate.borrow().has_stream(stream)
     }
 
     /// Performs an effect in the context of its stream. Returns whether the stream goes on.
@@ -169,9 +242,10 @@ impl Shell {
     }
 
     pub(crate) fn end_stream(&self, stream: StreamId) {
+        let callback = self.begin();
         let now = self.coarse_now();
         self.with(|gate, shared| gate.on_stream_end(stream, now, shared));
-        self.perform(None);
+        self.perform(callback, None);
     }
 
     /// A call has ended that `caller` (`None`: the root) has made.
@@ -183,14 +257,24 @@ impl Shell {
         size: usize,
     ) {
         let Some(id) = self.tokens.borrow_mut().remove(&token) else { return };
+        let callback = self.begin();
         self.end_call(id, host::call_response(headers, size).as_ref());
-        self.perform(caller);
+        self.perform(callback, caller);
     }
 
     pub(crate) fn tick(&self) {
         let now = self.now();
+        if !self.postponed.borrow().is_empty() {
+            self.perform_postponed();
+            let since_ns = now.abs_diff(self.last_tick_ns.get());
+            if u128::from(since_ns) < TICK.as_nanos() {
+                return;
+            }
+        }
+        self.last_tick_ns.set(now);
+        let callback = self.begin();
         self.with(|gate, shared| gate.on_tick(now, shared));
-        self.perform(None);
+        self.perform(callback, None);
         self.ticks.set(self.ticks.get().wrapping_add(1));
         if self.ticks.get().is_multiple_of(METRIC_TICKS) {
             self.flush_metrics();

@@ -7,6 +7,9 @@
 //!
 //! - An effect on another stream is performed in the context of that stream, and the stream is
 //!   resumed unless it got a reply.
+//! - A hostcall may report an event of another stream before it returns: a reply is a response,
+//!   whose head the filter sees. The effects of such an event are performed at once, and those that
+//!   were waiting stay with the callback that they belong to.
 //! - The effect on the stream of the running callback decides what the callback returns to the
 //!   host. A call that cannot be sent is reported back at once, so this effect may come after it.
 

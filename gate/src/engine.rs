@@ -129,7 +129,24 @@ impl Gate {
     /// The next effect to perform, oldest first. The queue keeps its memory, so that effects of the
     /// warm path allocate nothing.
     pub fn next_effect(&mut self) -> Option<Effect> {
-        self.effects.pop_front()
+        self.next_effect_after(0)
+    }
+
+    /// Number of effects that are still to be performed.
+    pub fn pending_effects(&self) -> usize {
+        self.effects.len()
+    }
+
+    /// The next effect behind the first `earlier` ones. A shell whose hostcall reports another event
+    /// before it returns performs the effects of that event alone: if it went on with the others, a
+    /// thousand replies would be a thousand calls deep.
+    pub fn next_effect_after(&mut self, earlier: usize) -> Option<Effect> {
+        self.effects.remove(earlier)
+    }
+
+    /// Returns whether the stream's head was reported with a key, and its end was not.
+    pub fn has_stream(&self, id: StreamId) -> bool {
+        self.streams.contains(id)
     }
 
     /// The stream has ended, for any reason. Idempotent.

@@ -244,3 +244,15 @@ fn unwritable_head_gets_500() {
     host.tick(16 * SECOND);
     assert_eq!(host.made["/v1/lease"], 2, "it still counts as in flight");
 }
+
+#[test]
+fn nested_event_gets_only_its_own_effects() {
+    let mut host = Host::warm(config());
+    let [outer, nested] = [1, 2].map(|id| Effect::Resume(StreamId(id)));
+    host.gate.effects.push_back(outer.clone());
+    let earlier = host.gate.pending_effects();
+    host.gate.effects.push_back(nested.clone());
+    assert_eq!(host.gate.next_effect_after(earlier), Some(nested));
+    assert_eq!(host.gate.next_effect_after(earlier), None);
+    assert_eq!(host.gate.next_effect(), Some(outer));
+}

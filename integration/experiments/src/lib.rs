@@ -7,9 +7,12 @@
 //! | [`drill`] | What do clients see while a part fails? |
 //! | [`proof`] | Which data is lost when SQ dies during writes? |
 //! | [`reconcile`] | Do clients, Envoy and the ledger count the same requests? |
+//! | [`attack`] | What do other clients see while hostile clients are connected? |
 //!
-//! Each module has a `run` that prints a table, goals beside the figures.
+//! Each module has a `run` that prints a table, goals beside the figures. The attacks are part of
+//! the drills.
 
+pub mod attack;
 pub mod bench;
 mod columns;
 pub mod drill;

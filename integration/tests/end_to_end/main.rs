@@ -16,6 +16,7 @@ mod endpoints;
 mod first_writes;
 mod framing;
 mod herds;
+mod hostile_clients;
 mod isolation;
 mod lifecycle;
 mod limits;
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
         isolation::cases(),
         refusals::cases(),
         herds::cases(),
+        hostile_clients::cases(),
         sleep::cases(),
         lifecycle::cases(),
         routes::cases(),
