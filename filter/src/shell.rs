@@ -9,7 +9,7 @@
 //! Callbacks nest: before Envoy returns from a callback, it sends the replies and resumes the requests
 //! of that callback, each of them inside the one before, because each causes another callback. A
 //! thousand replies to the clients that waited for one key would overflow V8's stack and end the VM.
-//! So a callback performs the effects of its own event only ([`Shell::begin`]), and at most
+//! So a callback performs only the effects of the event that it reports ([`Shell::begin`]), and at most
 //! [`BATCH`] on other streams. The rest is postponed to ticks that follow at once.
 
 use std::cell::{Cell, RefCell};
@@ -52,7 +52,7 @@ pub(crate) struct Shell {
     /// The time of the last tick or of the last call that has ended since.
     clock: Cell<u64>,
     ticks: Cell<u32>,
-    /// The time of the last tick that did what is due by time.
+    /// The time of the last tick that was reported to the gate.
     last_tick_ns: Cell<u64>,
     counters: Vec<Option<u32>>,
     hostcalls: Option<u32>,

@@ -1,4 +1,4 @@
-//! Hostile clients against a running gateway, bounded in time, and what other clients see meanwhile.
+//! Hostile clients against a running gateway, bounded in time, and their effect on other clients.
 //!
 //! | module | attack |
 //! |---|---|

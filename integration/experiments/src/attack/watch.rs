@@ -13,7 +13,7 @@ use harness::{Client, Http, Load, Stack};
 /// Pause between two requests of the probe, and between two looks at Envoy's memory.
 const INTERVAL: Duration = Duration::from_millis(50);
 
-/// What was seen during an attack.
+/// Envoy's memory and the probe's outcomes during an attack.
 #[derive(Debug, Clone)]
 pub struct Observation {
     /// The most memory that Envoy had allocated, in bytes.

@@ -57,7 +57,7 @@ impl Raw {
         Ok(self.read(max).await?.len())
     }
 
-    /// Reads what comes within `time`; `None` if nothing does. An error if the server has closed the
+    /// Reads the bytes that arrive within `time`; `None` if there are none. An error if the server has closed the
     /// connection.
     pub async fn read_within(&mut self, time: Duration) -> Result<Option<Vec<u8>>> {
         let mut bytes = vec![0; CHUNK_BYTES];
