@@ -133,6 +133,8 @@ pub struct TenantNotice {
     pub requests_month: u64,
     /// Mutating requests of this UTC day, over all gateways.
     pub writes_day: u64,
+    /// Bytes of responses of this UTC day, over all gateways.
+    pub bytes_out_day: u64,
     /// End of the UTC day, in seconds since 1970; 0 while the ledger is being opened.
     pub day_ends_s: u64,
     /// End of the UTC month, in seconds since 1970; 0 while the ledger is being opened.
@@ -172,6 +174,7 @@ impl TenantNotice {
         is_exhausted(self.requests_day, limits.requests_per_day)
             || is_exhausted(self.requests_month, limits.requests_per_month)
             || is_exhausted(self.writes_day, limits.writes_per_day)
+            || limits.egress_per_day_max().is_some_and(|cap| self.bytes_out_day >= cap)
     }
 }
 
@@ -182,11 +185,22 @@ fn is_exhausted(used: u64, cap: u64) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use crate::Limits;
+    use crate::{ByteLimit, Limits};
     #[cfg(target_family = "wasm")]
     use wasm_bindgen_test::wasm_bindgen_test as test;
 
     use super::*;
+
+    #[test]
+    fn answered_bytes_are_a_quota() {
+        let is_over = |used, cap| {
+            let limits = Limits { egress_bytes_per_day: cap, ..Limits::default() };
+            TenantNotice { bytes_out_day: used, ..TenantNotice::default() }.is_over(&limits)
+        };
+        assert!(!is_over(99, ByteLimit::Bytes(100)) && is_over(100, ByteLimit::Bytes(100)));
+        assert!(is_over(0, ByteLimit::Bytes(0)), "zero allows nothing");
+        assert!(!is_over(u64::MAX, ByteLimit::Unlimited));
+    }
 
     #[test]
     fn exhausted_requests_resume_with_day_or_month() {

@@ -23,6 +23,10 @@ pub struct Limits {
     pub requests_per_month: u64,
     /// Mutating requests per UTC day; 0 is unlimited.
     pub writes_per_day: u64,
+    /// Bytes of responses and rewritten phexts per second, sustained.
+    pub bytes_per_s: ByteLimit,
+    /// Bytes of responses per UTC day.
+    pub egress_bytes_per_day: ByteLimit,
     /// Size of all of the tenant's phext files on disk.
     pub storage_bytes: u64,
     /// Memory of the tenant's container.
@@ -55,6 +59,53 @@ pub struct Limits {
     pub snapshots_daily: u32,
     /// Price in US cents per month; 0 is free.
     pub price_cents_month: u32,
+}
+
+/// A limit on bytes. Zero means that no byte is allowed. In JSON a number, `"auto"` or `"unlimited"`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "RawByteLimit", into = "RawByteLimit")]
+pub enum ByteLimit {
+    /// [`REQUEST_BYTES`] for each request that the tenant may send.
+    #[default]
+    Auto,
+    /// There is no limit.
+    Unlimited,
+    /// This number of bytes.
+    Bytes(u64),
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum RawByteLimit {
+    Bytes(u64),
+    Word(ByteLimitWord),
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum ByteLimitWord {
+    Auto,
+    Unlimited,
+}
+
+impl From<RawByteLimit> for ByteLimit {
+    fn from(raw: RawByteLimit) -> Self {
+        match raw {
+            RawByteLimit::Bytes(bytes) => Self::Bytes(bytes),
+            RawByteLimit::Word(ByteLimitWord::Auto) => Self::Auto,
+            RawByteLimit::Word(ByteLimitWord::Unlimited) => Self::Unlimited,
+        }
+    }
+}
+
+impl From<ByteLimit> for RawByteLimit {
+    fn from(limit: ByteLimit) -> Self {
+        match limit {
+            ByteLimit::Bytes(bytes) => Self::Bytes(bytes),
+            ByteLimit::Auto => Self::Word(ByteLimitWord::Auto),
+            ByteLimit::Unlimited => Self::Word(ByteLimitWord::Unlimited),
+        }
+    }
 }
 
 /// The deepest state of rest that a tenant may enter.
@@ -98,6 +149,13 @@ impl WarmHours {
 /// number of scrolls too: 50,000 small ones weigh as much as the 4 MB that 64 MiB can bear.
 pub const SCROLL_BYTES: u64 = 80;
 
+/// Bytes of one request that limits of bytes allow by default: ordinary responses have up to 64 KiB.
+pub const REQUEST_BYTES: u64 = 100_000;
+
+/// The most that a tenant may owe to its bucket for bytes, as the time in which it is paid off. At
+/// any sane rate it is more than a handful of the largest responses.
+pub const DEBT_MAX_S: u64 = 300;
+
 /// A mebibyte: 2^20 bytes.
 pub const MIB: u64 = 1 << 20;
 /// A megabyte: 10^6 bytes.
@@ -112,6 +170,8 @@ impl Default for Limits {
             requests_per_day: 10_000,
             requests_per_month: 100_000,
             writes_per_day: 5_000,
+            bytes_per_s: ByteLimit::Auto,
+            egress_bytes_per_day: ByteLimit::Auto,
             storage_bytes: 25 * MB,
             memory_bytes: 64 * MIB,
             phext_bytes: 0,
@@ -144,6 +204,33 @@ impl Limits {
     pub fn body_max_bytes(&self) -> u64 {
         if self.body_bytes > 0 { self.body_bytes } else { self.memory_bytes / (32 * MIB) * MB }
     }
+
+    /// Bytes of responses and rewritten phexts per second; `None` is unlimited.
+    pub fn bytes_per_s_max(&self) -> Option<u64> {
+        match self.bytes_per_s {
+            ByteLimit::Auto => Some(u64::from(self.requests_per_s).saturating_mul(REQUEST_BYTES)),
+            ByteLimit::Unlimited => None,
+            ByteLimit::Bytes(bytes) => Some(bytes),
+        }
+    }
+
+    /// Bytes that one token of the rate pays for; `None` is unlimited. At the full rate of requests
+    /// they make [`bytes_per_s_max`](Self::bytes_per_s_max).
+    pub fn token_bytes(&self) -> Option<u64> {
+        let bytes_per_s = self.bytes_per_s_max()?;
+        Some((bytes_per_s / u64::from(self.requests_per_s.max(1))).max(1))
+    }
+
+    /// Bytes of responses per UTC day; `None` is unlimited, which also follows from unlimited
+    /// requests if no number is set.
+    pub fn egress_per_day_max(&self) -> Option<u64> {
+        match self.egress_bytes_per_day {
+            ByteLimit::Auto if self.requests_per_day == 0 => None,
+            ByteLimit::Auto => Some(self.requests_per_day.saturating_mul(REQUEST_BYTES)),
+            ByteLimit::Unlimited => None,
+            ByteLimit::Bytes(bytes) => Some(bytes),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -163,6 +250,39 @@ mod tests {
     fn stated_cap_replaces_the_derived_one() {
         let limits = Limits { phext_bytes: 7, body_bytes: 9, ..Limits::default() };
         assert_eq!((limits.phext_max_bytes(), limits.body_max_bytes()), (7, 9));
+    }
+
+    #[test]
+    fn free_tier_answers_1_mb_a_second() {
+        let free = Limits::default();
+        assert_eq!(free.bytes_per_s_max(), Some(MB));
+        assert_eq!(free.token_bytes(), Some(REQUEST_BYTES));
+        assert_eq!(free.egress_per_day_max(), Some(1_000 * MB));
+    }
+
+    #[test]
+    fn limits_of_bytes_follow_those_of_requests() {
+        let limits = Limits { requests_per_s: 25, requests_per_day: 0, ..Limits::default() };
+        assert_eq!(limits.token_bytes(), Some(REQUEST_BYTES));
+        assert_eq!(limits.egress_per_day_max(), None, "requests are unlimited too");
+        let bytes_per_s = ByteLimit::Bytes(5_000);
+        assert_eq!(Limits { bytes_per_s, ..limits }.token_bytes(), Some(200));
+    }
+
+    #[test]
+    fn only_a_word_is_unlimited() {
+        let limit = |json: &str| serde_json::from_str::<ByteLimit>(json).unwrap();
+        for (json, expected) in [
+            ("\"unlimited\"", ByteLimit::Unlimited),
+            ("\"auto\"", ByteLimit::Auto),
+            ("0", ByteLimit::Bytes(0)),
+        ] {
+            assert_eq!(limit(json), expected);
+            assert_eq!(serde_json::to_string(&expected).unwrap(), json);
+        }
+        let zero = ByteLimit::Bytes(0);
+        let nothing = Limits { bytes_per_s: zero, egress_bytes_per_day: zero, ..Limits::default() };
+        assert_eq!((nothing.token_bytes(), nothing.egress_per_day_max()), (Some(1), Some(0)));
     }
 
     #[test]

@@ -55,7 +55,7 @@ pub struct UsageRow {
 
 /// Names of refusals, the keys of [`Counters::refused`]. They become labels of metrics, so the ledger
 /// counts any other name as [`OTHER_REASON`].
-pub const REASONS: [&str; 32] = [
+pub const REASONS: [&str; 33] = [
     "bad-body",
     "bad-parameter",
     "bad-request",
@@ -66,6 +66,7 @@ pub const REASONS: [&str; 32] = [
     "database-failed",
     "database-timeout",
     "database-unavailable",
+    "egress-quota-exceeded",
     "encoded-body",
     "host-full",
     "internal",

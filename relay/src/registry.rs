@@ -8,6 +8,7 @@
 //! | `parse.rs` | scrolls → [`Registry`], or every fault at once |
 //! | `scroll.rs`, `line.rs` | bytes → scrolls → entries, and the parts of one line |
 //! | `limit_field.rs`, `unit.rs` | the names of limits, and how their values are written |
+//! | `odd_limits.rs` | limits that are valid and hardly meant |
 //! | `fault.rs` | faults with coordinate and line |
 //! | `truncation.rs` | signs that a valid registry has lost its end |
 //! | `redact.rs` | the text with digests in place of plain keys |
@@ -21,6 +22,7 @@ use protocol::{KeyHash, Limits, TenantId, TenantStatus, TierName, Verdict};
 mod fault;
 pub(crate) mod limit_field;
 pub(crate) mod line;
+mod odd_limits;
 mod parse;
 pub(crate) mod redact;
 pub(crate) mod scroll;
@@ -106,6 +108,10 @@ impl Registry {
     /// Findings that are no faults but should be corrected, one line each.
     pub(crate) fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
+        for (name, limits) in &self.tiers {
+            let findings = odd_limits::findings(limits);
+            warnings.extend(findings.iter().map(|finding| format!("tier {name}: {finding}")));
+        }
         for (id, tenant) in &self.tenants {
             let coordinate = tenant.coordinate;
             if tenant.keys.is_empty() {
@@ -116,6 +122,11 @@ impl Registry {
                     "{coordinate}: tenant {id} has a key in plain text; replace it by \
                      `key-sha256: DIGEST`"
                 ));
+            }
+            if self.tiers.get(&tenant.tier) != Some(&tenant.limits) {
+                for finding in odd_limits::findings(&tenant.limits) {
+                    warnings.push(format!("{coordinate}: tenant {id}: {finding}"));
+                }
             }
         }
         warnings

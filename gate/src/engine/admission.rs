@@ -239,6 +239,7 @@ impl Gate {
         let length = stream.head.content_length;
         let written = self.check_storage(&mut stream.marks, &request, &body, length, ctx)?;
         self.reserve_announced(&mut stream.marks, &request, &body, length)?;
+        self.charge_work(&mut stream.marks, &request, length.unwrap_or(0));
         // Endpoints were checked for the newest SQ; the lease tells which one the tenant runs.
         let sq_version = lease.as_ref().map_or(self.config.sq_version, |lease| lease.sq_version);
         if !request.request.endpoint.exists_in(sq_version) {

@@ -53,6 +53,11 @@ impl Clock {
         step_ns > 0
     }
 
+    /// The wall clock as of the last event.
+    pub(super) fn wall_ns(&self) -> u64 {
+        self.wall_ns
+    }
+
     /// Monotonic time as of the last event.
     pub(super) fn now_ns(&self) -> u64 {
         self.wall_ns.saturating_add(self.stepped_back_ns)

@@ -10,9 +10,11 @@ use super::clock::Ctx;
 use super::metrics::Metric;
 use super::stream::{Body, Marks, TenantRequest};
 use crate::Refusal;
-use crate::limits::quota;
+use crate::http::request::Request;
+use crate::limits::rate::{Buckets, Rate};
 use crate::limits::storage::{self, AdmittedWrite, Measurement, StorageRequest};
 use crate::limits::usage::Since;
+use crate::limits::{cost, quota};
 
 /// Deadline of the next usage report after a request near the end of a quota. Together with the
 /// second after which other VMs ask for news, a used-up quota holds everywhere within two seconds.
@@ -36,12 +38,33 @@ impl Gate {
         let Verdict { tenant, limits, .. } = &**verdict;
         let cost = if writes { limits.write_cost } else { 1 };
         let rate = self.buckets.take(tenant, limits, cost, ctx.wall_ns, ctx.shared);
+        let paid_bytes = limits.token_bytes().map(|bytes| bytes.saturating_mul(cost.into()));
+        marks.paid_bytes = paid_bytes.unwrap_or(u64::MAX);
         let refusal = (!rate.allowed)
             .then(|| Refusal::rate_limited(rate.limit, rate.retry_after_s.unwrap_or(1)));
         marks.rate = Some(rate);
         match refusal {
             Some(refusal) => self.enforce(marks, refusal),
             None => Ok(()),
+        }
+    }
+
+    /// Charges for the work that the request makes for SQ, before it gets there.
+    pub(super) fn charge_work(
+        &mut self,
+        marks: &mut Marks,
+        request: &TenantRequest,
+        body_bytes: u64,
+    ) {
+        let Request { endpoint, access, .. } = request.request;
+        let notices = self.leases.notices(request.tenant());
+        let phexts = notices.map(|notices| &notices.last.notice.phexts);
+        let phext_bytes = phexts.and_then(|phexts| phexts.get(request.phext())).copied();
+        let growth = request.request.growth_bytes().saturating_add(body_bytes);
+        let work = cost::work(endpoint, access, phext_bytes.unwrap_or(0).saturating_add(growth));
+        if work > marks.paid_bytes {
+            let now_ns = self.clock.wall_ns();
+            marks.rate = charge(&mut self.buckets, marks, &request.verdict, work, now_ns);
         }
     }
 
@@ -187,4 +210,22 @@ impl Gate {
         }
         Ok(())
     }
+}
+
+/// Charges for the bytes of a request that it has not paid for. Returns the state of the bucket.
+pub(super) fn charge(
+    buckets: &mut Buckets,
+    marks: &mut Marks,
+    verdict: &Verdict,
+    bytes: u64,
+    now_ns: u64,
+) -> Option<Rate> {
+    if marks.rate.is_none() {
+        return None;
+    }
+    let token_bytes = verdict.limits.token_bytes()?;
+    let tokens = bytes.saturating_sub(marks.paid_bytes).div_ceil(token_bytes);
+    marks.paid_bytes = marks.paid_bytes.saturating_add(tokens.saturating_mul(token_bytes));
+    let tokens = u32::try_from(tokens).unwrap_or(u32::MAX);
+    Some(buckets.owe(&verdict.tenant, &verdict.limits, tokens, now_ns))
 }

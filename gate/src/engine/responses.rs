@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use super::Gate;
+use super::limits::charge;
 use super::replies::PROBLEM;
 use super::stream::{Exchange, State, Stream};
 use crate::effect::{Effect, Reply, StreamId};
@@ -142,16 +143,22 @@ impl Gate {
             State::Forwarded(exchange) => exchange.rewriter.as_mut(),
             _ => None,
         };
-        let Some(rewriter) = rewriter else {
-            stream.bytes_out += bytes as u64;
-            return None;
-        };
-        let mut out = rewriter.on_chunk(&read());
-        if end {
-            out.extend(rewriter.on_end());
+        let rewritten = rewriter.map(|rewriter| {
+            let mut out = rewriter.on_chunk(&read());
+            if end {
+                out.extend(rewriter.on_end());
+            }
+            out
+        });
+        stream.bytes_out += rewritten.as_ref().map_or(bytes, Vec::len) as u64;
+        // A response pays as it passes: a client that disconnects in the middle has had the first part.
+        if stream.bytes_out > stream.marks.paid_bytes
+            && let Some(verdict) = &stream.verdict
+        {
+            let now_ns = self.clock.wall_ns();
+            charge(&mut self.buckets, &mut stream.marks, verdict, stream.bytes_out, now_ns);
         }
-        stream.bytes_out += out.len() as u64;
-        Some(out)
+        rewritten
     }
 }
 

@@ -56,6 +56,8 @@ pub(super) struct Stream {
 pub(super) struct Marks {
     /// State of the tenant's bucket when this request took its tokens, which it does once.
     pub(super) rate: Option<Rate>,
+    /// Bytes that the tokens taken for this request pay for.
+    pub(super) paid_bytes: u64,
     /// The quotas were checked since the last news about their use.
     pub(super) quota_checked: bool,
     /// The header that warns the client of a quota nearly used up.

@@ -91,6 +91,8 @@ impl Gate {
         if exchange.written.is_none() {
             let body_bytes = exchange.body.bytes();
             exchange.written = self.count_storage(marks, &exchange.request, body_bytes, ctx)?;
+            // The head has paid for the length that it announced, if any.
+            self.charge_work(marks, &exchange.request, body_bytes);
         }
         Ok(Piece::Passes)
     }

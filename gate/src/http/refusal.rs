@@ -54,6 +54,8 @@ pub enum RefusalKind {
     RateLimited,
     /// The requests of the day or month are used up.
     QuotaExceeded,
+    /// The bytes that the tenant may be answered in a day are used up.
+    EgressQuotaExceeded,
     /// The tenant's storage is full.
     StorageFull,
     /// The tenant has as many phexts as its tier allows.
@@ -114,7 +116,7 @@ use RefusalKind as K;
 
 /// One row per kind, in their order.
 #[rustfmt::skip]
-pub(crate) const TABLE: [Row; 31] = [
+pub(crate) const TABLE: [Row; 32] = [
     row(K::NoCredentials, 401, "no-credentials", "API key required",
         "Send your API key with each request.").challenge(Bare),
     row(K::MalformedKey, 401, "malformed-key", "Malformed API key",
@@ -158,6 +160,9 @@ pub(crate) const TABLE: [Row; 31] = [
     row(K::QuotaExceeded, 429, "quota-exceeded", "Quota exceeded",
         "All {cap} {unit} are used. The next period begins in {wait_s} s. A higher tier takes effect \
          at once."),
+    row(K::EgressQuotaExceeded, 429, "egress-quota-exceeded", "Quota of response bytes exceeded",
+        "The responses of this day (UTC) have all {cap} bytes that your tier allows. Writes still \
+         work. The next day begins in {wait_s} s. A higher tier takes effect at once."),
     row(K::StorageFull, 507, "storage-full", "Storage full",
         "{used} of {cap} bytes are used, and this write might not fit. Delete scrolls or ask for a \
          higher tier."),
@@ -229,7 +234,7 @@ impl Row {
 impl RefusalKind {
     /// The row of this kind.
     pub(crate) const fn row(self) -> &'static Row {
-        const ROWS: &[Row; 31] = &TABLE;
+        const ROWS: &[Row; 32] = &TABLE;
         &ROWS[self as usize]
     }
 }

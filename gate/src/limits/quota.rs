@@ -1,10 +1,13 @@
-//! Quotas: requests per day and month, writes per day.
+//! Quotas: requests per day and month, writes per day, bytes of responses per day.
 //!
 //! Usage is the orchestrator's sum over all gateways (the notice), plus the requests that this VM has
 //! counted since, plus those in flight. Only forwarded requests count. Two VMs learn of each
 //! other's requests with the next usage response, so a quota may be exceeded by what all VMs
 //! together serve in one or two seconds. A raised limit comes with the verdict and applies at once.
 //! When the day ends by the VM's clock, the old day's notice counts as zero.
+//!
+//! The bytes of a response count at its end. A tenant exceeds its quota of bytes by the responses in
+//! flight, which its rate bounds: they take tokens by their bytes.
 
 use std::fmt;
 
@@ -35,6 +38,8 @@ pub struct Delta {
     pub(crate) requests_month: u64,
     /// Forwarded writes of this UTC day.
     pub(crate) writes_day: u64,
+    /// Bytes of responses of this UTC day.
+    pub(crate) bytes_out_day: u64,
 }
 
 /// Requests that this VM has forwarded and that have not ended: used, but not counted yet.
@@ -67,11 +72,12 @@ impl Delta {
             requests_day: self.requests_day + requests,
             requests_month: self.requests_month + requests,
             writes_day: self.writes_day + u64::from(in_flight.writes),
+            bytes_out_day: self.bytes_out_day,
         }
     }
 }
 
-/// The three quotas of a tier.
+/// The quotas of a tier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Quota {
     /// Requests per UTC day.
@@ -80,6 +86,8 @@ pub(crate) enum Quota {
     Month,
     /// Writes per UTC day.
     WritesDay,
+    /// Bytes of responses per UTC day, which reads must respect. Writes have responses of a line.
+    EgressDay,
 }
 
 /// A quota that is nearly used up. Its `Display` is the value of the warning header, a structured
@@ -88,9 +96,9 @@ pub(crate) enum Quota {
 pub struct Warning {
     /// The quota nearest to its end.
     pub(crate) quota: Quota,
-    /// Requests used, this one included.
+    /// Requests used, this one included, or bytes.
     pub(crate) used: u64,
-    /// Requests allowed in the period.
+    /// Requests or bytes allowed in the period.
     pub(crate) cap: u64,
     /// Seconds until the quota resets.
     pub(crate) ends_in_s: u64,
@@ -109,15 +117,24 @@ impl Quota {
             Self::Day => "day",
             Self::Month => "month",
             Self::WritesDay => "writes-day",
+            Self::EgressDay => "egress-day",
         }
     }
 
-    fn unit(self) -> &'static str {
-        match self {
+    /// Number that one more request adds at least.
+    fn step(self) -> u64 {
+        if self == Self::EgressDay { 0 } else { 1 }
+    }
+
+    fn refuse(self, used: u64, cap: u64, ends_in_s: u64) -> Refusal {
+        let wait_s = if ends_in_s == 0 { UNKNOWN_END_S } else { ends_in_s };
+        let unit = match self {
             Self::Day => "requests of this day (UTC)",
             Self::Month => "requests of this month (UTC)",
             Self::WritesDay => "writes of this day (UTC)",
-        }
+            Self::EgressDay => return Refusal::egress_quota_exceeded(used, cap, wait_s),
+        };
+        Refusal::quota_exceeded(unit, used, cap, wait_s)
     }
 }
 
@@ -131,29 +148,45 @@ pub fn check(
     now_s: u64,
 ) -> Result<Option<Warning>, Refusal> {
     // A notice from a period that has ended counts as zero.
-    let day = if has_ended(notice.day_ends_s, now_s) { 0 } else { notice.requests_day };
+    let is_new_day = has_ended(notice.day_ends_s, now_s);
+    let today = |used: u64| if is_new_day { 0 } else { used };
     let month = if has_ended(notice.month_ends_s, now_s) { 0 } else { notice.requests_month };
-    let writes = if has_ended(notice.day_ends_s, now_s) { 0 } else { notice.writes_day };
-    let writes_cap = if class == Class::Read { 0 } else { limits.writes_per_day };
+    let is_read = class == Class::Read;
+    let writes_cap = if is_read { 0 } else { limits.writes_per_day };
+    let egress_cap = if is_read { limits.egress_per_day_max() } else { None };
     let quotas = [
-        (Quota::Day, day + since.requests_day, limits.requests_per_day, notice.day_ends_s),
+        (
+            Quota::Day,
+            today(notice.requests_day) + since.requests_day,
+            unless_zero(limits.requests_per_day),
+            notice.day_ends_s,
+        ),
         (
             Quota::Month,
             month + since.requests_month,
-            limits.requests_per_month,
+            unless_zero(limits.requests_per_month),
             notice.month_ends_s,
         ),
-        (Quota::WritesDay, writes + since.writes_day, writes_cap, notice.day_ends_s),
+        (
+            Quota::WritesDay,
+            today(notice.writes_day) + since.writes_day,
+            unless_zero(writes_cap),
+            notice.day_ends_s,
+        ),
+        (
+            Quota::EgressDay,
+            today(notice.bytes_out_day).saturating_add(since.bytes_out_day),
+            egress_cap,
+            notice.day_ends_s,
+        ),
     ];
     let mut warning: Option<Warning> = None;
     for (quota, used, cap, ends_s) in quotas {
-        if cap == 0 {
-            continue;
-        }
+        let Some(cap) = cap else { continue };
         if used >= cap {
-            return Err(refuse(quota, used, cap, ends_s.saturating_sub(now_s)));
+            return Err(quota.refuse(used, cap, ends_s.saturating_sub(now_s)));
         }
-        let used = used + 1;
+        let used = used + quota.step();
         // The common case ends here: 128-bit arithmetic is slow in wasm.
         if used.saturating_mul(100) < cap.saturating_mul(WARN_PERCENT) {
             continue;
@@ -168,18 +201,20 @@ pub fn check(
     Ok(warning)
 }
 
+/// The cap of a quota of requests, for which 0 means unlimited.
+fn unless_zero(cap: u64) -> Option<u64> {
+    if cap > 0 { Some(cap) } else { None }
+}
+
 /// Returns whether a period that ends at `ends_s` has ended. 0 means unknown and has not.
 fn has_ended(ends_s: u64, now_s: u64) -> bool {
     ends_s != 0 && now_s >= ends_s
 }
 
-fn refuse(quota: Quota, used: u64, cap: u64, ends_in_s: u64) -> Refusal {
-    let wait_s = if ends_in_s == 0 { UNKNOWN_END_S } else { ends_in_s };
-    Refusal::quota_exceeded(quota.unit(), used, cap, wait_s)
-}
-
 #[cfg(test)]
 mod tests {
+    use protocol::ByteLimit;
+
     use super::*;
     use crate::RefusalKind;
     #[cfg(target_family = "wasm")]
@@ -203,6 +238,7 @@ mod tests {
             requests_per_day: day,
             requests_per_month: month,
             writes_per_day: writes,
+            egress_bytes_per_day: ByteLimit::Unlimited,
             ..Limits::default()
         }
     }
@@ -220,7 +256,7 @@ mod tests {
 
     #[test]
     fn requests_since_the_notice_count() {
-        let since = Delta { requests_day: 1, requests_month: 1, writes_day: 0 };
+        let since = Delta { requests_day: 1, requests_month: 1, ..Delta::default() };
         assert!(check(&notice(99, 99, 0), &limits(100, 0, 0), &since, Class::Read, NOW).is_err());
     }
 
@@ -266,5 +302,48 @@ mod tests {
         let much = notice(u64::MAX / 2, u64::MAX / 2, u64::MAX / 2);
         let none = Delta::default();
         assert_eq!(check(&much, &limits(0, 0, 0), &none, Class::Write, NOW), Ok(None));
+    }
+
+    fn egress(cap: ByteLimit) -> Limits {
+        Limits { egress_bytes_per_day: cap, ..limits(0, 0, 0) }
+    }
+
+    fn answered(bytes_out_day: u64) -> TenantNotice {
+        TenantNotice { bytes_out_day, ..notice(0, 0, 0) }
+    }
+
+    #[test]
+    fn answered_bytes_of_the_day_refuse_reads_only() {
+        let limits = egress(ByteLimit::Bytes(1_000));
+        let since = Delta { bytes_out_day: 1, ..Delta::default() };
+        assert!(check(&answered(998), &limits, &since, Class::Read, NOW).is_ok());
+        let refused = check(&answered(999), &limits, &since, Class::Read, NOW).unwrap_err();
+        assert_eq!(refused.kind, RefusalKind::EgressQuotaExceeded);
+        assert_eq!(
+            (refused.retry_after_s, refused.used_and_cap),
+            (Some(600), Some((1_000, 1_000)))
+        );
+        assert_eq!(check(&answered(999), &limits, &since, Class::Write, NOW), Ok(None));
+        assert_eq!(check(&answered(999), &limits, &since, Class::Read, NOW + 600), Ok(None));
+    }
+
+    #[test]
+    fn bytes_warn_from_80_percent() {
+        let limits = egress(ByteLimit::Bytes(1_000));
+        let warned = |used| {
+            let checked = check(&answered(used), &limits, &Delta::default(), Class::Read, NOW);
+            checked.unwrap().map(|warning| warning.to_string())
+        };
+        assert_eq!(warned(799), None);
+        assert_eq!(warned(800).as_deref(), Some("\"egress-day\";used=800;limit=1000;t=600"));
+    }
+
+    #[test]
+    fn zero_bytes_allow_no_read() {
+        let check = |cap, used| {
+            check(&answered(used), &egress(cap), &Delta::default(), Class::Read, NOW).is_ok()
+        };
+        assert!(!check(ByteLimit::Bytes(0), 0));
+        assert!(check(ByteLimit::Unlimited, u64::MAX));
     }
 }

@@ -19,6 +19,12 @@
 //!   holds tokens of a bucket smaller than 16.
 //! - Changed limits apply to the next request: tokens drawn under other limits are void.
 //!
+//! A response or rewrite that is larger than its request has paid for makes the tenant *owe* tokens
+//! ([`Buckets::owe`]): its cost is known only when the request has passed, so the bucket may go below
+//! zero, and the next requests are refused until that is paid off. A VM remembers what is owed until
+//! the record contains it: before its next request of the tenant, or at the next settling. Nothing is
+//! forgiven because a compare-and-swap was lost.
+//!
 //! Only registered tenants get here, so the registry bounds the number of shared keys.
 
 use std::collections::BTreeMap;
@@ -87,6 +93,8 @@ struct Batch {
     policy: Arc<str>,
     tokens: u32,
     drawn_ns: u64,
+    /// Tokens that the tenant owes and that the record does not contain yet.
+    owed: u32,
     /// Size of the next batch, before it is bounded. Doubles while batches are spent in time.
     appetite: u32,
     /// Time at which the shared bucket is full, as of the last read.
@@ -104,6 +112,7 @@ impl Batch {
             policy,
             tokens: 0,
             drawn_ns: 0,
+            owed: 0,
             appetite: 1,
             full_ns: 0,
             denied_until_ns: 0,
@@ -125,7 +134,9 @@ impl Batch {
     fn rate(&self, allowed: bool, retry_ns: u64, now_ns: u64) -> Rate {
         let pace = self.pace;
         let unspent_ns = u64::from(self.tokens) * pace.token_ns;
+        let owed_ns = u64::from(self.owed).saturating_mul(pace.token_ns);
         let until_full_ns = self.full_ns.saturating_sub(now_ns).saturating_sub(unspent_ns);
+        let until_full_ns = until_full_ns.saturating_add(owed_ns);
         Rate {
             allowed,
             limit: pace.burst,
@@ -162,9 +173,10 @@ impl Buckets {
         }
         let policy = self.policy(pace);
         let mut fresh = Batch::new(pace, policy);
-        // Changed limits: the old batch is refunded, and counts no more.
+        // Changed limits: the old batch is refunded, and counts no more. Its debt does.
         if let Some(batch) = self.tenants.get_mut(tenant) {
             batch.refund(tenant, now_ns, shared);
+            fresh.owed = batch.owed;
             *batch = fresh;
             return batch.take(tenant, cost, now_ns, shared);
         }
@@ -177,10 +189,35 @@ impl Buckets {
         rate
     }
 
-    /// Refunds tokens that were not spent in time. Call it at least every [`BATCH_NS`]; otherwise
+    /// Charges the tenant for what a request costs beyond the tokens that it took. Touches no shared
+    /// data. A tenant that owes is cached even if there is no room: the registry bounds their number.
+    pub(crate) fn owe(
+        &mut self,
+        tenant: &TenantId,
+        limits: &Limits,
+        tokens: u32,
+        now_ns: u64,
+    ) -> Rate {
+        let pace = Pace::of(limits);
+        let batch = match self.tenants.get_mut(tenant) {
+            Some(batch) => batch,
+            None => {
+                let fresh = Batch::new(pace, self.policy(pace));
+                self.tenants.entry(tenant.clone()).or_insert(fresh)
+            }
+        };
+        batch.owed = batch.owed.saturating_add(tokens);
+        batch.used_ns = now_ns;
+        batch.rate(true, 0, now_ns)
+    }
+
+    /// Charges what tenants owe, and refunds tokens that were not spent in time. Call it at least every [`BATCH_NS`]; otherwise
     /// they are forfeited.
     pub(crate) fn settle(&mut self, now_ns: u64, shared: &mut dyn Shared) {
         for (tenant, batch) in &mut self.tenants {
+            if batch.owed > 0 {
+                batch.pay(tenant, now_ns, shared);
+            }
             if batch.tokens > 0 && !batch.is_live(now_ns) {
                 batch.refund(tenant, now_ns, shared);
             }
@@ -201,7 +238,8 @@ impl Buckets {
         }
         if now_ns.abs_diff(self.swept_ns) >= BATCH_NS {
             self.swept_ns = now_ns;
-            self.tenants.retain(|_, batch| now_ns.abs_diff(batch.used_ns) < IDLE_NS);
+            let is_in_use = |batch: &Batch| now_ns.abs_diff(batch.used_ns) < IDLE_NS;
+            self.tenants.retain(|_, batch| batch.owed > 0 || is_in_use(batch));
         }
         self.tenants.len() < self.capacity
     }
@@ -210,6 +248,10 @@ impl Buckets {
 impl Batch {
     fn take(&mut self, tenant: &TenantId, cost: u32, now_ns: u64, shared: &mut dyn Shared) -> Rate {
         self.used_ns = now_ns;
+        // What is owed comes first. Without a place for it in the record nothing passes.
+        if self.owed > 0 && !self.pay(tenant, now_ns, shared) {
+            return self.rate(false, self.pace.token_ns, now_ns);
+        }
         let is_live = self.is_live(now_ns);
         // Spend locally.
         if is_live && self.tokens >= cost {
@@ -268,6 +310,31 @@ impl Batch {
         }
         // The limit stays exact: a request that could not be charged does not pass.
         self.rate(false, self.pace.token_ns, now_ns)
+    }
+
+    /// Writes what the tenant owes into the shared record. Live tokens of this VM pay first. Returns
+    /// whether nothing is owed any more.
+    fn pay(&mut self, tenant: &TenantId, now_ns: u64, shared: &mut dyn Shared) -> bool {
+        let paid = if self.is_live(now_ns) { self.tokens.min(self.owed) } else { 0 };
+        self.tokens -= paid;
+        self.owed -= paid;
+        if self.owed == 0 {
+            return true;
+        }
+        let key = Record::key(tenant);
+        for _ in 0..ATTEMPTS {
+            let (mut record, version) = Record::read(shared, &key);
+            record.select(self.pace, now_ns);
+            record.owe(self.owed, now_ns);
+            if shared.set(&key, &record.encode(), version).is_ok() {
+                self.owed = 0;
+                self.full_ns = record.full_ns();
+                // A time until which requests were refused may be too early now.
+                self.denied_until_ns = 0;
+                return true;
+            }
+        }
+        false
     }
 
     /// Unspent tokens that are young enough for a refund.

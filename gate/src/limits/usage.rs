@@ -256,7 +256,8 @@ impl Usage {
             let mark = if since == Since::Sent { row.sent } else { row.acked };
             let reads = row.reads - mark.reads;
             let writes = row.writes - mark.writes;
-            if reads + writes == 0 {
+            let bytes_out = row.bytes_out - mark.bytes_out;
+            if reads + writes + bytes_out == 0 {
                 continue;
             }
             let start_s = row.hour * HOUR_S;
@@ -265,6 +266,7 @@ impl Usage {
             if is_now || start_s / DAY_S == now_s / DAY_S {
                 delta.requests_day += reads + writes;
                 delta.writes_day += writes;
+                delta.bytes_out_day += bytes_out;
             }
             if is_now || Month::of(start_s) == Month::of(now_s) {
                 delta.requests_month += reads + writes;

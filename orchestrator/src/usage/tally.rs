@@ -18,7 +18,7 @@ use crate::usage::sums::capped_sum;
 #[cfg(test)]
 mod tests;
 
-/// Forwarded requests that a report added to one tenant's hour.
+/// Forwarded requests and bytes of responses that a report added to one tenant's hour.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Increase {
     /// The tenant's name.
@@ -29,6 +29,8 @@ pub struct Increase {
     pub reads: u64,
     /// Writes that were forwarded.
     pub writes: u64,
+    /// Bytes of responses.
+    pub bytes_out: u64,
 }
 
 /// Quota counters of all tenants: about 150 bytes per tenant seen this month or the last.
@@ -50,6 +52,7 @@ struct Period {
     number: u64,
     requests: u64,
     writes: u64,
+    bytes_out: u64,
 }
 
 impl Tally {
@@ -60,9 +63,8 @@ impl Tally {
             None => self.tenants.entry(increase.tenant.clone()).or_default(),
         };
         let start_s = increase.hour * HOUR_S;
-        let requests = increase.reads + increase.writes;
-        add_to(&mut quota_use.days, start_s / DAY_S, requests, increase.writes);
-        add_to(&mut quota_use.months, Month::of(start_s).0, requests, increase.writes);
+        add_to(&mut quota_use.days, start_s / DAY_S, increase);
+        add_to(&mut quota_use.months, Month::of(start_s).0, increase);
     }
 
     /// Returns the usage half of a tenant's notice; the disk fills in the storage half.
@@ -75,6 +77,7 @@ impl Tally {
             requests_day: today.requests,
             requests_month: period(&quota_use.months, month.0).requests,
             writes_day: today.writes,
+            bytes_out_day: today.bytes_out,
             day_ends_s: (day + 1) * DAY_S,
             month_ends_s: month.next().start_s(),
             ..TenantNotice::default()
@@ -94,7 +97,7 @@ impl Tally {
 }
 
 /// Adds to the period `number`. Only the two newest are kept; an older one is ignored.
-fn add_to(periods: &mut [Period; 2], number: u64, requests: u64, writes: u64) {
+fn add_to(periods: &mut [Period; 2], number: u64, increase: &Increase) {
     let [newest, previous] = periods;
     if number > newest.number {
         *previous = *newest;
@@ -103,8 +106,10 @@ fn add_to(periods: &mut [Period; 2], number: u64, requests: u64, writes: u64) {
         *previous = Period { number, ..Period::default() };
     }
     if let Some(period) = periods.iter_mut().find(|period| period.number == number) {
+        let requests = capped_sum(increase.reads, increase.writes);
         period.requests = capped_sum(period.requests, requests);
-        period.writes = capped_sum(period.writes, writes);
+        period.writes = capped_sum(period.writes, increase.writes);
+        period.bytes_out = capped_sum(period.bytes_out, increase.bytes_out);
     }
 }
 

@@ -5,7 +5,8 @@ use protocol::Limits;
 use protocol::time::DAY_S;
 
 use super::unit::{
-    HOURS_MAX, Unit, hours_from_number, hours_to_number, keep_from_number, keep_to_number,
+    AUTO, HOURS_MAX, UNLIMITED, Unit, byte_limit_from_number, byte_limit_to_number,
+    hours_from_number, hours_to_number, keep_from_number, keep_to_number,
 };
 
 /// A limit as the registry writes it.
@@ -16,8 +17,8 @@ pub(crate) struct LimitField {
     unit: Unit,
     min: u64,
     max: u64,
-    /// A word that stands for 0, where 0 has a special meaning.
-    zero_word: Option<&'static str>,
+    /// Words, each with the number that it stands for.
+    words: &'static [(&'static str, u64)],
     get: fn(&Limits) -> u64,
     set: fn(&mut Limits, u64),
 }
@@ -27,11 +28,23 @@ const U32_MAX: u64 = u32::MAX as u64;
 const MEMORY_MIN: u64 = 32 << 20;
 const MEMORY_MAX: u64 = 64 << 30;
 const STORAGE_MAX: u64 = 10_000_000_000_000;
+/// 10 Gbit/s for a whole day are a tenth of this.
+const EGRESS_MAX: u64 = 1_000_000_000_000_000;
 /// SQ accepts no more connections than this.
 const CONCURRENCY_MAX: u64 = 512;
 
+/// Least sustained bytes per second: a response of a megabyte then takes as long as a tenant may owe.
+const BYTES_PER_S_MIN: u64 = 1_000;
+
+const ZERO_IS_AUTO: &[(&str, u64)] = &[("auto", 0)];
+const ZERO_IS_UNLIMITED: &[(&str, u64)] = &[("unlimited", 0)];
+const ZERO_IS_DEFAULT: &[(&str, u64)] = &[("default", 0)];
+const ZERO_IS_NONE: &[(&str, u64)] = &[("none", 0)];
+/// Here 0 is a number like any other.
+const BYTE_LIMIT_WORDS: &[(&str, u64)] = &[("auto", AUTO), ("unlimited", UNLIMITED)];
+
 /// All limits, in the order in which they are displayed.
-pub(crate) const FIELDS: [LimitField; 21] = [
+pub(crate) const FIELDS: [LimitField; 23] = [
     field(
         "price-usd-month",
         Unit::Usd,
@@ -55,9 +68,9 @@ pub(crate) const FIELDS: [LimitField; 21] = [
     ),
     field("phexts", Unit::Count, (1, U32_MAX), |l| l.phexts.into(), |l, v| l.phexts = saturate(v)),
     field("phext-max", Unit::Bytes, (0, STORAGE_MAX), |l| l.phext_bytes, |l, v| l.phext_bytes = v)
-        .zero_word("auto"),
+        .words(ZERO_IS_AUTO),
     field("body-max", Unit::Bytes, (0, STORAGE_MAX), |l| l.body_bytes, |l, v| l.body_bytes = v)
-        .zero_word("auto"),
+        .words(ZERO_IS_AUTO),
     field(
         "requests-per-s",
         Unit::PerSecond,
@@ -87,7 +100,7 @@ pub(crate) const FIELDS: [LimitField; 21] = [
         |l| l.requests_per_day,
         |l, v| l.requests_per_day = v,
     )
-    .zero_word("unlimited"),
+    .words(ZERO_IS_UNLIMITED),
     field(
         "requests-per-month",
         Unit::Count,
@@ -95,7 +108,7 @@ pub(crate) const FIELDS: [LimitField; 21] = [
         |l| l.requests_per_month,
         |l, v| l.requests_per_month = v,
     )
-    .zero_word("unlimited"),
+    .words(ZERO_IS_UNLIMITED),
     field(
         "writes-per-day",
         Unit::Count,
@@ -103,7 +116,23 @@ pub(crate) const FIELDS: [LimitField; 21] = [
         |l| l.writes_per_day,
         |l, v| l.writes_per_day = v,
     )
-    .zero_word("unlimited"),
+    .words(ZERO_IS_UNLIMITED),
+    field(
+        "bytes-per-s",
+        Unit::BytesPerSecond,
+        (BYTES_PER_S_MIN, STORAGE_MAX),
+        |l| byte_limit_to_number(l.bytes_per_s),
+        |l, v| l.bytes_per_s = byte_limit_from_number(v),
+    )
+    .words(BYTE_LIMIT_WORDS),
+    field(
+        "egress-per-day",
+        Unit::Bytes,
+        (0, EGRESS_MAX),
+        |l| byte_limit_to_number(l.egress_bytes_per_day),
+        |l, v| l.egress_bytes_per_day = byte_limit_from_number(v),
+    )
+    .words(BYTE_LIMIT_WORDS),
     field(
         "wakes-per-hour",
         Unit::Count,
@@ -111,7 +140,7 @@ pub(crate) const FIELDS: [LimitField; 21] = [
         |l| l.wakes_per_hour.into(),
         |l, v| l.wakes_per_hour = saturate(v),
     )
-    .zero_word("unlimited"),
+    .words(ZERO_IS_UNLIMITED),
     field(
         "doze-after",
         Unit::Seconds,
@@ -119,7 +148,7 @@ pub(crate) const FIELDS: [LimitField; 21] = [
         |l| l.doze_after_s.unwrap_or(0).into(),
         |l, v| l.doze_after_s = non_zero(v),
     )
-    .zero_word("default"),
+    .words(ZERO_IS_DEFAULT),
     field(
         "sleep-after",
         Unit::Seconds,
@@ -127,7 +156,7 @@ pub(crate) const FIELDS: [LimitField; 21] = [
         |l| l.sleep_after_s.unwrap_or(0).into(),
         |l, v| l.sleep_after_s = non_zero(v),
     )
-    .zero_word("default"),
+    .words(ZERO_IS_DEFAULT),
     field(
         "keep",
         Unit::Keep,
@@ -142,7 +171,7 @@ pub(crate) const FIELDS: [LimitField; 21] = [
         |l| hours_to_number(l.warm_hours),
         |l, v| l.warm_hours = hours_from_number(v),
     )
-    .zero_word("none"),
+    .words(ZERO_IS_NONE),
     field(
         "priority",
         Unit::Count,
@@ -173,7 +202,7 @@ const fn field(
     get: fn(&Limits) -> u64,
     set: fn(&mut Limits, u64),
 ) -> LimitField {
-    LimitField { name, unit, min, max, zero_word: None, get, set }
+    LimitField { name, unit, min, max, words: &[], get, set }
 }
 
 fn saturate(value: u64) -> u32 {
@@ -192,8 +221,11 @@ impl LimitField {
 
     /// Sets the limit to a written value. The error describes the expected form or range.
     pub(crate) fn apply(&self, text: &str, limits: &mut Limits) -> Result<(), String> {
-        let number = if self.zero_word == Some(text) { Some(0) } else { self.unit.parse(text) };
-        let Some(number) = number else {
+        if let Some((_, number)) = self.words.iter().find(|(word, _)| *word == text) {
+            (self.set)(limits, *number);
+            return Ok(());
+        }
+        let Some(number) = self.unit.parse(text) else {
             return Err(format!("{}: expected {}", self.name, self.expected()));
         };
         if !(self.min..=self.max).contains(&number) {
@@ -207,19 +239,24 @@ impl LimitField {
 
     /// Formats the limit's value so that it could be written in the registry.
     pub(crate) fn format(&self, limits: &Limits) -> String {
-        match ((self.get)(limits), self.zero_word) {
-            (0, Some(word)) => word.to_owned(),
-            (number, _) => self.unit.format(number),
+        let number = (self.get)(limits);
+        match self.words.iter().find(|(_, meant)| *meant == number) {
+            Some((word, _)) => (*word).to_owned(),
+            None => self.unit.format(number),
         }
     }
 
     fn expected(&self) -> String {
-        let form = self.unit.expected();
-        self.zero_word.map_or_else(|| form.to_owned(), |word| format!("{form}, or {word}"))
+        let mut expected = self.unit.expected().to_owned();
+        for (word, _) in self.words {
+            expected.push_str(", or ");
+            expected.push_str(word);
+        }
+        expected
     }
 
-    const fn zero_word(mut self, word: &'static str) -> Self {
-        self.zero_word = Some(word);
+    const fn words(mut self, words: &'static [(&'static str, u64)]) -> Self {
+        self.words = words;
         self
     }
 }

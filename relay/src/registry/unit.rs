@@ -3,7 +3,7 @@
 //! A value is a number inside; [`Unit`] says how that number is written.
 
 use protocol::time::SECOND_MS;
-use protocol::{KeepAwake, WarmHours};
+use protocol::{ByteLimit, KeepAwake, WarmHours};
 use settings::units::{self, DURATIONS_MS, SIZES, parse_whole};
 
 /// The written form of a number.
@@ -15,6 +15,8 @@ pub(crate) enum Unit {
     PerSecond,
     /// `25 MB` or `64 MiB`; the number counts bytes.
     Bytes,
+    /// Like `Bytes`, optionally followed by `/s`.
+    BytesPerSecond,
     /// `90 s`, `90s`, `5min`, `2h` or `1d`; the number counts seconds.
     Seconds,
     /// `5` or `4.99`; the number counts cents.
@@ -31,6 +33,10 @@ const KEEP_WORDS: [(&str, KeepAwake); 3] =
 /// Number of the latest warm hours, `23-24`. 0 stands for no warm hours.
 pub(super) const HOURS_MAX: u64 = 24 * 24;
 
+/// Numbers of the words of a [`ByteLimit`], beyond every number that the registry accepts.
+pub(super) const AUTO: u64 = u64::MAX - 1;
+pub(super) const UNLIMITED: u64 = u64::MAX;
+
 /// Parses a time such as `24h`, `90 s` or `0` into seconds.
 pub(crate) fn parse_seconds(text: &str) -> Option<u64> {
     Unit::Seconds.parse(text)
@@ -40,8 +46,9 @@ impl Unit {
     pub(super) fn parse(self, text: &str) -> Option<u64> {
         match self {
             Self::Count => parse_whole(text),
-            Self::PerSecond => parse_whole(text.strip_suffix("/s").unwrap_or(text).trim_end()),
+            Self::PerSecond => parse_whole(without_per_second(text)),
             Self::Bytes => units::parse(text, SIZES),
+            Self::BytesPerSecond => units::parse(without_per_second(text), SIZES),
             Self::Seconds => parse_whole_seconds(text),
             Self::Usd => parse_cents(text),
             Self::Keep => {
@@ -55,7 +62,7 @@ impl Unit {
     pub(super) fn format(self, number: u64) -> String {
         match self {
             Self::Count | Self::PerSecond => number.to_string(),
-            Self::Bytes => units::format(number, SIZES, " "),
+            Self::Bytes | Self::BytesPerSecond => units::format(number, SIZES, " "),
             Self::Seconds => units::format(number.saturating_mul(SECOND_MS), DURATIONS_MS, " "),
             Self::Usd if number.is_multiple_of(100) => (number / 100).to_string(),
             Self::Usd => format!("{}.{:02}", number / 100, number % 100),
@@ -71,12 +78,33 @@ impl Unit {
             Self::Count => "a whole number such as 100 or 10_000",
             Self::PerSecond => "a whole number such as 20 or 20/s",
             Self::Bytes => "a size with its unit such as 25 MB, 64 MiB or 1 GB",
+            Self::BytesPerSecond => "a size with its unit such as 500 kB, 1 MB or 1 MB/s",
             Self::Seconds => "a time with its unit such as 90 s, 5 min or 2 h",
             Self::Usd => "US dollars such as 5 or 4.99",
             Self::Keep => "sleep, doze or awake",
             Self::Hours => "full hours of UTC such as 08-18 or 22-06",
         }
     }
+}
+
+pub(super) fn byte_limit_to_number(limit: ByteLimit) -> u64 {
+    match limit {
+        ByteLimit::Auto => AUTO,
+        ByteLimit::Unlimited => UNLIMITED,
+        ByteLimit::Bytes(bytes) => bytes,
+    }
+}
+
+pub(super) fn byte_limit_from_number(number: u64) -> ByteLimit {
+    match number {
+        AUTO => ByteLimit::Auto,
+        UNLIMITED => ByteLimit::Unlimited,
+        bytes => ByteLimit::Bytes(bytes),
+    }
+}
+
+fn without_per_second(text: &str) -> &str {
+    text.strip_suffix("/s").unwrap_or(text).trim_end()
 }
 
 pub(super) fn keep_to_number(keep: KeepAwake) -> u64 {

@@ -38,6 +38,7 @@ impl Notices {
             notice.requests_day = last.requests_day;
             notice.requests_month = last.requests_month;
             notice.writes_day = last.writes_day;
+            notice.bytes_out_day = last.bytes_out_day;
             notice.day_ends_s = last.day_ends_s;
             notice.month_ends_s = last.month_ends_s;
         }

@@ -11,6 +11,7 @@ use crate::effect::{Headers, StreamId};
 use crate::engine::metric_names;
 use crate::limits::usage::{GONE, REPORT_ROWS};
 
+mod bytes;
 mod quotas;
 mod uploads;
 

@@ -106,6 +106,14 @@ impl Refusal {
             .used_and_cap(used, cap)
     }
 
+    /// `used` and `cap` are the bytes of the day's responses.
+    pub(crate) fn egress_quota_exceeded(used: u64, cap: u64, wait_s: u64) -> Self {
+        let arguments: [(&str, &dyn Display); 2] = [("cap", &cap), ("wait_s", &wait_s)];
+        Self::from_arguments(RefusalKind::EgressQuotaExceeded, &arguments)
+            .retry_after_s(u32::try_from(wait_s).unwrap_or(u32::MAX))
+            .used_and_cap(used, cap)
+    }
+
     /// The orchestrator has refused a lease for a quota that this VM does not see used up.
     pub(crate) fn quota_exceeded_elsewhere() -> Self {
         let detail = "Your requests of this day or month are used up.";

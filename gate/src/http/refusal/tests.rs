@@ -64,6 +64,7 @@ fn constructors_fill_all_placeholders() {
         Refusal::too_many_writes(),
         Refusal::quota_exceeded("requests", 1, 1, 60),
         Refusal::quota_exceeded_elsewhere(),
+        Refusal::egress_quota_exceeded(1, 1, 60),
         Refusal::storage_full(2, 1),
         Refusal::phext_too_large(2, 1),
         Refusal::too_many_phexts(2, 1),

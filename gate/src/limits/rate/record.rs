@@ -5,6 +5,7 @@
 //! at most the larger burst plus both rates, and switching back and forth gains nothing. A pair
 //! whose time has passed is a full bucket, which equals an absent one, so records need no expiry.
 
+use protocol::limits::DEBT_MAX_S;
 use protocol::time::SECOND_NS;
 use protocol::{Limits, TenantId};
 
@@ -15,9 +16,12 @@ const VERSION: u8 = 1;
 /// Version, then two entries of rate, burst (u32) and full, seen (u64), little endian.
 const BYTES: usize = 1 + 2 * ENTRY_BYTES;
 const ENTRY_BYTES: usize = 24;
-/// A bucket's debt cannot exceed its depth. A record further ahead than this was written before the
-/// clock stepped back; it keeps the debt that it had when it was last read. Smaller steps only delay.
+/// A record that was read, or is full, further ahead than any record can be by more than this was
+/// written before the clock stepped back; it keeps the debt that it had when it was last read.
+/// Smaller steps only delay.
 const CLOCK_STEP_NS: u64 = SECOND_NS;
+/// The most that an empty bucket owes, as time.
+const DEBT_MAX_NS: u64 = DEBT_MAX_S * SECOND_NS;
 
 /// Rate and burst, with the time per token that the arithmetic uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -36,6 +40,11 @@ impl Pace {
     fn new(rate: u32, burst: u32) -> Self {
         let rate = rate.max(1);
         Self { rate, burst: burst.max(1), token_ns: 1_000_000_000_u64.div_ceil(u64::from(rate)) }
+    }
+
+    /// Time in which a bucket that owes the most becomes full.
+    fn owed_max_ns(self) -> u64 {
+        self.depth_ns().saturating_add(DEBT_MAX_NS)
     }
 
     /// Time in which an empty bucket becomes full.
@@ -122,9 +131,11 @@ impl Record {
         if self.entries[0].is_none_or(|entry| entry.pace != pace) {
             self.add(pace, now_ns);
         }
+        // One entry may have been charged when the other was read.
+        let seen_ns = self.entries.iter().flatten().map(|entry| entry.seen_ns).max().unwrap_or(0);
         let mut is_repaired = false;
         for entry in self.entries.iter_mut().flatten() {
-            is_repaired |= entry.repair(now_ns);
+            is_repaired |= entry.repair(seen_ns, now_ns);
         }
         if let Some(entry) = &mut self.entries[0] {
             entry.seen_ns = now_ns;
@@ -136,8 +147,8 @@ impl Record {
     /// so that an empty bucket stays empty and fills at the new rate.
     fn add(&mut self, pace: Pace, now_ns: u64) {
         let debts = self.entries.iter().flatten().map(|entry| entry.debt(now_ns));
-        let debt = debts.max().unwrap_or(0).min(pace.burst);
-        let owed_ns = u64::from(debt) * pace.token_ns;
+        let debt = debts.max().unwrap_or(0);
+        let owed_ns = (u64::from(debt) * pace.token_ns).min(pace.owed_max_ns());
         let [first_ns, second_ns] = self.entries.map(|entry| entry.map_or(0, |e| e.seen_ns));
         if first_ns >= second_ns {
             self.entries.swap(0, 1);
@@ -178,6 +189,17 @@ impl Record {
         }
     }
 
+    /// Charges `tokens` to both buckets, which may then owe up to [`DEBT_MAX_S`]. Nothing beyond
+    /// that is charged.
+    pub(super) fn owe(&mut self, tokens: u32, now_ns: u64) {
+        for entry in self.entries.iter_mut().flatten() {
+            let cost_ns = u64::from(tokens).saturating_mul(entry.pace.token_ns);
+            let full_ns = entry.full_ns.max(now_ns).saturating_add(cost_ns);
+            let most_ns = now_ns.saturating_add(entry.pace.owed_max_ns()).max(entry.full_ns);
+            entry.full_ns = full_ns.min(most_ns);
+        }
+    }
+
     /// Refunds unspent tokens, to the selected bucket only: no other is certain to have been charged
     /// for all of them.
     pub(super) fn refund(&mut self, tokens: u32, now_ns: u64) {
@@ -190,14 +212,16 @@ impl Record {
 
 impl Entry {
     /// Moves an entry that was written before a backward clock step to the present clock, with the
-    /// debt that it had at its last read. Returns whether it did.
-    fn repair(&mut self, now_ns: u64) -> bool {
-        let empty_ns = now_ns.saturating_add(self.pace.depth_ns());
-        if self.full_ns <= empty_ns.saturating_add(CLOCK_STEP_NS) {
+    /// debt that it had at `seen_ns`, the last read of the record. Returns whether it did.
+    fn repair(&mut self, seen_ns: u64, now_ns: u64) -> bool {
+        let most_ns = now_ns.saturating_add(self.pace.owed_max_ns());
+        if seen_ns.max(self.full_ns.saturating_sub(self.pace.owed_max_ns()))
+            <= now_ns.saturating_add(CLOCK_STEP_NS)
+        {
             return false;
         }
-        let owed_ns = self.full_ns.saturating_sub(self.seen_ns);
-        self.full_ns = now_ns.saturating_add(owed_ns).min(empty_ns);
+        let owed_ns = self.full_ns.saturating_sub(seen_ns);
+        self.full_ns = now_ns.saturating_add(owed_ns).min(most_ns);
         self.seen_ns = now_ns;
         true
     }

@@ -5,6 +5,8 @@ use crate::shared::{Changed, Local};
 #[cfg(target_family = "wasm")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
 
+mod debt;
+
 use protocol::time::SECOND_NS as SECOND;
 const START: u64 = 1_800_000_000 * SECOND;
 

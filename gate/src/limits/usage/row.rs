@@ -30,7 +30,7 @@ pub(super) struct Row {
     gone: u64,
     status: [u64; 6],
     bytes_in: u64,
-    bytes_out: u64,
+    pub(super) bytes_out: u64,
     /// Finer than the reported milliseconds, because most requests take less than one.
     service_us: u64,
     /// Wakes by kind, in the order of [`WAKES`].
@@ -49,6 +49,7 @@ pub(super) struct Mark {
     changes: u64,
     pub(super) reads: u64,
     pub(super) writes: u64,
+    pub(super) bytes_out: u64,
 }
 
 impl Tenant {
@@ -144,7 +145,12 @@ impl Row {
     }
 
     pub(super) fn mark(&self) -> Mark {
-        Mark { changes: self.changes, reads: self.reads, writes: self.writes }
+        Mark {
+            changes: self.changes,
+            reads: self.reads,
+            writes: self.writes,
+            bytes_out: self.bytes_out,
+        }
     }
 
     pub(super) fn counters(&self) -> Counters {

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use protocol::calendar::Month;
 use protocol::time::{DAY_S, HOUR_S};
 use protocol::usage::TenantUsageRequest;
-use protocol::{Limits, TenantId, TenantNotice};
+use protocol::{ByteLimit, Limits, TenantId, TenantNotice};
 
-use super::types::{MonthUsage, Quota, Quotas, StorageUsage, TenantUsage};
+use super::types::{ByteQuota, MonthUsage, Quota, Quotas, StorageUsage, TenantUsage};
 use crate::api::startup::Startup;
 use crate::api::status::LastWake;
 use crate::host;
@@ -186,6 +186,14 @@ fn quotas(notice: &TenantNotice, limits: Option<&Limits>) -> Quotas {
         writes_day: Quota {
             used: notice.writes_day,
             limit: limits.map(|limits| limits.writes_per_day),
+            ends_s: notice.day_ends_s,
+        },
+        egress_day: ByteQuota {
+            used: notice.bytes_out_day,
+            limit: limits.map(|limits| match limits.egress_per_day_max() {
+                Some(bytes) => ByteLimit::Bytes(bytes),
+                None => ByteLimit::Unlimited,
+            }),
             ends_s: notice.day_ends_s,
         },
     }

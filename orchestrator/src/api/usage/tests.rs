@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use protocol::time::HOUR_S;
 use protocol::usage::UsageRow;
-use protocol::{Counters, TierName};
+use protocol::{ByteLimit, Counters, TierName};
 use tempfile::TempDir;
 use tokio::net::UnixListener;
 
@@ -46,6 +46,7 @@ fn report_of(reads: u64, writes: u64) -> UsageReport {
         writes,
         refused: BTreeMap::from([("rate-limited".to_owned(), 3)]),
         status: [0, 0, reads + writes, 0, 3, 0],
+        bytes_out: 1_000 * reads,
         ..Counters::default()
     };
     let row = UsageRow {
@@ -127,6 +128,8 @@ async fn tenant_sees_periods_limits_and_storage() {
     assert_eq!(usage.month.reasons["rate-limited"], 3);
     assert_eq!(usage.quotas.requests_day.used, 7);
     assert_eq!(usage.quotas.requests_day.limit, Some(Limits::default().requests_per_day));
+    let egress = usage.quotas.egress_day;
+    assert_eq!((egress.used, egress.limit), (5_000, Some(ByteLimit::Bytes(1_000_000_000))));
     assert_eq!(usage.storage.limit_bytes, Some(Limits::default().storage_bytes));
     let unknown = served.api.tenant(TenantId::parse("nobody").unwrap(), None).await.unwrap();
     assert_eq!((unknown.month, unknown.limits), (Sums::default(), None));

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use protocol::{Limits, TenantId, TierName};
+use protocol::{ByteLimit, Limits, TenantId, TierName};
 use serde::{Deserialize, Serialize};
 
 use crate::api::status::LastWake;
@@ -44,6 +44,8 @@ pub struct Quotas {
     pub requests_month: Quota,
     /// Forwarded writes of this day.
     pub writes_day: Quota,
+    /// Bytes of responses of this day.
+    pub egress_day: ByteQuota,
 }
 
 /// One quota and the used part of it.
@@ -53,6 +55,17 @@ pub struct Quota {
     pub used: u64,
     /// Requests allowed; 0 is unlimited, `None` is not known yet.
     pub limit: Option<u64>,
+    /// End of the period, in seconds since 1970.
+    pub ends_s: u64,
+}
+
+/// A quota of bytes and the used part of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ByteQuota {
+    /// Bytes counted in this period.
+    pub used: u64,
+    /// Bytes allowed, or `"unlimited"`; `None` is not known yet.
+    pub limit: Option<ByteLimit>,
     /// End of the period, in seconds since 1970.
     pub ends_s: u64,
 }

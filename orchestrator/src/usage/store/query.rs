@@ -29,15 +29,16 @@ pub struct TenantPlan {
 }
 
 impl Store {
-    /// Returns the requests of every tenant in this month and the one before, by day, to rebuild
+    /// Returns requests and bytes of every tenant in this month and the one before, by day, to rebuild
     /// the [`Tally`](crate::usage::tally::Tally).
     pub fn recent_increases(&self, now_s: u64) -> Result<Vec<Increase>, StoreError> {
         let month = Month::of(now_s);
         let from_s = Month(month.0.saturating_sub(1)).start_s();
-        let sql = "SELECT name, day, sum(reads), sum(writes) FROM (
-                     SELECT hour / 24 AS day, tenant, reads, writes FROM hours WHERE hour >= ?1
+        let sql = "SELECT name, day, sum(reads), sum(writes), sum(bytes_out) FROM (
+                     SELECT hour / 24 AS day, tenant, reads, writes, bytes_out FROM hours
+                     WHERE hour >= ?1
                      UNION ALL
-                     SELECT day, tenant, reads, writes FROM days WHERE day >= ?2)
+                     SELECT day, tenant, reads, writes, bytes_out FROM days WHERE day >= ?2)
                    JOIN tenants ON id = tenant GROUP BY tenant, day ORDER BY day";
         let mut statement = self.db.prepare(sql)?;
         let rows =
@@ -48,6 +49,7 @@ impl Store {
                     hour: day * 24,
                     reads: read_u64(row, 2)?,
                     writes: read_u64(row, 3)?,
+                    bytes_out: read_u64(row, 4)?,
                 })
             })?;
         Ok(rows.collect::<Result<_, _>>()?)

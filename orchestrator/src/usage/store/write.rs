@@ -111,12 +111,13 @@ impl Writer<'_> {
         put(self.tx, "hours", &[hour, tenant, source], &after)?;
         let mut new = after;
         new.subtract(&before);
-        if new.forwarded() > 0 {
+        if new.forwarded() > 0 || new.bytes_out > 0 {
             committed.increases.push(Increase {
                 tenant: row.tenant.clone(),
                 hour: row.hour,
                 reads: new.reads,
                 writes: new.writes,
+                bytes_out: new.bytes_out,
             });
         }
         committed.sums.add(&new);

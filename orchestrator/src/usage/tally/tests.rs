@@ -7,7 +7,8 @@ fn tenant(name: &str) -> TenantId {
 }
 
 fn increase(name: &str, at_s: u64, reads: u64, writes: u64) -> Increase {
-    Increase { tenant: tenant(name), hour: at_s / HOUR_S, reads, writes }
+    let bytes_out = 10 * reads;
+    Increase { tenant: tenant(name), hour: at_s / HOUR_S, reads, writes, bytes_out }
 }
 
 #[test]
@@ -18,6 +19,7 @@ fn notice_counts_this_day_and_month() {
     tally.add(&increase("a", NOON - 20 * DAY_S, 100, 0));
     let notice = tally.notice(&tenant("a"), NOON);
     assert_eq!((notice.requests_day, notice.writes_day, notice.requests_month), (5, 2, 15));
+    assert_eq!(notice.bytes_out_day, 30);
     assert_eq!(notice.day_ends_s, NOON + 12 * HOUR_S);
     assert_eq!(tally.notice(&tenant("b"), NOON).requests_day, 0);
 }

@@ -45,6 +45,14 @@ fn values_are_written_with_their_units() {
         ("price-usd-month", "4.99", "4.99"),
         ("price-usd-month", "20", "20"),
         ("body-max", "auto", "auto"),
+        ("egress-per-day", "500MB", "500 MB"),
+        ("egress-per-day", "10GB", "10 GB"),
+        ("egress-per-day", "unlimited", "unlimited"),
+        ("egress-per-day", "auto", "auto"),
+        ("egress-per-day", "0 B", "0"),
+        ("bytes-per-s", "2 MB/s", "2 MB"),
+        ("bytes-per-s", "500 kB", "500 kB"),
+        ("bytes-per-s", "unlimited", "unlimited"),
     ] {
         assert_eq!(reformat(name, text), Ok(formatted.to_owned()), "{name}: {text}");
     }
@@ -62,6 +70,11 @@ fn invalid_values_report_the_expected_form() {
         ("memory", "1 MB"),
         ("storage", "0"),
         ("storage", "25"),
+        ("egress-per-day", "25"),
+        ("egress-per-day", "none"),
+        ("egress-per-day", "2000 TB"),
+        ("bytes-per-s", "0 B"),
+        ("bytes-per-s", "999 B/s"),
         ("storage", "25_000_000"),
         ("storage", "25 M"),
         ("doze-after", "5"),

@@ -7,7 +7,9 @@ use super::*;
 
 #[test]
 fn upload_counts_towards_storage_at_its_end() {
-    let mut host = with(Limits { storage_bytes: 5_000_000, concurrency: 6, ..Limits::default() });
+    let bytes_per_s = protocol::ByteLimit::Unlimited;
+    let free = Limits { bytes_per_s, ..Limits::default() };
+    let mut host = with(Limits { storage_bytes: 5_000_000, concurrency: 6, ..free });
     let path = |n: usize| format!("/api/v2/insert?p=p{n}&c=1.1.1/1.1.1/1.1.1");
     let auth = key(1);
     let headers = [("authorization", auth.as_str()), ("content-length", "2000000")];
@@ -60,7 +62,8 @@ fn is_busy(host: &Host, id: StreamId) -> bool {
 
 #[test]
 fn announced_uploads_stay_within_the_body_budget() {
-    let mut host = with(Limits::default());
+    let bytes_per_s = protocol::ByteLimit::Unlimited;
+    let mut host = with(Limits { bytes_per_s, ..Limits::default() });
     let uploads: Vec<StreamId> = (0..12).map(|_| upload(&mut host, Some("2000000"))).collect();
     let (taken, refused) = uploads.split_at(8);
     assert!(taken.iter().all(|id| host.is_forwarded(*id)), "two rounds of four");

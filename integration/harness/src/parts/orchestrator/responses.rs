@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use protocol::ByteLimit;
 use serde::Deserialize;
 
 /// The fields of a tenant's status that tests look at (`GET /v1/tenants`).
@@ -80,10 +81,10 @@ pub struct TenantUsage {
 /// The used part of a quota.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 pub struct Quota {
-    /// Requests counted in this period.
+    /// Requests or bytes counted in this period.
     pub used: u64,
-    /// Requests allowed; 0 is unlimited, `None` is not known yet.
-    pub limit: Option<u64>,
+    /// Requests or bytes allowed, `None` is not known yet. 0 requests are unlimited, and bytes may be.
+    pub limit: Option<ByteLimit>,
 }
 
 /// Size of a tenant's files.
