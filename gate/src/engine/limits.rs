@@ -60,8 +60,8 @@ impl Gate {
         let notices = self.leases.notices(request.tenant());
         let phexts = notices.map(|notices| &notices.last.notice.phexts);
         let phext_bytes = phexts.and_then(|phexts| phexts.get(request.phext())).copied();
-        let growth = request.request.growth_bytes().saturating_add(body_bytes);
-        let work = cost::work(endpoint, access, phext_bytes.unwrap_or(0).saturating_add(growth));
+        let sent_bytes = request.request.growth_bytes().saturating_add(body_bytes);
+        let work = cost::work(endpoint, access, phext_bytes.unwrap_or(0), sent_bytes);
         if work > marks.paid_bytes {
             let now_ns = self.clock.wall_ns();
             marks.rate = charge(&mut self.buckets, marks, &request.verdict, work, now_ns);

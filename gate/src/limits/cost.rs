@@ -7,9 +7,9 @@
 //!
 //! | request | work |
 //! |---|---|
-//! | `get` `json-export` `toc` `delta` | the whole phext |
-//! | `insert` `update` `delete`, `checksum` `status` `load` | a quarter of it |
-//! | `select` `query` `where` | none |
+//! | `get` `json-export` `toc` `delta` | the whole phext, and the body |
+//! | `insert` `update` `delete`, `checksum` `status` `load` | a quarter of both |
+//! | `select` `query` `where` | the body |
 //!
 //! SQ rewrites the whole phext for one byte, and reads or hashes all of it for a checksum. Measured
 //! with SQ 0.6.0 on 4 MB, as `Limits::phext_max_bytes` weighs them, in scrolls of 20 bytes: `toc` and
@@ -21,17 +21,18 @@ use crate::http::request::{Access, Endpoint};
 /// many bytes per second as the network.
 const REWRITTEN_PER_ANSWERED: u64 = 4;
 
-/// The work of a request on a phext of `phext_bytes`, in answered bytes.
-pub(crate) fn work(endpoint: Endpoint, access: Access, phext_bytes: u64) -> u64 {
+/// The work of a request with `sent_bytes` on a phext of `phext_bytes`, in answered bytes.
+pub(crate) fn work(endpoint: Endpoint, access: Access, phext_bytes: u64, sent_bytes: u64) -> u64 {
+    let all_bytes = phext_bytes.saturating_add(sent_bytes);
     match (access, endpoint) {
         (Access::Write | Access::Delete, _)
         | (Access::Read, Endpoint::Checksum | Endpoint::Status | Endpoint::Load) => {
-            phext_bytes / REWRITTEN_PER_ANSWERED
+            all_bytes / REWRITTEN_PER_ANSWERED
         }
         (Access::Read, Endpoint::Get | Endpoint::JsonExport | Endpoint::Toc | Endpoint::Delta) => {
-            phext_bytes
+            all_bytes
         }
-        (Access::Read, _) => 0,
+        (Access::Read, _) => sent_bytes,
     }
 }
 
@@ -43,15 +44,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_rewrite_counts_and_small_reads_do_not() {
+    fn whole_phext_counts_only_where_sq_takes_it() {
         for endpoint in Endpoint::ALL {
-            let cost = work(endpoint, endpoint.access(), 4_000);
+            let cost = work(endpoint, endpoint.access(), 3_600, 400);
             let expected = match endpoint {
                 Endpoint::Insert | Endpoint::Update | Endpoint::Delete => 1_000,
                 Endpoint::Checksum | Endpoint::Status | Endpoint::Load => 1_000,
                 Endpoint::Get | Endpoint::JsonExport | Endpoint::Toc | Endpoint::Delta => 4_000,
-                Endpoint::Version | Endpoint::Usage => 0,
-                Endpoint::Select | Endpoint::Query | Endpoint::Where => 0,
+                Endpoint::Version | Endpoint::Usage => 400,
+                Endpoint::Select | Endpoint::Query | Endpoint::Where => 400,
             };
             assert_eq!(cost, expected, "{}", endpoint.name());
         }

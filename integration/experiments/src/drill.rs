@@ -20,6 +20,7 @@ mod fault;
 mod mixed_load;
 mod outcomes;
 mod scroll_history;
+pub mod throttle;
 
 use std::time::Duration;
 
@@ -253,6 +254,9 @@ pub async fn run(options: DrillOptions) -> Result<()> {
         run_and_print(drill, runtime, size, &options, &mut summary).await?;
     }
     println!("{}\n{}", ClientOutcomes::goals(), Expectation::NOTES);
+    if options.only.as_ref().is_none_or(|only| throttle::TITLE.contains(only.as_str())) {
+        summary.missed.extend(throttle::run(runtime, options.quick).await?);
+    }
     if options.only.is_none() {
         let p50 = doze::median_wake(runtime, doze::ROUNDS).await?;
         println!(

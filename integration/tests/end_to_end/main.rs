@@ -13,6 +13,7 @@ mod connections;
 mod damage;
 mod drills;
 mod endpoints;
+mod fairness;
 mod first_writes;
 mod framing;
 mod herds;
@@ -58,6 +59,7 @@ fn main() -> ExitCode {
         ranch::cases(),
         limits::cases(),
         quotas::cases(),
+        fairness::cases(),
         metering::cases(),
         metrics::cases(),
         ratelimit::cases(),

@@ -13,6 +13,7 @@ use harness::host::tools;
 use harness::parts::orchestrator::responses::{MonthUsage, TenantUsage};
 use harness::{Http, Lifecycle, Runtime, Stack, StackBuilder, Tier, until};
 use hyper::Method;
+use protocol::ByteLimit;
 
 use crate::suite::{Case, On, case};
 
@@ -103,7 +104,7 @@ async fn usage_request_neither_wakes_nor_counts(stack: Arc<Stack>) -> Result<()>
             ensure!(sums.writes == 1 && sums.reads == 0, "{asleep:?}");
         }
         let quota = asleep.quotas.get("requests_day").context("no quota requests_day")?;
-        ensure!(quota.used == 1 && quota.limit == Some(10_000), "{asleep:?}");
+        ensure!(quota.used == 1 && quota.limit == Some(ByteLimit::Bytes(10_000)), "{asleep:?}");
     }
     let state = stack.orchestrator.state_of("sleeper").await?;
     ensure!(state.as_deref() == Some("asleep"), "{state:?}");

@@ -34,7 +34,7 @@ mod tests;
 mod types;
 
 pub(crate) use queries::UsageApi;
-pub use types::{ByteQuota, LedgerFile, MonthUsage, Quota, Quotas, StorageUsage, TenantUsage};
+pub use types::{LedgerFile, MonthUsage, Quota, Quotas, StorageUsage, TenantUsage};
 
 /// Bound on a report: at most 500 rows of about 1 kB.
 const REPORT_MAX_BYTES: usize = 4 << 20;

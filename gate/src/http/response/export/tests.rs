@@ -24,7 +24,8 @@ fn export(chunks: &[&[u8]]) -> Vec<(String, String)> {
 fn formatted(phext: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     let mut at = [1_u16; 9];
-    let (mut open, mut started) = (false, false);
+    let mut open = false;
+    let mut started = false;
     for byte in phext {
         if let Some(level) = BREAKS.iter().position(|separator| separator == byte) {
             if std::mem::take(&mut open) {
