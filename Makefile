@@ -1,6 +1,6 @@
 # Everything that is run here or in CI is a target of this file; `make help` lists them.
 #
-#   RUNTIME=docker|process   where tenants run; by default Docker if its daemon answers
+#   RUNTIME=docker|process   where tenants run; by default Docker, never processes by themselves
 #   SQ_VERSION=0.5.0         another version of SQ than 0.6.0
 #   FUZZ_SECONDS=20          how long each fuzz target runs
 

@@ -22,7 +22,7 @@ Examples:
   integration drill --only kill         run the drills with `kill` in their title
 
 Environment:
-  RUNTIME      docker, process or auto (default: Docker if its daemon responds)
+  RUNTIME      docker (default) or process: tenants as plain processes, for development
   SQ_VERSION   version of SQ for `stack` (default: 0.6.0)
   SEED         random seed of `proof`";
 

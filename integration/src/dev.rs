@@ -54,7 +54,7 @@ const ALREADY_RUNNING: &str = "the stack is already running; end it with 'make s
 pub struct Options {
     /// Folder of all its files.
     pub dir: PathBuf,
-    /// Runtime of SQ; `None` selects Docker if its daemon responds.
+    /// Runtime of SQ; Docker unless another is requested.
     pub runtime: Option<Runtime>,
     /// Version of SQ, such as `0.6.0`.
     pub sq_version: String,

@@ -1,5 +1,6 @@
 //! The stack of `make run`: its printed commands work, it explains in one line why it cannot start,
-//! and it leaves nothing behind. `RUNTIME` selects the runtime of the tenants.
+//! and it leaves nothing behind. `RUNTIME` selects the runtime of the tenants; without it, Docker if
+//! a daemon responds.
 
 // This whole file is test code.
 #![allow(clippy::unwrap_used, clippy::panic)]
@@ -14,7 +15,7 @@ use harness::host::docker;
 use harness::host::docker::installation_label;
 use harness::host::processes;
 use harness::host::tools;
-use harness::until;
+use harness::{Runtime, until};
 use rustix::process::Signal;
 use tempfile::TempDir;
 
@@ -47,6 +48,7 @@ impl Dev {
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_integration"));
         command.arg("--dir").arg(&self.dir).args(args).env("SQ_VERSION", "");
+        command.env("RUNTIME", Runtime::for_tests().unwrap().name());
         command.stdin(Stdio::null());
         command
     }
@@ -302,11 +304,15 @@ fn unusable_docker_is_explained_in_one_line() {
     assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
 }
 
-/// Starts a stack on Docker with only the programs in `bin`, and checks the error message.
+/// Starts a stack with only the programs in `bin`, and checks the error message. Without a request
+/// for processes by name, none are started.
 fn expect_docker_error(dev: &Dev, bin: &Path, text: &str) {
-    let mut command = dev.command(&["stack", "--any-ports"]);
-    let error = error_line(command.env("RUNTIME", "docker").env("PATH", bin));
-    assert!(error.contains("RUNTIME=docker") && error.contains(text), "{text}: {error}");
+    for runtime in ["", "docker"] {
+        let mut command = dev.command(&["stack", "--any-ports"]);
+        let error = error_line(command.env("RUNTIME", runtime).env("PATH", bin));
+        assert!(error.contains("RUNTIME=docker") && error.contains(text), "{text}: {error}");
+        assert!(error.contains("`RUNTIME=process make run`"), "{error}");
+    }
 }
 
 /// Writes a shell script that stands in for the command `docker`.

@@ -84,14 +84,12 @@ pub struct ProcessConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum RuntimeKind {
-    /// The runtime of the previous start; at the first start Docker if its daemon responds, else
-    /// processes. If the tenants ran in containers, the orchestrator waits for the daemon, as they
-    /// may still be running.
-    Auto,
-    /// Containers only. Instances of the process runtime are stopped first, even if they are in use.
+    /// Containers. If the tenants ran in containers before, the orchestrator waits for the daemon,
+    /// as they may still be running. Instances of the process runtime are stopped first, even if
+    /// they are in use.
     Docker,
-    /// Child processes only. Instances of the Docker runtime are stopped first, even if they are in
-    /// use.
+    /// Plain child processes, for development: they isolate tenants less than containers do.
+    /// Instances of the Docker runtime are stopped first, even if they are in use.
     Process,
 }
 

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 
 use crate::host::docker;
 use crate::host::ports;
@@ -27,33 +27,36 @@ impl Runtime {
         }
     }
 
-    /// Reads `RUNTIME`; `None` if it is unset or `auto`.
+    /// Reads `RUNTIME`; `None` if it is unset.
     pub fn from_env() -> Result<Option<Self>> {
         match std::env::var("RUNTIME").unwrap_or_default().as_str() {
-            "" | "auto" => Ok(None),
+            "" => Ok(None),
             "process" => Ok(Some(Self::Process)),
             "docker" => Ok(Some(Self::Docker)),
-            other => bail!("invalid RUNTIME={other}: use docker, process or auto"),
+            other => bail!("invalid RUNTIME={other}: use docker or process"),
         }
     }
 
-    /// Resolves `auto` to Docker if a usable daemon responds. An explicit choice of Docker without
-    /// such a daemon is an error, never a silent change to processes.
+    /// Resolves an unset `RUNTIME` to Docker. Docker without a usable daemon is an error, never a
+    /// silent change to processes, which isolate tenants less.
     pub fn resolve(requested: Option<Self>) -> Result<Self> {
-        match requested {
-            Some(Self::Process) => Ok(Self::Process),
-            Some(Self::Docker) => {
-                docker::daemon().context("RUNTIME=docker, but Docker can't be used")?;
-                Ok(Self::Docker)
-            }
-            None => match docker::daemon() {
-                Ok(_) => Ok(Self::Docker),
-                Err(error) => {
-                    eprintln!("Tenants run as processes: {error:#}");
-                    Ok(Self::Process)
-                }
-            },
+        if requested == Some(Self::Process) {
+            return Ok(Self::Process);
         }
+        match docker::daemon() {
+            Ok(_) => Ok(Self::Docker),
+            Err(error) => bail!(
+                "RUNTIME=docker (the default), but Docker can't be used: {error:#}; \
+                 `RUNTIME=process make run` runs tenants as plain processes, for development"
+            ),
+        }
+    }
+
+    /// The runtime for a test that runs with either: the one that `RUNTIME` names, else Docker if a
+    /// usable daemon responds, else processes.
+    pub fn for_tests() -> Result<Self> {
+        let requested = Self::from_env()?;
+        Ok(requested.unwrap_or_else(|| docker::daemon().map_or(Self::Process, |_| Self::Docker)))
     }
 }
 

@@ -41,7 +41,7 @@ Ctrl-C or 'make stop' ends all of it; data and registry stay in {dir}.",
         registry = stack.registry.file().display(),
         admin = stack.orchestrator.socket("admin").display(),
         version = options.sq_version,
-        runtime = runtime_text(stack.runtime, options.runtime),
+        runtime = runtime_text(stack.runtime),
         env = shell_quoted(&env_file.display().to_string()),
         logs = stack.dir.join("logs").display(),
         dir = stack.dir.display(),
@@ -50,17 +50,12 @@ Ctrl-C or 'make stop' ends all of it; data and registry stay in {dir}.",
     )
 }
 
-fn runtime_text(runtime: Runtime, requested: Option<Runtime>) -> String {
-    match (runtime, requested) {
-        (Runtime::Docker, _) => {
+fn runtime_text(runtime: Runtime) -> String {
+    match runtime {
+        Runtime::Docker => {
             format!("containers of Docker {}", docker::daemon().unwrap_or_default())
         }
-        (Runtime::Process, Some(_)) => {
-            "processes, because RUNTIME=process (no memory limits)".to_owned()
-        }
-        (Runtime::Process, None) => {
-            "processes, because Docker is not available (no memory limits)".to_owned()
-        }
+        Runtime::Process => "processes, because RUNTIME=process (no memory limits)".to_owned(),
     }
 }
 

@@ -137,7 +137,7 @@ impl Default for RawConfig {
 
 impl Default for RawRuntime {
     fn default() -> Self {
-        Self { kind: RuntimeKind::Auto, uid: Integer::new(10_001) }
+        Self { kind: RuntimeKind::Docker, uid: Integer::new(10_001) }
     }
 }
 

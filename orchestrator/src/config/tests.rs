@@ -72,7 +72,7 @@ fn all_faults_are_reported_at_once() {
         "sq_version: `six` is not a supported version of SQ",
         "listen.gate: `127.0.0.1:1` is not an absolute path of a socket",
         "listen.metrics: `0.0.0.0:1` is not a loopback address",
-        "runtime.kind: `podman` is not one of `auto`, `docker`, `process`",
+        "runtime.kind: `podman` is not one of `docker`, `process`",
         "lifecycle.lease: `1ms` is out of bounds: write `50ms` to `10min`",
         "lifecycle.sleep_after: `-1` is not a duration",
         "lifecycle.leese: unknown key: write one of `lease`, `grace`",

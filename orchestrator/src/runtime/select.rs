@@ -1,14 +1,15 @@
-//! Chooses the runtime: by configuration, by what ran the tenants before, and by whether Docker's
-//! daemon answers.
+//! Connects the configured runtime, and stops what another one left running.
 //!
-//! Two runtimes must never run on one data root. Containers may keep running while their daemon does
-//! not answer, so a daemon that does not answer proves nothing about them.
+//! Nothing chooses processes unless the configuration names them: they isolate tenants less than
+//! containers do, so a missing daemon must not bring them about. Two runtimes must never run on one
+//! data root. Containers may keep running while their daemon does not answer, so a daemon that does
+//! not answer proves nothing about them.
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, anyhow};
+use anyhow::{Context, anyhow, bail};
 use tokio::time::sleep;
 use tracing::{error, info, warn};
 
@@ -35,17 +36,15 @@ enum Plan {
 /// Decides without side effects. `previous` is the kind of runtime that ran the tenants last.
 fn plan(configured: RuntimeKind, previous: Option<&str>, docker_answers: bool) -> Plan {
     let was_docker = previous == Some(docker::KIND);
-    let was_process = previous == Some(process::KIND);
     match configured {
+        RuntimeKind::Docker if was_docker && !docker_answers => Plan::WaitForDocker,
         RuntimeKind::Docker => Plan::UseDocker,
         RuntimeKind::Process if was_docker && !docker_answers => Plan::Refuse,
-        RuntimeKind::Auto if docker_answers && !was_process => Plan::UseDocker,
-        RuntimeKind::Auto if was_docker && !docker_answers => Plan::WaitForDocker,
-        RuntimeKind::Process | RuntimeKind::Auto => Plan::UseProcesses,
+        RuntimeKind::Process => Plan::UseProcesses,
     }
 }
 
-/// Chooses and connects the runtime. `previous` is the kind of runtime that the file `run_record`
+/// Connects the configured runtime. `previous` is the kind of runtime that the file `run_record`
 /// names as the last one; if another is chosen now, all of its instances are stopped first. Waits
 /// for Docker's daemon where containers may be running without it.
 pub async fn choose(
@@ -53,45 +52,53 @@ pub async fn choose(
     previous: Option<&str>,
     run_record: &Path,
 ) -> anyhow::Result<Arc<dyn Runtime>> {
-    let docker_matters = config.runtime != RuntimeKind::Process || previous == Some(docker::KIND);
+    let was_docker = previous == Some(docker::KIND);
+    let docker_matters = config.runtime == RuntimeKind::Docker || was_docker;
     loop {
-        let docker = if docker_matters {
-            connect_docker(config).await
-        } else {
-            Err(anyhow!("Docker is not needed"))
-        };
-        let runtime: Arc<dyn Runtime> = match plan(config.runtime, previous, docker.is_ok()) {
-            Plan::UseDocker => {
-                let docker = docker?;
-                if previous == Some(process::KIND) {
-                    stop_all(&process_runtime(config)?).await?;
-                }
-                Arc::new(docker)
-            }
-            Plan::UseProcesses => {
-                let processes = checked_process_runtime(config)?;
-                match docker {
-                    Ok(docker) if previous == Some(docker::KIND) => stop_all(&docker).await?,
-                    Err(error) if config.runtime == RuntimeKind::Auto => {
-                        let error = format!("{error:#}");
-                        warn!(error, "Docker is not available: tenants run as processes");
-                    }
-                    _ => {}
-                }
-                Arc::new(processes)
-            }
+        let docker = if docker_matters { Some(connect_docker(config).await) } else { None };
+        let docker_answers = !matches!(docker, Some(Err(RuntimeError::Unavailable(_))));
+        let runtime = match plan(config.runtime, previous, docker_answers) {
+            Plan::UseDocker => use_docker(config, previous, docker).await?,
+            Plan::UseProcesses => use_processes(config, docker).await?,
             Plan::WaitForDocker => {
-                let error = docker.err().map(|error| format!("{error:#}"));
-                error!(error, "tenants ran in Docker before: waiting for its daemon");
+                error!("tenants ran in Docker before: waiting for its daemon");
                 sleep(RETRY).await;
                 continue;
             }
             Plan::Refuse => return Err(refusal(run_record)),
         };
         let description = runtime.describe();
-        info!(kind = description.kind, notes = ?description.notes, "runtime chosen");
+        info!(kind = description.kind, notes = ?description.notes, "runtime connected");
         return Ok(runtime);
     }
+}
+
+async fn use_docker(
+    config: &Config,
+    previous: Option<&str>,
+    docker: Option<Result<DockerRuntime, RuntimeError>>,
+) -> anyhow::Result<Arc<dyn Runtime>> {
+    let Some(docker) = docker else { bail!("Docker was not connected") };
+    let docker = docker.context(
+        "runtime.kind: Docker can't be used; is its daemon running? `kind = \"process\"` runs \
+         tenants as plain processes, for development",
+    )?;
+    if previous == Some(process::KIND) {
+        stop_all(&process_runtime(config)?).await?;
+    }
+    Ok(Arc::new(docker))
+}
+
+/// `previous` is the Docker runtime if it ran the tenants before.
+async fn use_processes(
+    config: &Config,
+    previous: Option<Result<DockerRuntime, RuntimeError>>,
+) -> anyhow::Result<Arc<dyn Runtime>> {
+    let processes = checked_process_runtime(config)?;
+    if let Some(docker) = previous {
+        stop_all(&docker?).await?;
+    }
+    Ok(Arc::new(processes))
 }
 
 fn refusal(run_record: &Path) -> anyhow::Error {
@@ -121,7 +128,7 @@ async fn stop_all(runtime: &dyn Runtime) -> anyhow::Result<()> {
     stopped.await.context("instances of the previous runtime can't be stopped")
 }
 
-async fn connect_docker(config: &Config) -> anyhow::Result<DockerRuntime> {
+async fn connect_docker(config: &Config) -> Result<DockerRuntime, RuntimeError> {
     DockerRuntime::connect(
         &config.data_root,
         &config.state_dir,
@@ -129,7 +136,6 @@ async fn connect_docker(config: &Config) -> anyhow::Result<DockerRuntime> {
         config.docker.clone(),
     )
     .await
-    .context("runtime.kind: Docker can't be used; is its daemon running?")
 }
 
 fn checked_process_runtime(config: &Config) -> anyhow::Result<ProcessRuntime> {
@@ -155,16 +161,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn tenants_stay_until_another_runtime_is_configured() {
-        use RuntimeKind::{Auto, Docker, Process};
+    fn processes_run_only_if_configured_by_name() {
+        use RuntimeKind::{Docker, Process};
         for (configured, previous, docker_answers, expected) in [
-            (Auto, None, true, Plan::UseDocker),
-            (Auto, None, false, Plan::UseProcesses),
-            (Auto, Some("docker"), true, Plan::UseDocker),
-            (Auto, Some("docker"), false, Plan::WaitForDocker),
-            (Auto, Some("process"), true, Plan::UseProcesses),
-            (Auto, Some("process"), false, Plan::UseProcesses),
+            // Never processes, although no daemon answers.
+            (Docker, None, false, Plan::UseDocker),
+            (Docker, None, true, Plan::UseDocker),
+            (Docker, Some("docker"), true, Plan::UseDocker),
+            (Docker, Some("docker"), false, Plan::WaitForDocker),
             (Docker, Some("process"), true, Plan::UseDocker),
+            (Docker, Some("process"), false, Plan::UseDocker),
+            (Process, None, false, Plan::UseProcesses),
             (Process, Some("docker"), true, Plan::UseProcesses),
             (Process, Some("docker"), false, Plan::Refuse),
             (Process, Some("process"), false, Plan::UseProcesses),

@@ -313,10 +313,6 @@ async fn changed_runtime_stops_the_instances_of_the_old() {
     assert_eq!(home.all_containers(), [""; 0]);
     runtime.start(spec("alice", "0.6.0")).await.unwrap();
 
-    config.runtime = RuntimeKind::Auto;
-    let runtime = select::choose(&config, Some("process"), record).await.unwrap();
-    assert_eq!(runtime.describe().kind, "process", "unchanged, although Docker answers");
-
     config.runtime = RuntimeKind::Docker;
     select::choose(&config, Some("process"), record).await.unwrap();
     assert_eq!(fs::read_dir(config.state_dir.join("process")).unwrap().count(), 0);
