@@ -46,7 +46,14 @@ check_machine() {
   need "pip for python3 (Debian: python3-pip)" python3 -m pip --version
   need "a C compiler: cc (Debian: build-essential)" cc --version
   case " $* " in *" requests "*) check_machine_for_tests ;; esac
+  case " $* " in *" images "*) check_machine_for_containers ;; esac
   [ "$FAULTS" = 0 ] || die "install what is missing, then run this again"
+}
+
+# Only root makes firewall rules; without them a stack says so.
+check_machine_for_containers() {
+  [ "$(id -u)" = 0 ] && [ -n "$(docker_answers)" ] || return 0
+  need "nft, which closes tenants' containers (Debian: nftables)" nft --version
 }
 
 check_machine_for_tests() {

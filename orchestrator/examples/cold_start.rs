@@ -10,7 +10,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use orchestrator::config::{Config, DockerConfig, ProcessConfig};
+use orchestrator::config::{Config, DockerConfig, FirewallMode, ProcessConfig};
 use orchestrator::runtime::docker::DockerRuntime;
 use orchestrator::runtime::folder::Owner;
 use orchestrator::runtime::probe::wait_until_ready;
@@ -111,9 +111,11 @@ fn percentile_ms(sorted: &[Duration], percent: usize) -> f64 {
 
 async fn docker(data_root: &Path, network: &str, network_pool: usize) -> DockerRuntime {
     let network = network.to_owned();
-    let config = DockerConfig { network, network_pool, ..Config::default().docker };
+    let is_root = rustix::process::geteuid().is_root();
+    let firewall = if is_root { FirewallMode::Required } else { FirewallMode::Off };
+    let config = DockerConfig { network, network_pool, firewall, ..Config::default().docker };
     let state_dir = data_root.with_extension("state");
-    DockerRuntime::connect(data_root, &state_dir, OWNER, config).await.unwrap()
+    DockerRuntime::connect(data_root, &state_dir, OWNER, config, vec![0]).await.unwrap()
 }
 
 fn process(root: &Path) -> ProcessRuntime {

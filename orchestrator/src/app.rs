@@ -67,7 +67,7 @@ pub(crate) async fn serve(
     let admin_closed = tasks.reached(Stage::Closing);
     tasks.spawn(TaskName::Admin, serve_peers(listeners.admin, app.admin_routes(), admin_closed));
     let metrics_closed = tasks.reached(Stage::Closing);
-    let metrics_routes = metrics::router(app.metrics.clone());
+    let metrics_routes = metrics::router(app.metrics.clone(), app.startup.clone());
     let metrics_server = serve_metrics(listeners.metrics, metrics_routes, metrics_closed);
     tasks.spawn(TaskName::Metrics, metrics_server);
     let adopted = tokio::select! {

@@ -71,6 +71,20 @@ pub struct DockerConfig {
     pub network_pool: usize,
     /// Image of the process that keeps a prepared namespace.
     pub pause_image: String,
+    /// Whether a start without firewall rules is refused.
+    pub firewall: FirewallMode,
+}
+
+/// Handling of the firewall rules between tenants and this host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum FirewallMode {
+    /// The orchestrator makes them, and refuses to start if it can't. Needs `CAP_NET_ADMIN` and the
+    /// program `nft`.
+    Required,
+    /// There are none: every user of this host reaches tenants, and tenants reach this host's
+    /// servers. For development.
+    Off,
 }
 
 /// Settings of the process runtime, `[process]`.
@@ -149,6 +163,7 @@ impl Config {
                 subnet: raw.docker.subnet,
                 network_pool: raw.docker.network_pool.as_usize(),
                 pause_image: raw.docker.pause_image.into_string(),
+                firewall: raw.docker.firewall,
             },
             process: ProcessConfig { sq: Text::into_string(raw.process.sq) },
             lifecycle: lifecycle_settings(&raw.lifecycle),

@@ -17,6 +17,7 @@
 //! | `select.rs` | chooses the runtime by configuration, by what ran before, and by what answers |
 //! | `docker.rs` | containers, hardened and limited; adopted by their labels |
 //! | `docker/engine.rs` | the Docker API: the only file that names bollard |
+//! | `docker/network.rs` | the tenants' bridge and its firewall rules |
 //! | `docker/start.rs` | creating and starting a tenant's container |
 //! | `docker/network_pool.rs` | network namespaces prepared ahead of starts |
 //! | `docker/deaths.rs` | deaths, from the daemon's events and from reconciliation |
@@ -27,6 +28,11 @@
 //! | `process/start.rs` | starting a tenant's process |
 //! | `process/deaths.rs` | the task that awaits every process's exit |
 //! | `process/pidfd.rs` | process descriptors |
+//! | `firewall.rs` | firewall rules: made, read back, restored |
+//! | `firewall/rules.rs` | the rules as text |
+//! | `firewall/nft.rs` | the program `nft` |
+//! | `firewall/bridge.rs` | what the rules of a bridge need from this host |
+//! | `firewall/changes.rs` | the kernel's announcements of changed rules |
 //! | `proc.rs` | facts about processes from `/proc` |
 //! | `sq_command.rs` | SQ's command line and environment |
 //! | `probe.rs` | readiness probe over HTTP |
@@ -50,6 +56,7 @@
 //! ```
 
 pub mod docker;
+mod firewall;
 pub mod folder;
 pub mod instance_key;
 mod key_file;
@@ -67,6 +74,7 @@ use protocol::{Limits, SqVersion, TenantId, TierName, WakeKind};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
+pub use self::firewall::FirewallState;
 use crate::runtime::instance_key::InstanceKey;
 
 /// Future of a runtime call; boxed so that [`Runtime`] is object-safe.
@@ -80,6 +88,9 @@ pub trait Runtime: Send + Sync + 'static {
 
     /// Reports the abilities that not every runtime has.
     fn capabilities(&self) -> Capabilities;
+
+    /// Reports whether firewall rules protect tenants and this host from each other.
+    fn firewall(&self) -> FirewallState;
 
     /// Lists every instance of this installation, and adopts those that an earlier orchestrator
     /// started. Dead instances stay listed until `start` or `stop`.

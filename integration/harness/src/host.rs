@@ -1,9 +1,10 @@
-//! The machine that tests run on: certificates, Docker, files, ports, processes, signals, sockets,
-//! programs.
+//! The machine that tests run on: certificates, Docker, files, firewall, ports, processes, signals,
+//! sockets, programs.
 
 pub mod certs;
 pub mod docker;
 pub mod files;
+pub mod firewall;
 pub mod ports;
 pub mod processes;
 pub mod signals;

@@ -19,6 +19,7 @@ use tempfile::TempDir;
 use crate::client::{Client, Http};
 use crate::host::certs::Certs;
 use crate::host::docker::{self, installation_label};
+use crate::host::firewall;
 use crate::host::processes;
 use crate::host::sockets::Sockets;
 use crate::options::{Listen, Runtime};
@@ -168,7 +169,7 @@ impl Stack {
 }
 
 /// Kills every SQ on a folder below `data`; with Docker it also removes the containers and networks
-/// that an orchestrator with this data root made.
+/// that an orchestrator with this data root made, and its firewall rules.
 pub fn kill_tenants(runtime: Runtime, data: &Path) {
     processes::kill_all(&processes::with_argument_below(data, &["sq"]));
     if runtime == Runtime::Docker
@@ -176,6 +177,7 @@ pub fn kill_tenants(runtime: Runtime, data: &Path) {
     {
         eprintln!("Containers may be left running: {error:#}");
     }
+    firewall::remove(data);
 }
 
 impl Drop for Stack {

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use harness::host::{docker, tools};
+use harness::host::{docker, firewall, tools};
 use harness::{Runtime, Stack};
 
 use super::Options;
@@ -53,7 +53,14 @@ Ctrl-C or 'make stop' ends all of it; data and registry stay in {dir}.",
 fn runtime_text(runtime: Runtime) -> String {
     match runtime {
         Runtime::Docker => {
-            format!("containers of Docker {}", docker::daemon().unwrap_or_default())
+            let version = docker::daemon().unwrap_or_default();
+            if firewall::is_permitted() {
+                return format!("containers of Docker {version}, closed by firewall rules");
+            }
+            format!(
+                "containers of Docker {version}; FIREWALL OFF, because only root may make rules: \
+                 every user of this host reaches them"
+            )
         }
         Runtime::Process => "processes, because RUNTIME=process (no memory limits)".to_owned(),
     }

@@ -14,6 +14,7 @@ mod damage;
 mod drills;
 mod endpoints;
 mod fairness;
+mod firewall;
 mod first_writes;
 mod framing;
 mod herds;
@@ -75,6 +76,7 @@ fn main() -> ExitCode {
         connections::cases(),
         damage::cases(),
         first_writes::cases(),
+        firewall::cases(),
     ];
     Suite::run(&cases.into_iter().flatten().collect::<Vec<_>>())
 }

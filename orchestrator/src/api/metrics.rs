@@ -16,18 +16,30 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
 use crate::api::loopback;
+use crate::api::startup::Startup;
+use crate::runtime::FirewallState;
 use crate::tenants::metrics::Metrics;
 
+/// State of the routes.
+#[derive(Clone)]
+struct MetricsApi {
+    metrics: Arc<Metrics>,
+    startup: Startup,
+}
+
 /// Builds the routes.
-pub(crate) fn router(metrics: Arc<Metrics>) -> Router {
+pub(crate) fn router(metrics: Arc<Metrics>, startup: Startup) -> Router {
     Router::new()
         .route("/metrics", get(encode))
         .route("/healthz", get(|| async { "ok\n" }))
-        .with_state(metrics)
+        .with_state(MetricsApi { metrics, startup })
         .layer(from_fn(loopback::reject_web_pages))
 }
 
-async fn encode(State(metrics): State<Arc<Metrics>>) -> Response {
+async fn encode(State(api): State<MetricsApi>) -> Response {
+    if let Some((runtime, _)) = api.startup.serving() {
+        api.metrics.set_firewall(runtime.firewall() == FirewallState::InForce);
+    }
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, kind)], metrics.encode()).into_response()
+    ([(header::CONTENT_TYPE, kind)], api.metrics.encode()).into_response()
 }

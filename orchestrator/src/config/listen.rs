@@ -49,7 +49,8 @@ pub(super) struct RawListen {
     admin: SocketPath,
     /// Address of `/metrics` and `/healthz`, which every program of this host may read.
     metrics: Loopback,
-    /// User of Envoy, who may use `gate` and `xds` besides root and the orchestrator's own user.
+    /// User of Envoy, who may use `gate` and `xds` and connect to tenants, besides root and the
+    /// orchestrator's own user.
     envoy_uid: Option<Integer<0, ID_MAX>>,
     /// Users who may use `admin` besides root and the orchestrator's own user.
     operator_uids: Vec<Integer<0, ID_MAX>>,

@@ -9,8 +9,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use settings::{Duration, Integer, Size, Text};
 
-use super::RuntimeKind;
 use super::listen::RawListen;
+use super::{FirewallMode, RuntimeKind};
 
 /// Upper bound of the floors: a pebibyte, more than any host has.
 const FLOOR_MAX_BYTES: u64 = 1 << 50;
@@ -62,6 +62,9 @@ pub(super) struct RawDocker {
     pub(super) network_pool: Integer<0, 64>,
     /// Image of the process that keeps a prepared namespace. Without this image there is no pool.
     pub(super) pause_image: Text,
+    /// Firewall rules that let only Envoy and the orchestrator reach tenants, and tenants reach
+    /// nothing.
+    pub(super) firewall: FirewallMode,
 }
 
 /// The process runtime.
@@ -149,6 +152,7 @@ impl Default for RawDocker {
             subnet: String::new(),
             network_pool: Integer::new(4),
             pause_image: "sq-gateway/pause:1".into(),
+            firewall: FirewallMode::Required,
         }
     }
 }

@@ -14,6 +14,7 @@
 mod adoption;
 mod deaths;
 mod engine;
+mod network;
 mod network_pool;
 mod start;
 
@@ -29,9 +30,10 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 
 use self::engine::{ContainerState, Engine, EngineError};
-use self::network_pool::{NetworkPool, PoolTask, PreparedNetwork};
+use self::network_pool::{NetworkPool, PreparedNetwork};
 use crate::config::DockerConfig;
 use crate::host;
+use crate::runtime::firewall::{Firewall, FirewallState};
 use crate::runtime::folder::Owner;
 use crate::runtime::key_file::KeyFiles;
 use crate::runtime::reclaim::Reclaim;
@@ -81,6 +83,9 @@ struct Inner {
     owner: Owner,
     may_chown: bool,
     key_files: KeyFiles,
+    firewall: Firewall,
+    /// Users of this host who may connect to tenants.
+    client_uids: Vec<u32>,
     pool: NetworkPool,
     /// Number of prepared networks to maintain; 0 if the pool is disabled or has no image.
     pool_size: usize,
@@ -111,15 +116,17 @@ impl Drop for DockerRuntime {
 }
 
 impl DockerRuntime {
-    /// Connects to the daemon, creates the tenants' bridge, removes unused prepared networks and
-    /// begins to follow deaths. SQ runs as `owner` if we are root, else as we do. The path of
-    /// `data_root` distinguishes this installation from others on the daemon. Instance keys are
-    /// kept in `state_dir`.
+    /// Connects to the daemon, creates the tenants' bridge with its firewall, removes unused
+    /// prepared networks and begins to follow deaths. SQ runs as `owner` if we are root, else as we
+    /// do. The path of `data_root` distinguishes this installation from others on the daemon.
+    /// Instance keys are kept in `state_dir`. `client_uids` are the users of this host who may
+    /// connect to tenants.
     pub async fn connect(
         data_root: &Path,
         state_dir: &Path,
         owner: Owner,
         config: DockerConfig,
+        client_uids: Vec<u32>,
     ) -> Result<Self, RuntimeError> {
         let engine = Engine::connect().await?;
         let data_root = data_root
@@ -130,9 +137,6 @@ impl DockerRuntime {
             RuntimeError::Failed(format!("{}: instance keys: {error}", state_dir.display()))
         })?;
         let may_chown = rustix::process::geteuid().is_root();
-        let labels = HashMap::from([(INSTALLATION.to_owned(), installation.clone())]);
-        let subnet = Some(config.subnet.as_str()).filter(|subnet| !subnet.is_empty());
-        engine.ensure_network(&config.network, subnet, labels).await?;
         let pool_size = if config.network_pool > 0 && engine.has_image(&config.pause_image).await? {
             config.network_pool.min(network_pool::SIZE_MAX)
         } else {
@@ -144,6 +148,8 @@ impl DockerRuntime {
             engine,
             config,
             data_root,
+            firewall: Firewall::off(&installation),
+            client_uids,
             installation,
             boot: host::boot().unwrap_or_default(),
             owner: if may_chown { owner } else { own_ids() },
@@ -156,6 +162,7 @@ impl DockerRuntime {
             networks: Mutex::default(),
             reconcile_now: Notify::new(),
         });
+        inner.secure_network().await?;
         inner.remove_leftovers().await?;
         // The task ends with the runtime. If it panics, the channel of deaths closes and the
         // orchestrator goes down.
@@ -163,7 +170,7 @@ impl DockerRuntime {
             let inner = inner.clone();
             async move {
                 let pool_task = inner.pool_task().run(inner.pool.clone(), used_networks);
-                tokio::join!(inner.follow_deaths(died), pool_task);
+                tokio::join!(inner.follow_deaths(died), pool_task, inner.firewall.watch());
             }
         });
         Ok(Self { inner, deaths: Mutex::new(Some(deaths)), task })
@@ -181,6 +188,7 @@ impl Runtime for DockerRuntime {
         let mut notes = vec![
             format!("Docker {}, network {}", inner.engine.version, inner.config.network),
             format!("SQ runs as {}:{}", inner.owner.uid, inner.owner.gid),
+            inner.firewall_note(),
         ];
         if !inner.may_chown {
             notes.push("the orchestrator is not root: SQ runs with its uid".to_owned());
@@ -195,6 +203,10 @@ impl Runtime for DockerRuntime {
         });
         notes.push(Reclaim::note(inner.reclaim.as_ref()).to_owned());
         Description { kind: KIND, notes }
+    }
+
+    fn firewall(&self) -> FirewallState {
+        self.inner.firewall.state()
     }
 
     fn capabilities(&self) -> Capabilities {
@@ -224,6 +236,7 @@ impl Runtime for DockerRuntime {
     fn resume<'a>(&'a self, tenant: &'a TenantId) -> RuntimeFuture<'a, ()> {
         Box::pin(async move {
             let instance = self.inner.live_instance(tenant)?;
+            self.inner.firewall.require().await?;
             let resumed = self.inner.engine.unpause(&instance.container).await;
             resumed.map_err(|error| instance_error(tenant, error))?;
             self.inner.wait_until_ready(&instance.container, instance.endpoint.address).await
@@ -345,26 +358,6 @@ impl Inner {
             return Err(error.into());
         }
         self.key_files.remove(tenant).map_err(RuntimeError::failed)
-    }
-
-    /// Discards the tenant's prepared network, if it has one: it is never used again.
-    async fn release_network(&self, tenant: &TenantId) {
-        let network = self.networks().remove(tenant);
-        if let Some(network) = network {
-            self.pool.discard(network).await;
-        }
-    }
-
-    fn pool_task(&self) -> PoolTask {
-        PoolTask {
-            engine: self.engine.clone(),
-            size: self.pool_size,
-            image: self.config.pause_image.clone(),
-            network: self.config.network.clone(),
-            owner: self.owner,
-            labels: self.labels(ROLE_NAMESPACE),
-            name_prefix: format!("sq-{}-network-", self.installation),
-        }
     }
 
     /// Removes the prepared networks of an earlier orchestrator that no container has joined, as it

@@ -10,8 +10,9 @@
 //!           ─► SQ answers 401 ─► announced: a death is an event
 //! ```
 //!
-//! Isolation is weaker than with containers, and `describe` says so: SQ listens on all addresses, all
-//! tenants share one uid, and memory is limited by address space (`RLIMIT_DATA`) instead of pages.
+//! Isolation is weaker than with containers, and `describe` says so: SQ listens on all addresses,
+//! which only a firewall rule for its uid closes to other hosts, all tenants share one uid, and memory
+//! is limited by address space (`RLIMIT_DATA`) instead of pages.
 //! For a process that an earlier orchestrator started, the exit code is not known, because the kernel
 //! reports it to the parent only.
 
@@ -30,15 +31,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::{Mutex, MutexGuard};
-use protocol::TenantId;
+use protocol::{TenantId, containers};
 use rustix::process::Signal;
 use tokio::process::Command;
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 
 use self::deaths::{ExitWatch, follow_exits};
 use self::instance::{Instance, Record, wait_for_exit};
 use crate::config::ProcessConfig;
 use crate::host;
+use crate::runtime::firewall::{Firewall, FirewallState, Rules};
 use crate::runtime::folder::{self, Owner};
 use crate::runtime::proc::{self, ProcessState};
 use crate::runtime::{
@@ -69,6 +72,8 @@ const RESERVED_BYTES: u64 = 32 << 20;
 pub struct ProcessRuntime {
     inner: Arc<Inner>,
     deaths: Mutex<Option<mpsc::Receiver<Died>>>,
+    /// Verifies the firewall rules, if there are any.
+    firewall_watch: Option<JoinHandle<()>>,
 }
 
 #[derive(Debug)]
@@ -82,8 +87,17 @@ struct Inner {
     boot: String,
     /// User and group of SQ; `None` if it runs as we do.
     owner: Option<Owner>,
+    firewall: Firewall,
     instances: Mutex<HashMap<TenantId, Instance>>,
     exit_watches: mpsc::UnboundedSender<ExitWatch>,
+}
+
+impl Drop for ProcessRuntime {
+    fn drop(&mut self) {
+        if let Some(watch) = &self.firewall_watch {
+            watch.abort();
+        }
+    }
 }
 
 impl ProcessRuntime {
@@ -109,7 +123,10 @@ impl ProcessRuntime {
         // The task ends with the last process after the runtime is gone. If a watch panics, the
         // channel of deaths closes and the orchestrator goes down.
         tokio::spawn(follow_exits(new_watches, died));
+        let root = data_root.canonicalize().unwrap_or_else(|_| data_root.to_owned());
+        let installation = containers::installation_id(root.as_os_str().as_encoded_bytes());
         let inner = Inner {
+            firewall: Firewall::off(&installation),
             data_root: data_root.to_owned(),
             records,
             sq: config.sq.clone(),
@@ -118,7 +135,28 @@ impl ProcessRuntime {
             instances: Mutex::default(),
             exit_watches,
         };
-        Ok(Self { inner: Arc::new(inner), deaths: Mutex::new(Some(deaths)) })
+        let deaths = Mutex::new(Some(deaths));
+        Ok(Self { inner: Arc::new(inner), deaths, firewall_watch: None })
+    }
+
+    /// Makes firewall rules for the uid of SQ: other hosts do not reach SQ, and SQ opens no
+    /// connections. Where that is not possible, the log and the status say so, and SQ runs without:
+    /// this runtime is for development.
+    #[must_use]
+    pub async fn closed_to_other_hosts(mut self) -> Self {
+        let installed = match self.inner.owner {
+            Some(owner) => self.inner.firewall.install(Rules::Processes { uid: owner.uid }).await,
+            None => Err("SQ runs with the orchestrator's uid".to_owned()),
+        };
+        match installed {
+            Ok(()) => {
+                let inner = self.inner.clone();
+                let watch = async move { inner.firewall.watch().await };
+                self.firewall_watch = Some(tokio::spawn(watch));
+            }
+            Err(error) => tracing::warn!(error, "other hosts reach SQ: no firewall rules"),
+        }
+        self
     }
 }
 
@@ -137,14 +175,28 @@ impl Runtime for ProcessRuntime {
             Some(owner) => format!("SQ runs as uid {}, the same for all tenants", owner.uid),
             None => "SQ runs as the orchestrator's uid with access to all of its files".to_owned(),
         };
+        let firewall = match self.inner.firewall.state() {
+            FirewallState::InForce => format!(
+                "firewall: other hosts do not reach SQ, and SQ opens no connections (nftables, table \
+                 inet {}); every user of this host reaches SQ",
+                self.inner.firewall.table()
+            ),
+            FirewallState::Missing | FirewallState::Off => {
+                "firewall: OFF, and SQ listens on all addresses of this host".to_owned()
+            }
+        };
         let notes = [
             &user,
-            "SQ listens on all addresses of this host: keep it behind a firewall",
+            &firewall,
             "memory is limited by RLIMIT_DATA, not by a cgroup",
             "exit codes of processes from an earlier orchestrator are not known",
             "memory of dozing tenants is not returned to the host: not available for processes",
         ];
         Description { kind: KIND, notes: notes.map(str::to_owned).to_vec() }
+    }
+
+    fn firewall(&self) -> FirewallState {
+        self.inner.firewall.state()
     }
 
     fn capabilities(&self) -> Capabilities {

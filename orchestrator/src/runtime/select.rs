@@ -13,7 +13,7 @@ use anyhow::{Context, anyhow, bail};
 use tokio::time::sleep;
 use tracing::{error, info, warn};
 
-use crate::config::{Config, RuntimeKind};
+use crate::config::{Config, FirewallMode, RuntimeKind};
 use crate::runtime::docker::{self, DockerRuntime};
 use crate::runtime::folder::Owner;
 use crate::runtime::process::{self, ProcessRuntime};
@@ -79,10 +79,13 @@ async fn use_docker(
     docker: Option<Result<DockerRuntime, RuntimeError>>,
 ) -> anyhow::Result<Arc<dyn Runtime>> {
     let Some(docker) = docker else { bail!("Docker was not connected") };
-    let docker = docker.context(
-        "runtime.kind: Docker can't be used; is its daemon running? `kind = \"process\"` runs \
-         tenants as plain processes, for development",
-    )?;
+    let docker = docker.map_err(|error| match error {
+        RuntimeError::Unavailable(_) => anyhow!(error).context(
+            "runtime.kind: Docker can't be used; is its daemon running? `kind = \"process\"` runs \
+             tenants as plain processes, for development",
+        ),
+        other => anyhow!(other),
+    })?;
     if previous == Some(process::KIND) {
         stop_all(&process_runtime(config)?).await?;
     }
@@ -94,7 +97,7 @@ async fn use_processes(
     config: &Config,
     previous: Option<Result<DockerRuntime, RuntimeError>>,
 ) -> anyhow::Result<Arc<dyn Runtime>> {
-    let processes = checked_process_runtime(config)?;
+    let processes = checked_process_runtime(config)?.closed_to_other_hosts().await;
     if let Some(docker) = previous {
         stop_all(&docker?).await?;
     }
@@ -129,13 +132,25 @@ async fn stop_all(runtime: &dyn Runtime) -> anyhow::Result<()> {
 }
 
 async fn connect_docker(config: &Config) -> Result<DockerRuntime, RuntimeError> {
-    DockerRuntime::connect(
-        &config.data_root,
-        &config.state_dir,
-        owner(config),
-        config.docker.clone(),
-    )
-    .await
+    let mut docker = config.docker.clone();
+    if config.runtime == RuntimeKind::Process {
+        // Its instances are only stopped.
+        docker.firewall = FirewallMode::Off;
+        docker.network_pool = 0;
+    } else if docker.firewall == FirewallMode::Off {
+        warn!("docker.firewall is off: every user of this host reaches tenants, and tenants it");
+    }
+    let uids = client_uids(config);
+    DockerRuntime::connect(&config.data_root, &config.state_dir, owner(config), docker, uids).await
+}
+
+/// Users of this host who may connect to tenants: root, this process's own and Envoy's.
+fn client_uids(config: &Config) -> Vec<u32> {
+    let own = rustix::process::geteuid().as_raw();
+    let mut uids: Vec<u32> = [0, own].into_iter().chain(config.listen.envoy_uid).collect();
+    uids.sort_unstable();
+    uids.dedup();
+    uids
 }
 
 fn checked_process_runtime(config: &Config) -> anyhow::Result<ProcessRuntime> {

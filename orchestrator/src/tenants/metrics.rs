@@ -73,6 +73,7 @@ pub struct Metrics {
     queued: Gauge,
     rejected: Counter,
     ready: Gauge<i64>,
+    firewall: Gauge<i64>,
     copies: Counter,
     failed_copies: Counter,
     uncopied: Gauge<f64, AtomicU64>,
@@ -105,6 +106,7 @@ impl Metrics {
             queued: Gauge::default(),
             rejected: Counter::default(),
             ready: Gauge::default(),
+            firewall: Gauge::default(),
             copies: Counter::default(),
             failed_copies: Counter::default(),
             uncopied: Gauge::default(),
@@ -168,6 +170,11 @@ impl Metrics {
     fn register_host(&mut self) {
         let r = &mut self.registry;
         r.register("ready", "1 once adoption has finished, 0 before", self.ready.clone());
+        r.register(
+            "firewall_in_force",
+            "1 while firewall rules separate tenants from this host, 0 if there are none",
+            self.firewall.clone(),
+        );
         r.register("xds_streams", "Number of connected Envoys", self.streams.clone());
         r.register(
             "xds_rejected",
@@ -302,6 +309,11 @@ impl Metrics {
         self.restored.get_or_create(&Kind { kind }).inc();
     }
 
+    /// Records whether the firewall rules are in force.
+    pub fn set_firewall(&self, in_force: bool) {
+        self.firewall.set(in_force.into());
+    }
+
     /// Marks adoption as finished.
     pub fn set_ready(&self) {
         self.ready.set(1);
@@ -343,7 +355,7 @@ mod tests {
             assert!(line.starts_with(PREFIX) && line.ends_with('.'), "{line}");
             helps += 1;
         }
-        assert_eq!(helps, 14);
+        assert_eq!(helps, 15);
     }
 
     #[test]

@@ -9,45 +9,45 @@ use std::process::Command;
 use orchestrator::config::{Config, DockerConfig, RuntimeKind};
 use orchestrator::runtime::docker::DockerRuntime;
 use orchestrator::runtime::{ExitKind, FoundState, Runtime, RuntimeError, select};
-use protocol::containers::{BOOT, INSTALLATION, ROLE, ROLE_NAMESPACE, TENANT};
+use protocol::containers::{self, BOOT, INSTALLATION, ROLE, ROLE_NAMESPACE, TENANT};
 use tempfile::TempDir;
 
 use crate::contract;
 use crate::tools::{OWNER, VERSIONS, eventually, read, spec, sq_pattern, tenant, write};
 
 /// One installation on the daemon. Dropping it removes everything of it, after a failed test too.
-struct Installation {
-    dir: TempDir,
+pub(crate) struct Installation {
+    pub(crate) dir: TempDir,
     state: TempDir,
-    network: String,
+    pub(crate) network: String,
     network_pool: usize,
 }
 
 impl Installation {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::with_pool(0)
     }
 
-    fn with_pool(network_pool: usize) -> Self {
+    pub(crate) fn with_pool(network_pool: usize) -> Self {
         let dir = TempDir::new().unwrap();
         let unique = dir.path().file_name().unwrap().to_str().unwrap().trim_start_matches('.');
         let network = format!("sq-test-{}", unique.to_lowercase());
         Self { dir, state: TempDir::new().unwrap(), network, network_pool }
     }
 
-    async fn runtime(&self) -> DockerRuntime {
+    pub(crate) async fn runtime(&self) -> DockerRuntime {
         let config = DockerConfig {
             network: self.network.clone(),
             network_pool: self.network_pool,
             ..Config::default().docker
         };
-        DockerRuntime::connect(self.dir.path(), self.state.path(), OWNER, config)
+        DockerRuntime::connect(self.dir.path(), self.state.path(), OWNER, config, vec![0])
             .await
             .expect("these tests need a Docker daemon")
     }
 
     /// A runtime whose pool of prepared networks is full.
-    async fn runtime_with_full_pool(&self) -> DockerRuntime {
+    pub(crate) async fn runtime_with_full_pool(&self) -> DockerRuntime {
         let runtime = self.runtime().await;
         eventually("the pool is full", async || {
             (runtime.free_networks() == self.network_pool).then_some(())
@@ -65,8 +65,15 @@ impl Installation {
         found.lines().map(str::to_owned).collect()
     }
 
-    fn container_of(&self, name: &str) -> String {
+    pub(crate) fn container_of(&self, name: &str) -> String {
         self.containers(&format!("label={TENANT}={name}")).remove(0)
+    }
+
+    /// Name of the installation's firewall table.
+    pub(crate) fn firewall_table(&self) -> String {
+        let data_root = self.dir.path().canonicalize().unwrap();
+        let id = containers::installation_id(data_root.as_os_str().as_encoded_bytes());
+        format!("sq-gateway-{id}")
     }
 
     /// Ids of the containers that hold prepared networks.
@@ -85,10 +92,14 @@ impl Drop for Installation {
             docker(&["rm", "-f", &id]);
         }
         docker(&["network", "rm", &self.network]);
+        Command::new("nft")
+            .args(["delete", "table", "inet", &self.firewall_table()])
+            .status()
+            .unwrap();
     }
 }
 
-fn docker(args: &[&str]) -> String {
+pub(crate) fn docker(args: &[&str]) -> String {
     let output = Command::new("docker").args(args).output().unwrap();
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
@@ -188,10 +199,10 @@ async fn container_is_hardened_and_limited() {
                   {{.HostConfig.PidsLimit}} {{.HostConfig.ReadonlyRootfs}} {{.HostConfig.CapDrop}} \
                   {{.HostConfig.SecurityOpt}} {{.HostConfig.LogConfig.Type}} \
                   {{.HostConfig.RestartPolicy.Name}} {{.HostConfig.Privileged}} \
-                  {{.HostConfig.Ulimits}}";
+                  {{.HostConfig.Ulimits}} {{.HostConfig.DNS}}";
     let inspected = docker(&["inspect", "-f", format, &home.container_of("alice")]);
-    let expected =
-        "10001:10001 67108864 67108864 600 true [ALL] [no-new-privileges] none  false [core=0:0]";
+    let expected = "10001:10001 67108864 67108864 600 true [ALL] [no-new-privileges] none  false \
+                    [core=0:0] [198.51.100.53]";
     assert_eq!(inspected.trim_end().replace(" no false", "  false"), expected);
 }
 

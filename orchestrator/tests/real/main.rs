@@ -5,6 +5,7 @@
 //! | `contract.rs` | rules that every runtime must keep |
 //! | `process.rs` | the process runtime: the contract, and its own rules |
 //! | `docker.rs` | the same for the Docker runtime |
+//! | `firewall.rs` | who reaches tenants, and whom they reach |
 //! | `xds.rs` | the xDS server against Envoy |
 //! | `cli.rs` | exit codes and messages of the program |
 //! | `tools.rs` | paths of the real programs, and a client of SQ |
@@ -17,6 +18,7 @@
 mod cli;
 mod contract;
 mod docker;
+mod firewall;
 mod process;
 mod tools;
 mod xds;

@@ -12,7 +12,7 @@ use serde::Deserialize;
 
 use crate::client::Client;
 use crate::client::response::Response;
-use crate::host::{sockets, tools};
+use crate::host::{firewall, sockets, tools};
 use crate::options::{Lifecycle, Runtime};
 use crate::parts::orchestrator::responses::{MonthUsage, TenantStatus};
 use crate::parts::service::Service;
@@ -189,7 +189,11 @@ fn config_text(setup: &OrchestratorSetup<'_>, data: &Path, state: &Path) -> Resu
         Runtime::Process => {
             write!(text, "[process]\nsq = '{}'\n\n", tools::sq(sq_version)?.display())?;
         }
-        Runtime::Docker => write!(text, "[docker]\nnetwork = \"{}\"\n\n", setup.network)?,
+        Runtime::Docker => {
+            let firewall = if firewall::is_permitted() { "required" } else { "off" };
+            let network = setup.network;
+            write!(text, "[docker]\nnetwork = \"{network}\"\nfirewall = \"{firewall}\"\n\n")?;
+        }
     }
     Ok(text + &setup.lifecycle.to_toml() + setup.further)
 }

@@ -47,6 +47,10 @@ impl Inner {
             }
             // The daemon is gone or overloaded: begin again.
             tokio::time::sleep(INSPECT_EVERY).await;
+            // It may come back without the network; while it is gone, this fails as well.
+            if let Err(error) = self.secure_network().await {
+                tracing::warn!(%error, "network of the tenants can't be secured; trying again");
+            }
         }
     }
 

@@ -33,6 +33,18 @@ const STOP_TIMEOUT_S: i64 = 1;
 /// Option of a bridge that lets its containers reach each other. It is off for tenants.
 const INTER_CONTAINER: &str = "com.docker.network.bridge.enable_icc";
 
+/// Option of a bridge that names its network interface. Our networks do not set it, but an operator's
+/// may.
+const BRIDGE_NAME: &str = "com.docker.network.bridge.name";
+
+/// Digits of a network's id in the name of its network interface.
+const BRIDGE_ID_DIGITS: usize = 12;
+
+/// Name server of containers, an address for documentation (RFC 5737) that nothing can reach from
+/// an internal network. Without it, Docker before 23.0.11 and 25.0.4 resolves outside names for
+/// containers through a resolver on the host's loopback (CVE-2024-29018).
+const NO_NAME_SERVER: &str = "198.51.100.53";
+
 /// A connection to the daemon. Cheap to clone.
 #[derive(Debug, Clone)]
 pub(super) struct Engine {
@@ -150,20 +162,21 @@ impl Engine {
         Ok(Self { docker, remaps_uids, version: info.server_version.unwrap_or_default() })
     }
 
-    /// Creates the tenants' bridge unless it exists. An existing one that would let tenants reach each
-    /// other or the world is refused.
+    /// Creates the tenants' bridge unless it exists, and returns the name of its network interface.
+    /// An existing one that would let tenants reach each other or the world is refused.
     pub(super) async fn ensure_network(
         &self,
         name: &str,
         subnet: Option<&str>,
         labels: HashMap<String, String>,
-    ) -> Result<(), RuntimeError> {
+    ) -> Result<String, RuntimeError> {
         match self.docker.inspect_network(name, None::<InspectNetworkOptions>).await {
             Ok(found) => {
                 let options = found.options.unwrap_or_default();
                 let is_closed = options.get(INTER_CONTAINER).is_some_and(|value| value == "false");
                 if found.internal == Some(true) && is_closed {
-                    return Ok(());
+                    let interface = options.get(BRIDGE_NAME).cloned();
+                    return Ok(interface.unwrap_or_else(|| bridge_name(found.id.as_deref())));
                 }
                 return Err(RuntimeError::Failed(format!(
                     "Docker network {name} exists and is not internal with {INTER_CONTAINER}=false: \
@@ -191,8 +204,8 @@ impl Engine {
             labels: Some(labels),
             ..NetworkCreateRequest::default()
         };
-        self.docker.create_network(request).await.map_err(EngineError::from)?;
-        Ok(())
+        let created = self.docker.create_network(request).await.map_err(EngineError::from)?;
+        Ok(bridge_name(Some(&created.id)))
     }
 
     pub(super) async fn has_image(&self, image: &str) -> EngineResult<bool> {
@@ -235,7 +248,10 @@ impl Engine {
         // A dump of SQ's memory would have the tenant's texts and its key.
         let no_core_dumps =
             ResourcesUlimits { name: Some("core".to_owned()), soft: Some(0), hard: Some(0) };
+        // A container that joins another's network has that one's name servers.
+        let joins = spec.network.starts_with("container:");
         let host = HostConfig {
+            dns: (!joins).then(|| vec![NO_NAME_SERVER.to_owned()]),
             memory: Some(memory),
             memory_swap: Some(memory),
             pids_limit: Some(spec.pids),
@@ -450,6 +466,11 @@ fn from_inspection(found: ContainerInspectResponse) -> Option<Container> {
         network: found.host_config.and_then(|host| host.network_mode).unwrap_or_default(),
         command: found.args.unwrap_or_default().join(" "),
     })
+}
+
+/// Name of a bridge's network interface, as Docker derives it from the network's id.
+fn bridge_name(id: Option<&str>) -> String {
+    format!("br-{:.BRIDGE_ID_DIGITS$}", id.unwrap_or_default())
 }
 
 fn address(text: Option<String>) -> Option<IpAddr> {

@@ -28,6 +28,7 @@ const KEY_FILE: &str = "/instance-key.json";
 impl Inner {
     /// Starts a tenant's instance. After an error no container and no assigned network is left.
     pub(super) async fn start(&self, spec: &Spec) -> Result<Started, RuntimeError> {
+        self.firewall.require().await?;
         let _guard = self.pool.begin_start();
         let started = self.try_start(spec).await;
         if started.is_err() {
@@ -141,20 +142,25 @@ impl Inner {
         self.create_or_replace(on_bridge.clone()).await
     }
 
-    /// Starts a created container. If its prepared network is gone, creates and starts it on the
-    /// bridge instead.
+    /// Starts a created container. If its prepared network or the tenants' network is gone, creates
+    /// and starts it on the bridge instead.
     async fn start_created(
         &self,
         tenant: &TenantId,
         id: String,
         on_bridge: ContainerSpec,
     ) -> Result<String, RuntimeError> {
-        let Err(error) = self.engine.start(&id).await else { return Ok(id) };
-        let error = RuntimeError::from(error);
-        if !self.networks().contains_key(tenant) {
-            return Err(error);
+        let error = match self.engine.start(&id).await {
+            Ok(()) => return Ok(id),
+            Err(error) => error,
+        };
+        if self.networks().contains_key(tenant) {
+            self.abandon_network(tenant, &error.into()).await;
+        } else if matches!(error, EngineError::NotFound) {
+            self.secure_network().await?;
+        } else {
+            return Err(error.into());
         }
-        self.abandon_network(tenant, &error).await;
         let id = self.create_or_replace(on_bridge).await?;
         self.engine.start(&id).await?;
         Ok(id)
@@ -185,19 +191,22 @@ impl Inner {
                 self.engine.remove(&spec.name).await?;
                 Ok(self.engine.create(spec).await?)
             }
-            Err(EngineError::NotFound) => Err(self.missing(&spec.image).await?),
+            Err(EngineError::NotFound) => {
+                self.provide(&spec.image).await?;
+                Ok(self.engine.create(spec).await?)
+            }
             created => Ok(created?),
         }
     }
 
-    /// Names what was missing when Docker did not find something that a container needs.
-    async fn missing(&self, image: &str) -> Result<RuntimeError, RuntimeError> {
+    /// Makes the network again if that is what Docker did not find; a missing image is an error.
+    async fn provide(&self, image: &str) -> Result<(), RuntimeError> {
         if self.engine.has_image(image).await? {
-            return Ok(RuntimeError::failed("Docker can't find the container's network"));
+            return self.secure_network().await;
         }
         // Nothing is pulled here: an operator decides which image runs customers' databases, and a
         // wake must not wait for a registry.
-        Ok(RuntimeError::Missing(format!(
+        Err(RuntimeError::Missing(format!(
             "image {image} does not exist: run `docker pull {image}`, or `make setup`, which builds it"
         )))
     }

@@ -11,7 +11,8 @@ use tokio::task::JoinHandle;
 use super::*;
 use crate::runtime::instance_key::InstanceKey;
 use crate::runtime::{
-    Capabilities, Description, InstanceId, RuntimeError, RuntimeFuture, Spec, Started, Stopped,
+    Capabilities, Description, FirewallState, InstanceId, RuntimeError, RuntimeFuture, Spec,
+    Started, Stopped,
 };
 use crate::tenants::lifecycle::{LeaseDecision, StartError};
 use crate::xds::{Seq, StreamId};
@@ -40,6 +41,9 @@ impl RecordingRuntime {
 impl Runtime for RecordingRuntime {
     fn describe(&self) -> Description {
         Description { kind: "recording", notes: Vec::new() }
+    }
+    fn firewall(&self) -> FirewallState {
+        FirewallState::Off
     }
     fn capabilities(&self) -> Capabilities {
         Capabilities { can_reclaim: false, max_instances: None }
