@@ -26,10 +26,11 @@ const ENFORCED_WITHIN: Duration = Duration::from_secs(2);
 const ROUNDED: Duration = Duration::from_secs(1);
 /// Duration of each phase of the short form of the drill.
 const PHASE: Duration = Duration::from_secs(4);
-/// Bound on the neighbour's median beside a loud tenant: generous, because other programs use the
-/// machine too. Without tokens for bytes and a table of control bytes it was 123 to 164 ms.
-const MEDIAN_RATIO_MAX: f64 = 5.0;
-const MEDIAN_ALWAYS_MET: Duration = Duration::from_millis(50);
+/// Bounds on the neighbour's 99th percentile beside a loud tenant: generous, because other programs
+/// use the machine too. Without tokens for bytes and a table of control bytes it was 2,962 ms, 259
+/// times the quiet one.
+const RATIO_MAX: f64 = 10.0;
+const ALWAYS_MET: Duration = Duration::from_millis(300);
 
 fn tiers() -> StackBuilder {
     Stack::builder()
@@ -200,12 +201,12 @@ fn check_refusal(response: &Response) -> Result<()> {
 
 async fn export_at_full_throttle_spares_the_neighbour(stack: Arc<Stack>) -> Result<()> {
     let outcome = throttle::run_attack(&stack, Attack::JsonExport, PHASE).await?;
-    let [quiet, loud] = outcome.percentile(50);
+    let [quiet, loud] = outcome.percentile(99);
     // 38 tokens before and 228 in all: two pass from a full bucket at each worker, more with luck.
-    ensure!(outcome.served <= 6, "{outcome:?}");
+    ensure!(outcome.served <= 8, "{} exports were served", outcome.served);
     ensure!(
-        outcome.ratio(50) <= MEDIAN_RATIO_MAX || loud <= MEDIAN_ALWAYS_MET,
-        "the neighbour's median was {quiet:?} and is {loud:?}"
+        outcome.ratio(99) <= RATIO_MAX || loud <= ALWAYS_MET,
+        "the neighbour's 99th percentile was {quiet:?} and is {loud:?}"
     );
     Ok(())
 }
