@@ -17,6 +17,7 @@
 //! | `resources.rs` | the set of resources, with numbered changes; pure |
 //! | `session.rs` | protocol state of one stream; pure |
 //! | `cluster.rs` | the Envoy cluster of one tenant |
+//! | `back_off.rs` | pauses of Envoys that did not acknowledge; pure |
 //! | `server.rs` | the gRPC services and the task of each stream: the only file that names tonic |
 //!
 //! A change, from its publication to its acknowledgement:
@@ -39,13 +40,17 @@ use std::sync::Arc;
 use parking_lot::{Mutex, MutexGuard};
 use protocol::{GatewayId, TenantId};
 use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::Instant;
 
 pub use self::resources::Seq;
 pub use self::server::serve;
+use crate::sockets::Peer;
+use crate::xds::back_off::BackOff;
 use crate::xds::cluster::ClusterSpec;
 use crate::xds::resources::{Change, ResourceName, ResourceSet};
 use crate::xds::session::{Outcome, Request, Response, Session, TooManyNames};
 
+mod back_off;
 pub mod cluster;
 mod resources;
 mod server;
@@ -53,6 +58,9 @@ mod session;
 
 /// Bound on simultaneous streams: dozens of Envoys, doubled by hot restarts.
 const STREAMS_MAX: usize = 128;
+
+/// Bound on the streams of one process: an Envoy has one, and for a moment two when it reconnects.
+const PROCESS_STREAMS_MAX: usize = 8;
 
 /// Events queued for the lifecycle. When the queue is full, only the streams wait.
 const EVENTS_MAX: usize = 1024;
@@ -70,6 +78,8 @@ pub enum XdsEvent {
         stream: StreamId,
         /// The Envoy's `node.id`.
         gateway: GatewayId,
+        /// The Envoy's process.
+        peer: Peer,
     },
     /// The Envoy has every change up to `seq`, except those that it rejected.
     Acked {
@@ -109,6 +119,7 @@ struct Hub {
     set: ResourceSet,
     ready: bool,
     streams: HashMap<StreamId, OpenStream>,
+    back_off: BackOff,
     /// The id that was given out last.
     last_stream: u64,
 }
@@ -116,6 +127,9 @@ struct Hub {
 #[derive(Debug)]
 struct OpenStream {
     session: Session,
+    peer: Peer,
+    /// The Envoy's `node.id`, once its first request has named it.
+    gateway: Option<GatewayId>,
     wake: Arc<Notify>,
 }
 
@@ -154,10 +168,14 @@ impl Publisher {
     }
 
     /// Ends a stream whose Envoy does not acknowledge. The Envoy reconnects and gets everything that
-    /// it lacks.
+    /// it lacks, after a pause that doubles with each cut.
     pub fn disconnect(&self, stream: StreamId) {
-        if let Some(open) = self.hub().streams.remove(&stream) {
-            open.wake.notify_one();
+        let mut hub = self.hub();
+        if let Some(OpenStream { gateway, peer, wake, .. }) = hub.streams.remove(&stream) {
+            if let Some(gateway) = gateway {
+                hub.back_off.on_cut(gateway, peer, Instant::now());
+            }
+            wake.notify_one();
         }
     }
 
@@ -174,17 +192,30 @@ impl Publisher {
         self.hub().streams.contains_key(&stream)
     }
 
-    /// Registers a stream; `None` at the bound. The notification wakes its task.
-    fn open(&self) -> Option<(StreamId, Arc<Notify>)> {
+    /// Registers a stream; `None` at a bound. The notification wakes its task.
+    fn open(&self, peer: Peer) -> Option<(StreamId, Arc<Notify>)> {
         let mut hub = self.hub();
-        if hub.streams.len() >= STREAMS_MAX {
+        let of_process = hub.streams.values().filter(|open| open.peer == peer).count();
+        // Processes without a visible id can't be told apart.
+        let is_excess = peer.pid.is_some() && of_process >= PROCESS_STREAMS_MAX;
+        if hub.streams.len() >= STREAMS_MAX || is_excess {
             return None;
         }
         hub.last_stream += 1;
         let id = StreamId(hub.last_stream);
         let wake = Arc::new(Notify::new());
-        hub.streams.insert(id, OpenStream { session: Session::default(), wake: wake.clone() });
+        let session = Session::default();
+        hub.streams.insert(id, OpenStream { session, peer, gateway: None, wake: wake.clone() });
         Some((id, wake))
+    }
+
+    /// Notes the name of a stream's Envoy. Returns when it may be served, if its last stream was cut.
+    fn name(&self, stream: StreamId, gateway: &GatewayId) -> Option<Instant> {
+        let mut hub = self.hub();
+        let open = hub.streams.get_mut(&stream)?;
+        open.gateway = Some(gateway.clone());
+        let peer = open.peer;
+        hub.back_off.ends_at(gateway, peer)
     }
 
     fn close(&self, stream: StreamId) {

@@ -8,6 +8,7 @@
 // This suite has its own main, so Clippy does not recognise it as test code.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod boundary;
 mod clients;
 mod connections;
 mod damage;
@@ -67,6 +68,7 @@ fn main() -> ExitCode {
         survival::cases(),
         unavailable::cases(),
         secrets::cases(),
+        boundary::cases(),
         drills::cases(),
         readme::cases(),
         storage::cases(),

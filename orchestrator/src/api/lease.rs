@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{DefaultBodyLimit, State};
+use axum::extract::{ConnectInfo, DefaultBodyLimit, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
@@ -20,6 +20,7 @@ use tokio::time::timeout;
 
 use crate::api::usage::UsageApi;
 use crate::host;
+use crate::sockets::Peer;
 use crate::tenants::driver::Handle;
 use crate::tenants::lifecycle::LeaseDecision;
 use crate::tenants::metrics::Metrics;
@@ -53,13 +54,17 @@ pub(crate) fn router(api: LeaseApi) -> Router {
         .with_state(api)
 }
 
-async fn lease(State(api): State<LeaseApi>, Json(request): Json<LeaseRequest>) -> Response {
+async fn lease(
+    State(api): State<LeaseApi>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    Json(request): Json<LeaseRequest>,
+) -> Response {
     // Quotas come first: a tenant that may not be served is not woken.
     if let Some(resume_s) = quota_resumes_s(&api, &request) {
         return refuse_for_quota(&api, request.tenant, resume_s).await;
     }
     let tenant = request.tenant.clone();
-    let outcome = match timeout(api.patience + SLACK, api.handle.lease(request)).await {
+    let outcome = match timeout(api.patience + SLACK, api.handle.lease(peer, request)).await {
         Ok(Ok(outcome)) => outcome,
         Ok(Err(closed)) => return unavailable(&closed.to_string()),
         Err(_) => return unavailable("the driver does not respond"),

@@ -37,6 +37,7 @@ use tracing::{info, warn};
 
 use crate::host;
 use crate::runtime::{Died, Endpoint, Found, Runtime};
+use crate::sockets::Peer;
 use crate::storage::vault::Vault;
 use crate::tenants::lifecycle::{Event, Lifecycle, Ms, Settings, WaiterId};
 use crate::tenants::metrics::Metrics;
@@ -204,9 +205,10 @@ impl Driver {
 
     fn xds_event(&mut self, event: XdsEvent) {
         match event {
-            XdsEvent::Connected { stream, gateway } => {
-                info!(stream = stream.0, %gateway, "Envoy connected");
-                self.on(Event::Connected { stream, gateway });
+            XdsEvent::Connected { stream, gateway, peer } => {
+                let Peer { uid, pid } = peer;
+                info!(stream = stream.0, %gateway, uid, pid, "Envoy connected");
+                self.on(Event::Connected { stream, gateway, peer });
             }
             XdsEvent::Acked { stream, seq } => self.on(Event::Acked { stream, seq }),
             XdsEvent::Nacked { stream, tenants, seq, reason } => {

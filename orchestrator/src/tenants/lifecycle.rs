@@ -37,8 +37,10 @@
 //!
 //! Three rules keep requests from failing:
 //!
-//! 1. A lease is granted only when each stream of the gateway has acknowledged the tenant's
-//!    cluster.
+//! 1. A lease is granted only when each stream of the requesting process has acknowledged the
+//!    tenant's cluster. During a hot restart a gateway has two processes; and a process that claims
+//!    a gateway's name and stays silent delays no request of the gateway's own. For a process
+//!    without a stream, all of the gateway's streams count.
 //! 2. A cluster is withdrawn only when the last lease and its grace have ended.
 //! 3. A tenant is paused or stopped in order only when each connected Envoy has acknowledged the
 //!    removal of its cluster.
@@ -105,10 +107,12 @@ impl Lifecycle {
     /// Handles one event and returns the effects to perform, in order. `now` must not decrease.
     pub fn on(&mut self, event: Event, now: Ms) -> Vec<Effect> {
         match event {
-            Event::LeaseRequested { waiter, request } => {
-                self.lease_requested(waiter, *request, now);
+            Event::LeaseRequested { waiter, peer, request } => {
+                self.lease_requested(waiter, peer, *request, now);
             }
-            Event::Connected { stream, gateway } => self.connected(stream, gateway),
+            Event::Connected { stream, gateway, peer } => {
+                self.connected(stream, gateway, peer, now);
+            }
             Event::Acked { stream, seq } => self.acked(stream, seq, now),
             Event::Nacked { stream, tenants, seq } => self.nacked(stream, &tenants, seq, now),
             Event::Disconnected(stream) => self.disconnected(stream, now),

@@ -19,12 +19,14 @@ use envoy_types::pb::google::protobuf::Any;
 use protocol::headers::CLUSTER_PREFIX;
 use protocol::{GatewayId, TenantId};
 use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::{Instant, sleep_until};
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::server::UdsConnectInfo;
 use tonic::{Code, Status, Streaming};
 
-use super::{Publisher, STREAMS_MAX, StreamId, XdsEvent};
-use crate::sockets::PeerListener;
+use super::{PROCESS_STREAMS_MAX, Publisher, STREAMS_MAX, StreamId, XdsEvent};
+use crate::sockets::{Peer, PeerListener};
 use crate::xds::cluster::CLUSTER_TYPE;
 use crate::xds::session::{Outcome, Request, Response};
 
@@ -85,22 +87,30 @@ type UnusedStream = Pin<Box<dyn Stream<Item = Result<DiscoveryResponse, Status>>
 impl Service {
     fn accept(
         &self,
-        inbound: Streaming<DeltaDiscoveryRequest>,
+        request: tonic::Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<tonic::Response<DeltaStream>, Status> {
-        let Some((id, wake)) = self.publisher.open() else {
-            return Err(Status::resource_exhausted(format!("more than {STREAMS_MAX} streams")));
+        let connection = request.extensions().get::<UdsConnectInfo>();
+        let Some(credentials) = connection.and_then(|connection| connection.peer_cred) else {
+            return Err(Status::unauthenticated("the peer has no credentials"));
+        };
+        let peer = Peer::from(credentials);
+        let Some((id, wake)) = self.publisher.open(peer) else {
+            return Err(Status::resource_exhausted(format!(
+                "more than {STREAMS_MAX} streams, or {PROCESS_STREAMS_MAX} of one process"
+            )));
         };
         let (outbox, responses) = mpsc::channel(OUTBOX_MAX);
         let stream = StreamTask {
             publisher: self.publisher.clone(),
             id,
+            peer,
             wake,
             outbox,
             connected: false,
             answered_types: BTreeSet::new(),
         };
         // The task ends with its stream: when Envoy leaves, `inbound` ends and `outbox` closes.
-        tokio::spawn(stream.run(inbound));
+        tokio::spawn(stream.run(request.into_inner()));
         Ok(tonic::Response::new(ReceiverStream::new(responses)))
     }
 }
@@ -121,7 +131,7 @@ impl ads::AggregatedDiscoveryService for Service {
         &self,
         request: tonic::Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<tonic::Response<DeltaStream>, Status> {
-        self.accept(request.into_inner())
+        self.accept(request)
     }
 }
 
@@ -141,7 +151,7 @@ impl cds::ClusterDiscoveryService for Service {
         &self,
         request: tonic::Request<Streaming<DeltaDiscoveryRequest>>,
     ) -> Result<tonic::Response<DeltaStream>, Status> {
-        self.accept(request.into_inner())
+        self.accept(request)
     }
 
     async fn fetch_clusters(
@@ -156,6 +166,7 @@ impl cds::ClusterDiscoveryService for Service {
 struct StreamTask {
     publisher: Publisher,
     id: StreamId,
+    peer: Peer,
     wake: Arc<Notify>,
     outbox: Outbox,
     /// `XdsEvent::Connected` has been sent, so `Disconnected` must follow.
@@ -228,8 +239,12 @@ impl StreamTask {
                     "node.id {id:?} is not a valid gateway id: {error}"
                 ))
             })?;
+            if let Some(at) = self.publisher.name(self.id, &gateway) {
+                self.pause_until(at).await?;
+            }
             self.connected = true;
-            self.emit(XdsEvent::Connected { stream: self.id, gateway }).await?;
+            let event = XdsEvent::Connected { stream: self.id, gateway, peer: self.peer };
+            self.emit(event).await?;
         }
         let request = request_from_proto(request);
         let outcomes = self
@@ -237,6 +252,18 @@ impl StreamTask {
             .on_request(self.id, &request)
             .map_err(|error| Status::resource_exhausted(error.to_string()))?;
         self.report(outcomes).await
+    }
+
+    /// Waits for the end of a back-off. Until then the stream counts as not connected.
+    async fn pause_until(&self, at: Instant) -> Result<(), Status> {
+        let mut closing = self.publisher.closing.subscribe();
+        tokio::select! {
+            () = sleep_until(at) => Ok(()),
+            () = self.outbox.closed() => Err(Status::cancelled("Envoy has left")),
+            () = wait_until_closing(&mut closing) => {
+                Err(Status::unavailable("the xDS server is shutting down"))
+            }
+        }
     }
 
     /// Answers a request for another type than clusters: none of these resources exists. One empty

@@ -9,12 +9,12 @@ use crate::tenants::lifecycle::{Drain, Event, Ms, State, WaiterId};
 impl Driver {
     pub(super) fn command(&mut self, command: Command) {
         match command {
-            Command::Lease { request, reply } => {
+            Command::Lease { peer, request, reply } => {
                 self.last_waiter += 1;
                 let waiter = WaiterId(self.last_waiter);
                 let pending = PendingLease { tenant: request.tenant.clone(), reply };
                 self.pending_leases.insert(waiter, pending);
-                self.on(Event::LeaseRequested { waiter, request });
+                self.on(Event::LeaseRequested { waiter, peer, request });
             }
             Command::Sleep { tenant, drain, reply } => {
                 let _ = reply.send(self.sleep(&tenant, drain));

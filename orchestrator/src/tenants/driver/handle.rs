@@ -5,12 +5,13 @@ use std::net::SocketAddr;
 use protocol::{LeaseRequest, Limits, SqVersion, TenantId};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::sockets::Peer;
 use crate::tenants::lifecycle::{Drain, LeaseDecision, Ms, State, TenantView};
 
 /// A command, with the channel for its response.
 #[derive(Debug)]
 pub(super) enum Command {
-    Lease { request: Box<LeaseRequest>, reply: oneshot::Sender<LeaseOutcome> },
+    Lease { peer: Peer, request: Box<LeaseRequest>, reply: oneshot::Sender<LeaseOutcome> },
     Sleep { tenant: TenantId, drain: Drain, reply: oneshot::Sender<Option<SleepOutcome>> },
     LockForRestore { tenant: TenantId, reply: oneshot::Sender<()> },
     UnlockAfterRestore { tenant: TenantId, reply: oneshot::Sender<()> },
@@ -79,9 +80,11 @@ impl Handle {
         response.await.map_err(|_| Closed)
     }
 
-    /// Requests a lease. Completes when it is granted or refused, after the patience at the latest.
-    pub async fn lease(&self, request: LeaseRequest) -> Result<LeaseOutcome, Closed> {
-        self.send(|reply| Command::Lease { request: Box::new(request), reply }).await
+    /// Requests a lease for a process. Completes when it is granted or refused, after the patience at
+    /// the latest.
+    pub async fn lease(&self, peer: Peer, request: LeaseRequest) -> Result<LeaseOutcome, Closed> {
+        let request = Box::new(request);
+        self.send(|reply| Command::Lease { peer, request, reply }).await
     }
 
     /// Puts a tenant to sleep; `None` if there is no such tenant.

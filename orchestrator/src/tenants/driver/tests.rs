@@ -98,6 +98,9 @@ impl Runtime for RecordingRuntime {
     }
 }
 
+/// The process that sends all requests.
+const PEER: Peer = Peer { uid: 0, pid: Some(1) };
+
 struct Bench {
     runtime: Arc<RecordingRuntime>,
     handle: Handle,
@@ -125,7 +128,7 @@ async fn bench_with(runtime: RecordingRuntime) -> Bench {
     let (driver, handle) = Driver::adopt(Settings::default(), parts, Vec::new(), 0, events);
     let stream = StreamId(1);
     let gateway = GatewayId::parse("g").unwrap();
-    xds.send(XdsEvent::Connected { stream, gateway }).await.unwrap();
+    xds.send(XdsEvent::Connected { stream, gateway, peer: PEER }).await.unwrap();
     xds.send(XdsEvent::Acked { stream, seq: Seq(u64::MAX - 1) }).await.unwrap();
     let (end, ended) = oneshot::channel();
     let driver = tokio::spawn(driver.run(async { drop(ended.await) }));
@@ -166,7 +169,7 @@ async fn concurrent_requests_share_one_start() {
     let requests: Vec<_> = (0..500)
         .map(|_| {
             let handle = bench.handle.clone();
-            tokio::spawn(async move { handle.lease(request("a")).await.unwrap().decision })
+            tokio::spawn(async move { handle.lease(PEER, request("a")).await.unwrap().decision })
         })
         .collect();
     for request in requests {
@@ -179,7 +182,7 @@ async fn concurrent_requests_share_one_start() {
 async fn failed_start_is_cleaned_up_and_reported() {
     let bench = bench().await;
     bench.runtime.start_fails.store(true, Ordering::Relaxed);
-    let decision = bench.handle.lease(request("a")).await.unwrap().decision;
+    let decision = bench.handle.lease(PEER, request("a")).await.unwrap().decision;
     assert!(matches!(decision, LeaseDecision::Refused { retry_after_s: 1, .. }), "{decision:?}");
     assert_eq!(bench.runtime.calls(), ["start a", "stop a"]);
     let views = bench.handle.tenants().await.unwrap();
@@ -189,7 +192,7 @@ async fn failed_start_is_cleaned_up_and_reported() {
 #[tokio::test]
 async fn rejected_clusters_are_counted() {
     let bench = bench().await;
-    bench.handle.lease(request("a")).await.unwrap();
+    bench.handle.lease(PEER, request("a")).await.unwrap();
     let tenants = vec![TenantId::parse("a").unwrap(), TenantId::parse("b").unwrap()];
     let reason = "because".to_owned();
     let rejected = XdsEvent::Nacked { stream: StreamId(1), tenants, seq: Seq(1), reason };
@@ -205,11 +208,11 @@ async fn rejected_clusters_are_counted() {
 #[tokio::test]
 async fn shutdown_leaves_tenants_running() {
     let bench = bench().await;
-    bench.handle.lease(request("a")).await.unwrap();
+    bench.handle.lease(PEER, request("a")).await.unwrap();
     drop(bench.end);
     assert_eq!(bench.driver.await.unwrap(), Ok(()));
     assert_eq!(bench.runtime.calls(), ["start a"]);
-    assert_eq!(bench.handle.lease(request("a")).await, Err(Closed));
+    assert_eq!(bench.handle.lease(PEER, request("a")).await, Err(Closed));
 }
 
 #[tokio::test]
@@ -220,7 +223,7 @@ async fn driver_ends_when_deaths_are_not_reported() {
         ..RecordingRuntime::default()
     })
     .await;
-    bench.handle.lease(request("a")).await.unwrap();
+    bench.handle.lease(PEER, request("a")).await.unwrap();
     drop(reporter);
     assert_eq!(bench.driver.await.unwrap(), Err(DriverError::DeathsClosed));
 }
@@ -269,7 +272,7 @@ async fn sq_without_a_copy_of_its_data_is_stopped() {
 async fn one_tenant_and_a_sample_can_be_queried() {
     let bench = bench().await;
     for tenant in ["a", "b", "c"] {
-        bench.handle.lease(request(tenant)).await.unwrap();
+        bench.handle.lease(PEER, request(tenant)).await.unwrap();
     }
     let tenant = |name| TenantId::parse(name).unwrap();
     let one = bench.handle.tenant(tenant("b")).await.unwrap().unwrap();

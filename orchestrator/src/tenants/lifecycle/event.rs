@@ -5,6 +5,7 @@ use protocol::{GatewayId, LeaseRequest, Limits, TenantId, TierName, WakeKind};
 
 use super::state::{Drain, Ms, State, WaiterId};
 use crate::runtime::{Died, InstanceId, RuntimeError};
+use crate::sockets::Peer;
 use crate::xds::{Seq, StreamId};
 
 /// Durations and bounds of the machine, from the configuration.
@@ -37,6 +38,17 @@ pub struct Settings {
     pub stable_ms: Ms,
 }
 
+/// An Envoy that needs longer than this part of its time-out for an acknowledgement is slow: one
+/// tenth.
+const SLOW_ACK_DIVISOR: Ms = 10;
+
+impl Settings {
+    /// Time after which an Envoy that has not acknowledged is slow.
+    pub(super) fn slow_ack_ms(&self) -> Ms {
+        self.ack_timeout_ms / SLOW_ACK_DIVISOR
+    }
+}
+
 /// An input of the machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
@@ -44,6 +56,8 @@ pub enum Event {
     LeaseRequested {
         /// Returned with the decision, in [`Effect::Decide`].
         waiter: WaiterId,
+        /// The process that sent it.
+        peer: Peer,
         /// The request as it came over HTTP.
         request: Box<LeaseRequest>,
     },
@@ -101,6 +115,8 @@ pub enum Event {
         stream: StreamId,
         /// The Envoy's `node.id`.
         gateway: GatewayId,
+        /// The Envoy's process.
+        peer: Peer,
     },
     /// An Envoy has every change up to a number, except those that it rejected.
     Acked {

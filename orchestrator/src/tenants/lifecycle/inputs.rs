@@ -9,6 +9,7 @@ use super::rules::is_renewable;
 use super::shared::{Shared, Stream};
 use super::state::{Drain, Ms, State, WaiterId};
 use super::tenant::{Cluster, SleepRequest, Tenant, Waiter};
+use crate::sockets::Peer;
 use crate::xds::{Seq, StreamId};
 
 /// Waiters per tenant. A browser opens six connections, a burst of clients some hundred.
@@ -31,7 +32,13 @@ const CLOCK_STEP_S: u64 = 2;
 const RETRY_MS: Ms = 1_000;
 
 impl Lifecycle {
-    pub(super) fn lease_requested(&mut self, waiter: WaiterId, request: LeaseRequest, now: Ms) {
+    pub(super) fn lease_requested(
+        &mut self,
+        waiter: WaiterId,
+        peer: Peer,
+        request: LeaseRequest,
+        now: Ms,
+    ) {
         let shared = &mut self.shared;
         // 1. Stay within the bounds on waiters and tenants.
         let is_new = !self.tenants.contains_key(&request.tenant);
@@ -74,19 +81,20 @@ impl Lifecycle {
             let max_ms = shared.settings.patience_ms;
             let deadline = now + patience_ms.unwrap_or(max_ms).min(max_ms);
             let wake = WakeKind::None;
-            let waiter = Waiter { id: waiter, gateway, asked_at: now, deadline, wake };
+            let waiter = Waiter { id: waiter, gateway, peer, asked_at: now, deadline, wake };
             let place = t.waiters.partition_point(|other| other.deadline <= deadline);
             t.waiters.insert(place, waiter);
         }
         self.settle(&tenant, now);
     }
 
-    pub(super) fn connected(&mut self, stream: StreamId, gateway: GatewayId) {
+    pub(super) fn connected(&mut self, stream: StreamId, gateway: GatewayId, peer: Peer, now: Ms) {
         let shared = &mut self.shared;
         if shared.streams.len() >= STREAMS_MAX {
             shared.effects.push(Effect::Disconnect(stream));
         } else {
-            shared.streams.insert(stream, Stream { gateway, acked: Seq::default() });
+            let acked = Seq::default();
+            shared.streams.insert(stream, Stream { gateway, peer, opened_at: now, acked });
         }
     }
 

@@ -9,12 +9,15 @@ use super::event::{Effect, LeaseDecision, Settings};
 use super::queue::Queue;
 use super::state::{Ms, State, WaiterId};
 use super::tenant::{Cluster, IndexKeys, Tenant, UNNUMBERED};
+use crate::sockets::Peer;
 use crate::xds::{Seq, StreamId};
 
 /// A stream of a connected Envoy.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Stream {
     pub(super) gateway: GatewayId,
+    pub(super) peer: Peer,
+    pub(super) opened_at: Ms,
     /// The last change that the Envoy has acknowledged.
     pub(super) acked: Seq,
 }

@@ -5,6 +5,7 @@ use protocol::{GatewayId, Limits, TierName, WakeKind};
 
 use super::state::{Drain, Ms, State, WaiterId};
 use crate::runtime::{ExitKind, InstanceId};
+use crate::sockets::Peer;
 use crate::xds::{Seq, StreamId};
 
 /// Number of a change that the publisher has not numbered yet. It exceeds every acknowledged
@@ -47,6 +48,8 @@ impl Cluster {
 pub(super) struct Waiter {
     pub(super) id: WaiterId,
     pub(super) gateway: GatewayId,
+    /// The process that sent it.
+    pub(super) peer: Peer,
     pub(super) asked_at: Ms,
     /// End of its patience: it is refused then.
     pub(super) deadline: Ms,

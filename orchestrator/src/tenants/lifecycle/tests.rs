@@ -18,9 +18,12 @@ use protocol::{GatewayId, LeaseRequest, Limits, TenantId, TierName, WakeKind};
 
 use super::*;
 use crate::runtime::{ExitKind, Found, FoundState, InstanceId, RuntimeError};
+use crate::sockets::Peer;
 use crate::xds::{Seq, StreamId};
 
-/// The stream of the bench's Envoy.
+/// The process of the bench's Envoy.
+const PEER: Peer = Peer { uid: 0, pid: Some(1) };
+/// Its stream.
 const STREAM: StreamId = StreamId(1);
 
 struct Bench {
@@ -99,7 +102,7 @@ impl Bench {
             wanted: Vec::new(),
         };
         let gateway = GatewayId::parse("g").unwrap();
-        bench.on(Event::Connected { stream: STREAM, gateway });
+        bench.on(Event::Connected { stream: STREAM, gateway, peer: PEER });
         bench
     }
 
@@ -127,7 +130,7 @@ impl Bench {
     fn request(&mut self, request: LeaseRequest) -> WaiterId {
         self.requests += 1;
         let waiter = WaiterId(self.requests);
-        self.on(Event::LeaseRequested { waiter, request: Box::new(request) });
+        self.on(Event::LeaseRequested { waiter, peer: PEER, request: Box::new(request) });
         waiter
     }
 

@@ -1,7 +1,7 @@
 //! Decisions about waiting lease requests: granted, refused, or kept waiting.
 
+use protocol::WakeKind;
 use protocol::lease::LeaseRefusalKind;
-use protocol::{GatewayId, WakeKind};
 
 use super::SOON_MS;
 use crate::tenants::lifecycle::event::{Effect, LeaseDecision};
@@ -10,11 +10,7 @@ use crate::tenants::lifecycle::state::{Drain, Ms, State};
 use crate::tenants::lifecycle::tenant::{Cluster, History, Tenant, Waiter};
 use crate::xds::StreamId;
 
-/// An Envoy that needs longer than this part of its time-out for an acknowledgement is slow: one
-/// tenth.
-const SLOW_ACK_DIVISOR: Ms = 10;
-
-/// Acknowledgement of a cluster by one gateway, over all of its streams.
+/// Acknowledgement of a cluster for one request, over all streams that count for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ack {
     /// Every stream has acknowledged.
@@ -33,7 +29,7 @@ impl Shared {
             return;
         }
         for waiter in std::mem::take(&mut t.waiters) {
-            match self.ack(&t.cluster, &waiter.gateway) {
+            match self.ack(&t.cluster, &waiter) {
                 Ack::Pending => t.waiters.push(waiter),
                 Ack::Rejected => {
                     self.waiting -= 1;
@@ -65,12 +61,18 @@ impl Shared {
         self.effects.push(Effect::Decide { waiter: waiter.id, decision });
     }
 
-    fn ack(&self, cluster: &Cluster, gateway: &GatewayId) -> Ack {
+    /// True if the process that sent the request has a stream of its own.
+    fn has_own_stream(&self, waiter: &Waiter) -> bool {
+        self.streams.values().any(|stream| is_of(stream, waiter) && stream.peer == waiter.peer)
+    }
+
+    fn ack(&self, cluster: &Cluster, waiter: &Waiter) -> Ack {
         let Cluster::Published { seq, rejected_by } = cluster else { return Ack::Pending };
+        let own_only = self.has_own_stream(waiter);
         let mut is_connected = false;
         let mut is_acknowledged = true;
         for (id, stream) in &self.streams {
-            if stream.gateway == *gateway {
+            if counts_for(stream, waiter, own_only) {
                 if rejected_by.contains(id) {
                     return Ack::Rejected;
                 }
@@ -90,14 +92,8 @@ impl Shared {
         // 2. An Envoy is at fault only if the tenant has been awake for a while. A start may leave
         //    it no more than a moment of the patience, and that it did not use the moment is no
         //    fault.
-        let ack_is_overdue = now >= t.since + self.settings.ack_timeout_ms / SLOW_ACK_DIVISOR;
-        let gateway_is_slow =
-            t.state == State::Awake && !self.waiters_are_deferred(t) && ack_is_overdue;
-        let (kind, detail) = if gateway_is_slow {
-            (LeaseRefusalKind::Gateway, "the gateway has not acknowledged the cluster")
-        } else {
-            (LeaseRefusalKind::Queue, "the wake took longer than the client's patience")
-        };
+        let slow_ms = self.settings.slow_ack_ms();
+        let is_ready = t.state == State::Awake && !self.waiters_are_deferred(t);
         let retry_after = match t.state {
             State::Queued => {
                 let permits = self.settings.max_starts;
@@ -106,16 +102,28 @@ impl Shared {
             _ => SOON_MS,
         };
         // 3. Refuse, and cut the streams of slow gateways: Envoy then reconnects and gets the
-        //    present set of clusters.
+        //    present set of clusters. Neither an impatient client nor a young stream shows that an
+        //    Envoy is slow.
         for waiter in std::mem::take(&mut t.waiters) {
             if waiter.deadline > now {
                 t.waiters.push(waiter);
                 continue;
             }
+            let gateway_is_slow = is_ready && now >= t.since.max(waiter.asked_at) + slow_ms;
+            let (kind, detail) = if gateway_is_slow {
+                (LeaseRefusalKind::Gateway, "the gateway has not acknowledged the cluster")
+            } else {
+                (LeaseRefusalKind::Queue, "the wake took longer than the client's patience")
+            };
             self.waiting -= 1;
             self.refuse(waiter.id, kind, retry_after, detail);
             if gateway_is_slow && let Cluster::Published { seq, .. } = t.cluster {
-                self.cut_streams(|stream| stream.gateway == waiter.gateway && stream.acked < seq);
+                let own_only = self.has_own_stream(&waiter);
+                self.cut_streams(|stream| {
+                    counts_for(stream, &waiter, own_only)
+                        && stream.acked < seq
+                        && now >= stream.opened_at + slow_ms
+                });
             }
         }
     }
@@ -169,4 +177,14 @@ impl Shared {
             None => false,
         }
     }
+}
+
+/// True if the stream is one of the waiter's gateway.
+fn is_of(stream: &Stream, waiter: &Waiter) -> bool {
+    stream.gateway == waiter.gateway
+}
+
+/// True if the waiter's lease depends on the stream: one of its own process if that has any.
+fn counts_for(stream: &Stream, waiter: &Waiter, own_only: bool) -> bool {
+    is_of(stream, waiter) && (!own_only || stream.peer == waiter.peer)
 }

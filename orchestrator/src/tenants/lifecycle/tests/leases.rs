@@ -81,6 +81,82 @@ fn envoy_without_time_to_acknowledge_is_not_cut() {
     assert!(bench.wants(&Effect::Disconnect(STREAM)));
 }
 
+/// A process that claims the gateway's name, and never acknowledges.
+fn connect_impostor(bench: &mut Bench) -> StreamId {
+    let stream = StreamId(77);
+    let gateway = GatewayId::parse("g").unwrap();
+    let peer = Peer { pid: Some(666), ..PEER };
+    bench.on(Event::Connected { stream, gateway, peer });
+    stream
+}
+
+#[test]
+fn silent_impostor_delays_no_lease() {
+    let mut bench = Bench::new();
+    connect_impostor(&mut bench);
+    let waiter = bench.ask("a");
+    bench.started("a");
+    // The bench acknowledges for the gateway's own process only.
+    assert_eq!(bench.granted(waiter), WakeKind::Start);
+}
+
+#[test]
+fn silent_impostor_delays_a_stop_until_the_timeout() {
+    let mut bench = Bench::new();
+    bench.wake("a");
+    let impostor = connect_impostor(&mut bench);
+    bench.pass(120_000);
+    assert_eq!(bench.state("a"), "retiring");
+    bench.pass(settings().ack_timeout_ms);
+    assert!(bench.wants(&Effect::Disconnect(impostor)));
+    assert!(!bench.wants(&Effect::Disconnect(STREAM)));
+    assert_eq!(bench.state("a"), "pausing");
+}
+
+#[test]
+fn process_without_stream_waits_for_all_streams() {
+    let mut bench = Bench::new();
+    bench.on(Event::Disconnected(STREAM));
+    let impostor = connect_impostor(&mut bench);
+    let waiter = bench.ask("a");
+    bench.started("a");
+    assert_eq!(bench.decision(waiter), None);
+    bench.on(Event::Acked { stream: impostor, seq: bench.seq });
+    assert_eq!(bench.granted(waiter), WakeKind::Start);
+}
+
+#[test]
+fn impatient_request_cuts_no_stream() {
+    let mut bench = Bench::new();
+    bench.wake("a");
+    bench.pass(5_000);
+    // Envoy reconnects, and has not acknowledged yet.
+    bench.acks_at_once = false;
+    bench.on(Event::Disconnected(STREAM));
+    let gateway = GatewayId::parse("g").unwrap();
+    bench.on(Event::Connected { stream: STREAM, gateway, peer: PEER });
+    let request = LeaseRequest { patience_ms: Some(1), ..lease_request("a") };
+    let hasty = bench.request(request);
+    bench.pass(1);
+    assert_eq!(bench.refusal(hasty), Some((LeaseRefusalKind::Queue, 1)));
+    assert!(!bench.wants(&Effect::Disconnect(STREAM)));
+}
+
+#[test]
+fn young_stream_is_not_cut_for_an_old_request() {
+    let mut bench = Bench::new();
+    bench.acks_at_once = false;
+    let waiter = bench.ask("a");
+    bench.started("a");
+    bench.pass(8_500);
+    bench.on(Event::Disconnected(STREAM));
+    let gateway = GatewayId::parse("g").unwrap();
+    bench.on(Event::Connected { stream: STREAM, gateway, peer: PEER });
+    bench.pass(500);
+    assert_eq!(bench.refusal(waiter), Some((LeaseRefusalKind::Gateway, 1)));
+    assert!(!bench.wants(&Effect::Disconnect(STREAM)));
+}
+
 #[test]
 fn renewal_keeps_awake_and_never_wakes() {
     let mut bench = Bench::new();

@@ -22,6 +22,7 @@ use protocol::{GatewayId, Limits, TenantId};
 
 use super::*;
 use crate::runtime::InstanceId;
+use crate::sockets::Peer;
 
 /// Number of an instance that no tenant has, because theirs begin at 1. A cluster with this number
 /// points at the address that refuses connections.
@@ -223,6 +224,11 @@ fn number(id: &TenantId) -> usize {
 
 fn instance(t: usize, number: u32) -> InstanceId {
     InstanceId(format!("{t}.{number}"))
+}
+
+/// The process of an Envoy.
+fn peer(e: usize) -> Peer {
+    Peer { uid: 0, pid: i32::try_from(e).ok().map(|e| e + 1) }
 }
 
 fn gateway(e: usize) -> GatewayId {

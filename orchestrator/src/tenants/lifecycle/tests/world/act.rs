@@ -89,7 +89,7 @@ impl World {
             renew_only,
             ..lease_request(tenant(t).as_str())
         });
-        self.on(Event::LeaseRequested { waiter, request })
+        self.on(Event::LeaseRequested { waiter, peer: peer(e), request })
     }
 
     fn decision_arrives(&mut self, e: usize, t: usize) {
@@ -137,7 +137,7 @@ impl World {
         self.envoys[e].stream = Some(stream);
         let everything = Message::Everything(self.published.clone());
         self.envoys[e].inbox.push_back((self.seq, everything));
-        self.on(Event::Connected { stream, gateway: gateway(e) })
+        self.on(Event::Connected { stream, gateway: gateway(e), peer: peer(e) })
     }
 
     fn death_reported(&mut self, t: usize) -> Result<(), Violation> {

@@ -82,6 +82,8 @@ impl World {
         envoy.stream.is_some().hash(h);
         let stream = envoy.stream.and_then(|id| self.machine.shared.streams.get(&id));
         stream.map(|stream| self.distance(stream.acked)).hash(h);
+        let slow_ms = self.settings.slow_ack_ms();
+        stream.map(|stream| self.since(stream.opened_at, slow_ms)).hash(h);
         envoy.acks.iter().for_each(|seq| self.distance(*seq).hash(h));
         for (seq, message) in &envoy.inbox {
             self.distance(*seq).hash(h);
