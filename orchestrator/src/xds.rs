@@ -196,7 +196,7 @@ impl Publisher {
     fn open(&self, peer: Peer) -> Option<(StreamId, Arc<Notify>)> {
         let mut hub = self.hub();
         let of_process = hub.streams.values().filter(|open| open.peer == peer).count();
-        // Processes without a visible id can't be told apart.
+        // Processes without a visible id are indistinguishable.
         let is_excess = peer.pid.is_some() && of_process >= PROCESS_STREAMS_MAX;
         if hub.streams.len() >= STREAMS_MAX || is_excess {
             return None;

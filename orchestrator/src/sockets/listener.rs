@@ -21,7 +21,7 @@ use super::{AllowedUsers, Peer, folder};
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 /// Interval of log lines about refused peers: one that tries all the time must not fill the log.
 const LOG_INTERVAL: Duration = Duration::from_mins(1);
-/// Deadline for connecting to a socket that exists already. A server that lives accepts at once.
+/// Deadline for connecting to a socket that exists already. A running server accepts at once.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Who may connect to a socket.

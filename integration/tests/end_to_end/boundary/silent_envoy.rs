@@ -14,7 +14,7 @@ use hyper::body::{Body, Frame, Incoming};
 use hyper::client::conn::http2::{SendRequest, handshake};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::UnixStream;
-use tokio::task::JoinHandle;
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 /// gRPC method of the aggregated service.
@@ -23,15 +23,19 @@ const METHOD: &str =
 /// Type of the resources: clusters.
 const CLUSTER_TYPE: &str = "type.googleapis.com/envoy.config.cluster.v3.Cluster";
 
-/// An open stream. Dropping it closes the connection.
+/// An open stream. Dropping it ends it.
 pub(super) struct SilentEnvoy {
     responses: Incoming,
     _sender: SendRequest<OneMessage>,
-    connection: JoinHandle<()>,
+    /// Its drop ends the request's body.
+    _open: oneshot::Sender<()>,
 }
 
-/// A request body with one message that never ends.
-struct OneMessage(Option<Bytes>);
+/// A request body with one message, which ends when the sender of `end` is dropped.
+struct OneMessage {
+    message: Option<Bytes>,
+    end: oneshot::Receiver<()>,
+}
 
 impl Body for OneMessage {
     type Data = Bytes;
@@ -39,11 +43,11 @@ impl Body for OneMessage {
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
-        _: &mut Context<'_>,
+        context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        match self.0.take() {
+        match self.message.take() {
             Some(message) => Poll::Ready(Some(Ok(Frame::data(message)))),
-            None => Poll::Pending,
+            None => Pin::new(&mut self.end).poll(context).map(|_| None),
         }
     }
 }
@@ -54,13 +58,14 @@ impl SilentEnvoy {
         let stream = UnixStream::connect(socket).await?;
         let (mut sender, connection) =
             handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
-        let connection = tokio::spawn(async move { drop(connection.await) });
+        tokio::spawn(connection);
+        let (open, end) = oneshot::channel();
         let request = Request::post(METHOD)
             .header("content-type", "application/grpc")
             .header("te", "trailers")
-            .body(OneMessage(Some(subscription(node))))?;
+            .body(OneMessage { message: Some(subscription(node)), end })?;
         let responses = sender.send_request(request).await?.into_body();
-        Ok(Self { responses, _sender: sender, connection })
+        Ok(Self { responses, _sender: sender, _open: open })
     }
 
     /// Waits until the server has ended the stream.
@@ -73,12 +78,6 @@ impl SilentEnvoy {
             }
         };
         timeout(within, end).await.context("the stream of a silent Envoy is not cut")
-    }
-}
-
-impl Drop for SilentEnvoy {
-    fn drop(&mut self) {
-        self.connection.abort();
     }
 }
 

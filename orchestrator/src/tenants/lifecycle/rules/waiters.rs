@@ -61,7 +61,7 @@ impl Shared {
         self.effects.push(Effect::Decide { waiter: waiter.id, decision });
     }
 
-    /// True if the process that sent the request has a stream of its own.
+    /// True if the process that sent the request has opened a stream.
     fn has_own_stream(&self, waiter: &Waiter) -> bool {
         self.streams.values().any(|stream| is_of(stream, waiter) && stream.peer == waiter.peer)
     }
@@ -184,7 +184,7 @@ fn is_of(stream: &Stream, waiter: &Waiter) -> bool {
     stream.gateway == waiter.gateway
 }
 
-/// True if the waiter's lease depends on the stream: one of its own process if that has any.
+/// True if the waiter's lease depends on the stream: one of its process if that has opened any.
 fn counts_for(stream: &Stream, waiter: &Waiter, own_only: bool) -> bool {
     is_of(stream, waiter) && (!own_only || stream.peer == waiter.peer)
 }
