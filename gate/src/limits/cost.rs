@@ -48,11 +48,18 @@ mod tests {
         for endpoint in Endpoint::ALL {
             let cost = work(endpoint, endpoint.access(), 3_600, 400);
             let expected = match endpoint {
-                Endpoint::Insert | Endpoint::Update | Endpoint::Delete => 1_000,
-                Endpoint::Checksum | Endpoint::Status | Endpoint::Load => 1_000,
+                Endpoint::Insert
+                | Endpoint::Update
+                | Endpoint::Delete
+                | Endpoint::Checksum
+                | Endpoint::Status
+                | Endpoint::Load => 1_000,
                 Endpoint::Get | Endpoint::JsonExport | Endpoint::Toc | Endpoint::Delta => 4_000,
-                Endpoint::Version | Endpoint::Usage => 400,
-                Endpoint::Select | Endpoint::Query | Endpoint::Where => 400,
+                Endpoint::Version
+                | Endpoint::Usage
+                | Endpoint::Select
+                | Endpoint::Query
+                | Endpoint::Where => 400,
             };
             assert_eq!(cost, expected, "{}", endpoint.name());
         }

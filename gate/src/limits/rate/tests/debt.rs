@@ -165,14 +165,14 @@ proptest! {
                 }
             }
         }
-        for vm in 0..VMS {
-            owed += unsettled[vm];
-            world.vms[vm].settle(world.now_ns, &mut world.map);
+        owed += unsettled.iter().sum::<u64>();
+        for vm in &mut world.vms {
+            vm.settle(world.now_ns, &mut world.map);
         }
         // Batches expire, and whatever is left in the record counts.
         world.now_ns += BATCH_NS;
-        for vm in 0..VMS {
-            world.vms[vm].settle(world.now_ns, &mut world.map);
+        for vm in &mut world.vms {
+            vm.settle(world.now_ns, &mut world.map);
         }
         let used = world.total() + owed;
         let most = u64::from(burst) + grown(rate, world.now_ns - START);
