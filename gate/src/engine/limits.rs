@@ -220,9 +220,8 @@ pub(super) fn charge(
     bytes: u64,
     now_ns: u64,
 ) -> Option<Rate> {
-    if marks.rate.is_none() {
-        return None;
-    }
+    // Nothing is charged where no tokens are taken.
+    marks.rate.as_ref()?;
     let token_bytes = verdict.limits.token_bytes()?;
     let tokens = bytes.saturating_sub(marks.paid_bytes).div_ceil(token_bytes);
     marks.paid_bytes = marks.paid_bytes.saturating_add(tokens.saturating_mul(token_bytes));

@@ -123,7 +123,7 @@ impl Quota {
 
     /// Number that one more request adds at least.
     fn step(self) -> u64 {
-        if self == Self::EgressDay { 0 } else { 1 }
+        u64::from(self != Self::EgressDay)
     }
 
     fn refuse(self, used: u64, cap: u64, ends_in_s: u64) -> Refusal {

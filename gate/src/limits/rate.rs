@@ -199,12 +199,11 @@ impl Buckets {
         now_ns: u64,
     ) -> Rate {
         let pace = Pace::of(limits);
-        let batch = match self.tenants.get_mut(tenant) {
-            Some(batch) => batch,
-            None => {
-                let fresh = Batch::new(pace, self.policy(pace));
-                self.tenants.entry(tenant.clone()).or_insert(fresh)
-            }
+        let batch = if let Some(batch) = self.tenants.get_mut(tenant) {
+            batch
+        } else {
+            let fresh = Batch::new(pace, self.policy(pace));
+            self.tenants.entry(tenant.clone()).or_insert(fresh)
         };
         batch.owed = batch.owed.saturating_add(tokens);
         batch.used_ns = now_ns;
