@@ -21,4 +21,4 @@ mod loopback;
 pub use admin::SleepReport;
 pub use snapshots::{RestoreReport, SnapshotFolder};
 pub use status::{HostStatus, LastWake, Status, TenantStatus};
-pub use usage::{LedgerFile, MonthUsage, Quota, Quotas, StorageUsage, TenantUsage};
+pub use usage::{LedgerFile, MonthUsage, Quarantine, Quota, Quotas, StorageUsage, TenantUsage};

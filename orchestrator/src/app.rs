@@ -151,7 +151,7 @@ impl App {
         let state_dir = &config.state_dir;
         private::open_state_folder(state_dir, &config.data_root)
             .with_context(|| format!("state_dir {} can't be used", state_dir.display()))?;
-        let ledger = Ledger::open(&state_dir.join("ledger.sqlite"))
+        let ledger = Ledger::open(&state_dir.join("ledger.sqlite"), &config.data_root)
             .context("the ledger's thread can't be started")?;
         let vault_dir = state_dir.join("vault");
         let vault = Vault::open(&vault_dir, &config.data_root)

@@ -109,7 +109,7 @@ enum Command {
         #[command(flatten)]
         admin: AdminSocket,
     },
-    /// Show usage and revenue of a month; compare the ledger with Envoy; back it up.
+    /// Show usage and revenue of a month; compare the ledger with Envoy; repair it; back it up.
     #[command(after_help = usage::EXAMPLES)]
     Usage(UsageArgs),
     /// Let a damaged or failing tenant be started again at its next request.

@@ -156,6 +156,9 @@ pub const REQUEST_BYTES: u64 = 100_000;
 /// any sane rate it is more than a handful of the largest responses.
 pub const DEBT_MAX_S: u64 = 300;
 
+/// Bound on a tier's price: a million US dollars per month. A larger one is a mistake.
+pub const PRICE_CENTS_MAX: u32 = 100_000_000;
+
 /// A mebibyte: 2^20 bytes.
 pub const MIB: u64 = 1 << 20;
 /// A megabyte: 10^6 bytes.

@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 use crate::time::SECOND_NS;
 use crate::{GatewayId, Limits, TenantId, TenantNotice, TierName, WakeKind};
 
+pub mod bounds;
+
 /// Body of `POST /v1/usage`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UsageReport {
@@ -119,9 +121,10 @@ pub struct Counters {
 }
 
 impl Counters {
-    /// All requests, forwarded and refused.
+    /// All requests, forwarded and refused; the sum stops at the largest number.
     pub fn requests(&self) -> u64 {
-        self.reads + self.writes + self.refused.values().sum::<u64>()
+        let forwarded = self.reads.saturating_add(self.writes);
+        self.refused.values().copied().fold(forwarded, u64::saturating_add)
     }
 }
 
@@ -137,8 +140,13 @@ pub struct TenantUsageRequest {
 /// Response to `POST /v1/usage`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UsageResponse {
-    /// The report's `sequence`: all rows up to this report are in the ledger.
+    /// The report's `sequence`: all rows up to this report are in the ledger or in its quarantine,
+    /// and none has to be sent again.
     pub sequence: u64,
+    /// Rows of this report that the ledger does not believe. They wait for the operator, or for the
+    /// tenant's first lease.
+    #[serde(default)]
+    pub quarantined: u64,
     /// Notices of the tenants in the report.
     #[serde(default)]
     pub notices: BTreeMap<TenantId, TenantNotice>,

@@ -77,6 +77,7 @@ impl Gate {
         let Some(response) = response else {
             return self.counts.add(Metric::ReportFailures);
         };
+        self.counts.add_many(Metric::QuarantinedRows, response.quarantined);
         let has_more = self.usage.acked(response.sequence);
         for (tenant, notice) in response.notices {
             self.leases.update_notice(&tenant, notice, asked_ns);

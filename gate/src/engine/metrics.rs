@@ -24,11 +24,12 @@ pub(super) enum Metric {
     Metered,
     Uncounted,
     ReportFailures,
+    QuarantinedRows,
     Shadowed,
 }
 
 /// Name and help text of each [`Metric`], in their order.
-const METRICS: [(&str, &str); 17] = [
+const METRICS: [(&str, &str); 18] = [
     ("sq_gate.requests", "Requests that arrived."),
     ("sq_gate.forwarded", "Requests forwarded to a tenant's SQ."),
     ("sq_gate.answered", "Requests that the gateway itself answered with 2xx."),
@@ -48,6 +49,10 @@ const METRICS: [(&str, &str); 17] = [
         "Requests that no report will contain, because there are more tenants than rows.",
     ),
     ("sq_gate.report_failures", "Usage reports without a valid response."),
+    (
+        "sq_gate.quarantined_rows",
+        "Reported usage rows that the ledger does not believe and keeps in its quarantine.",
+    ),
     ("sq_gate.shadowed", "Requests that would have been refused without shadow mode."),
 ];
 
@@ -86,7 +91,12 @@ impl Counts {
     pub(super) const ZERO: Self = Self { plain: [0; METRICS.len()], refused: [0; TABLE.len()] };
 
     pub(super) fn add(&mut self, metric: Metric) {
-        self.plain[metric as usize] += 1;
+        self.add_many(metric, 1);
+    }
+
+    pub(super) fn add_many(&mut self, metric: Metric, count: u64) {
+        let counter = &mut self.plain[metric as usize];
+        *counter = counter.saturating_add(count);
     }
 
     pub(super) fn add_refusal(&mut self, kind: RefusalKind) {

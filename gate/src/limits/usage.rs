@@ -25,6 +25,7 @@ use std::rc::Rc;
 use protocol::calendar::Month;
 use protocol::time::{DAY_S, HOUR_S};
 use protocol::usage::UsageRow;
+use protocol::usage::bounds::REPORT_ROWS;
 use protocol::{GatewayId, TenantId, UsageReport, Verdict, WakeKind};
 
 use crate::http::refusal::RefusalKind;
@@ -37,8 +38,6 @@ mod tests;
 
 use row::{Row, Tenant};
 
-/// Bound on the rows of a report: about 300 kB of JSON, well within the orchestrator's limit.
-pub(crate) const REPORT_ROWS: usize = 500;
 /// Bound on the rows of a VM, about 10 MB: without an orchestrator, 10,000 active tenants for three
 /// hours before hours are merged.
 pub(crate) const ROWS_MAX: usize = 30_000;

@@ -64,6 +64,7 @@ async fn lease(
         return refuse_for_quota(&api, request.tenant, resume_s).await;
     }
     let tenant = request.tenant.clone();
+    let tier = request.tier.clone();
     let outcome = match timeout(api.patience + SLACK, api.handle.lease(peer, request)).await {
         Ok(Ok(outcome)) => outcome,
         Ok(Err(closed)) => return unavailable(&closed.to_string()),
@@ -71,6 +72,7 @@ async fn lease(
     };
     match outcome.decision {
         LeaseDecision::Granted { wake, wake_ms, waker } => {
+            api.usage.ledger.leased(&tenant, &tier);
             let cluster = tenant.cluster();
             Json(LeaseResponse {
                 cluster,

@@ -9,7 +9,8 @@
 //! | admin: `GET /v1/usage/gateways/{id}?since_s=N` | 200 [`Sums`](crate::usage::sums::Sums), for reconciliation |
 //! | admin: `GET /v1/usage/ledger` | 200 [`LedgerFile`], for a backup on this host |
 //!
-//! Until the ledger is open, all but the last respond with 503 and the reason.
+//! Until the ledger is open, all but the last respond with 503 and the reason. The routes of
+//! [`repair`] are beside these.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,19 +22,24 @@ use axum::{Json, Router};
 use protocol::calendar::Month;
 use protocol::headers::{TENANT_USAGE_PATH, USAGE_PATH};
 use protocol::usage::TenantUsageRequest;
-use protocol::{GatewayId, Limits, TenantId, UsageReport, UsageResponse};
+use protocol::usage::bounds::is_source;
+use protocol::{GatewayId, Limits, TenantId, UsageResponse};
 use serde::{Deserialize, Serialize};
 use tracing::warn;
 
 use crate::host;
 use crate::usage::ledger::QueryError;
+use crate::usage::received::{RawReport, ReceivedReport};
+use crate::usage::store::Recorded;
 
 mod queries;
+mod repair;
 #[cfg(test)]
 mod tests;
 mod types;
 
 pub(crate) use queries::UsageApi;
+pub use repair::Quarantine;
 pub use types::{LedgerFile, MonthUsage, Quota, Quotas, StorageUsage, TenantUsage};
 
 /// Bound on a report: at most 500 rows of about 1 kB.
@@ -70,23 +76,35 @@ pub(crate) fn admin_router(api: UsageApi) -> Router {
         .route("/v1/usage", get(month_usage))
         .route("/v1/usage/gateways/{gateway}", get(gateway_usage))
         .route("/v1/usage/ledger", get(ledger_file))
+        .merge(repair::router())
         .with_state(api)
 }
 
-async fn report(State(api): State<UsageApi>, Json(report): Json<UsageReport>) -> Response {
+async fn report(State(api): State<UsageApi>, Json(raw): Json<RawReport>) -> Response {
+    let received = ReceivedReport::from(raw);
+    let report = &received.report;
+    if !is_source(&report.source) {
+        return bad_request("source: must be 1 to 64 letters, digits and '-'");
+    }
     let sequence = report.sequence;
     let mut limits: BTreeMap<TenantId, Limits> = BTreeMap::new();
     for row in &report.rows {
         limits.insert(row.tenant.clone(), row.limits.clone());
     }
     // A report without rows only asks for the notices of tenants with exhausted quotas.
-    if !report.rows.is_empty()
-        && let Err(error) = api.ledger.report(report).await
-    {
-        let retry_after = [(header::RETRY_AFTER, "1")];
-        let text = format!("{error}\n");
-        return (StatusCode::SERVICE_UNAVAILABLE, retry_after, text).into_response();
+    let mut recorded = Recorded::default();
+    if !(report.rows.is_empty() && received.malformed.is_empty()) {
+        recorded = match api.ledger.report(received).await {
+            Ok(recorded) => recorded,
+            Err(error) => {
+                let retry_after = [(header::RETRY_AFTER, "1")];
+                let text = format!("{error}\n");
+                return (StatusCode::SERVICE_UNAVAILABLE, retry_after, text).into_response();
+            }
+        };
     }
+    // No invented tenant gets a notice: each costs a look at its folder.
+    limits.retain(|tenant, _| !recorded.unknown.contains(tenant));
     // Notices come after the commit, so that they include this report.
     let mut tenants: BTreeSet<TenantId> = limits.keys().cloned().collect();
     tenants.extend(api.exhausted.announced());
@@ -96,7 +114,8 @@ async fn report(State(api): State<UsageApi>, Json(report): Json<UsageReport>) ->
             api.exhausted.announce(tenant);
         }
     }
-    Json(UsageResponse { sequence, notices }).into_response()
+    let quarantined = recorded.quarantined;
+    Json(UsageResponse { sequence, quarantined, notices }).into_response()
 }
 
 async fn tenant_usage(State(api): State<UsageApi>, Path(tenant): Path<String>) -> Response {

@@ -1,4 +1,4 @@
-//! `orchestrator usage`: usage and revenue of a month, reconciliation with Envoy, backup.
+//! `orchestrator usage`: usage and revenue of a month, reconciliation with Envoy, repair, backup.
 
 use std::path::{Path, PathBuf};
 
@@ -12,9 +12,11 @@ use super::client::AdminClient;
 use super::table;
 use crate::api::{LedgerFile, MonthUsage};
 use crate::usage::store::Store;
+use repair::RepairCommand;
 
 mod month;
 mod reconcile;
+mod repair;
 #[cfg(test)]
 mod tests;
 
@@ -24,6 +26,7 @@ Examples:
   orchestrator usage --month 2026-11 --format csv > november.csv
   orchestrator usage --tenant alice
   orchestrator usage reconcile --envoy-admin /run/sq-envoy/admin.sock
+  orchestrator usage repair
   orchestrator usage backup /backup/ledger-2026-11-23.sqlite";
 
 const RECONCILE_EXAMPLES: &str = "\
@@ -69,6 +72,14 @@ enum UsageCommand {
         #[command(flatten)]
         admin: AdminSocket,
     },
+    /// Show the rows that the ledger does not believe, and repair wrong ones.
+    #[command(after_help = repair::EXAMPLES)]
+    Repair {
+        #[command(subcommand)]
+        command: Option<RepairCommand>,
+        #[command(flatten)]
+        admin: AdminSocket,
+    },
     /// Copy the ledger into a new file, also while the orchestrator runs. Runs on its host.
     #[command(after_help = BACKUP_EXAMPLES)]
     Backup {
@@ -111,6 +122,7 @@ pub(super) async fn run(args: UsageArgs) -> anyhow::Result<String> {
             let envoy = AdminClient::envoy(&envoy_admin)?;
             reconcile::run(&client, &envoy, &stat_prefix, reconcile::REPORTED).await
         }
+        Some(UsageCommand::Repair { command, admin }) => repair::run(&admin, command).await,
         Some(UsageCommand::Backup { file, ledger, admin }) => {
             let ledger = match ledger {
                 Some(ledger) => ledger,

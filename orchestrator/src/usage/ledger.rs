@@ -3,7 +3,7 @@
 //! ```text
 //!  POST /v1/usage ─report─►┌────────┐─ one transaction for all that wait ─► SQLite
 //!  …              ─report─►│ thread │─ replies after the commit
-//!                          └────────┘─ tally (notices, metrics)
+//!  first lease, repair ───►└────────┘─ tally (notices, metrics)
 //!  queries ── a read-only connection each, on the blocking pool
 //!
 //!  Checking ──► Open
@@ -16,20 +16,25 @@
 //! until the ledger is open, notices say that usage is unknown, which the filter lets pass, and
 //! reports are refused, so that gateways keep their counters and report them later.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use protocol::{TenantId, TenantNotice, UsageReport};
+use protocol::{TenantId, TenantNotice, TierName};
 use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use tracing::{error, info, warn};
 
 use crate::host;
-use crate::usage::store::{Store, StoreError};
+use crate::usage::names::KnownNames;
+use crate::usage::received::ReceivedReport;
+use crate::usage::store::repair::{Repair, Repaired};
+use crate::usage::store::{Committed, Recorded, Store, StoreError};
 use crate::usage::sums::Sums;
+use crate::usage::suspicion::Suspicion;
 use crate::usage::tally::Tally;
 
 /// Bound on reports that wait for the thread; further senders wait in their connections.
@@ -40,13 +45,14 @@ const BATCH_MAX: usize = 256;
 const QUERIES_MAX: usize = 4;
 /// Retry interval for a file that could not be opened and is not damaged.
 const OPEN_RETRY: Duration = Duration::from_secs(1);
-/// Interval of the search for hours that are old enough to be summed up.
+/// Interval of the search for hours that are old enough to be summed up, and for tenants of the
+/// quarantine that have got a folder.
 const PRUNE_INTERVAL: Duration = Duration::from_hours(1);
 
 /// A handle to the ledger. Cheap to clone; the thread ends when the last clone is dropped.
 #[derive(Debug, Clone)]
 pub(crate) struct Ledger {
-    reports: mpsc::Sender<QueuedReport>,
+    queue: mpsc::Sender<Work>,
     shared: Arc<Shared>,
 }
 
@@ -101,19 +107,40 @@ pub(crate) struct Counted {
     pub commits: u64,
     /// Transactions that failed.
     pub failures: u64,
-    /// Rows refused because their hour was too old or too far ahead.
-    pub refused_rows: u64,
+    /// Rows that went to the quarantine.
+    pub quarantined: BTreeMap<Suspicion, u64>,
+    /// Rows that left the quarantine for the ledger.
+    pub released: u64,
+    /// Rows that left the quarantine because it was full.
+    pub dropped: u64,
+}
+
+/// What the thread is asked for.
+#[derive(Debug)]
+enum Work {
+    Report(QueuedReport),
+    /// The first lease of a tenant or tier since the start.
+    Leased(TenantId, TierName),
+    Repair(QueuedRepair),
 }
 
 #[derive(Debug)]
 struct QueuedReport {
-    report: UsageReport,
-    reply: oneshot::Sender<Result<(), ReportError>>,
+    report: ReceivedReport,
+    reply: oneshot::Sender<Result<Recorded, ReportError>>,
+}
+
+#[derive(Debug)]
+struct QueuedRepair {
+    repair: Repair,
+    apply: bool,
+    reply: oneshot::Sender<Result<Repaired, QueryError>>,
 }
 
 #[derive(Debug)]
 struct Shared {
     path: PathBuf,
+    names: KnownNames,
     condition: watch::Sender<Condition>,
     state: Mutex<State>,
     queries: Semaphore,
@@ -151,19 +178,20 @@ impl Condition {
 }
 
 impl Ledger {
-    /// Starts the thread, which checks and opens the ledger at `path`. Fails only if the system
-    /// has no thread to give.
-    pub(crate) fn open(path: &Path) -> std::io::Result<Self> {
+    /// Starts the thread, which checks and opens the ledger at `path`, of the tenants below
+    /// `data_root`. Fails only if the system has no thread to give.
+    pub(crate) fn open(path: &Path, data_root: &Path) -> std::io::Result<Self> {
         let shared = Arc::new(Shared {
             path: path.to_owned(),
+            names: KnownNames::new(data_root),
             condition: watch::Sender::new(Condition::Checking),
             state: Mutex::default(),
             queries: Semaphore::new(QUERIES_MAX),
         });
-        let (reports, queue) = mpsc::channel(QUEUE_MAX);
+        let (queue, work) = mpsc::channel(QUEUE_MAX);
         let writer = Arc::clone(&shared);
-        thread::Builder::new().name("ledger".to_owned()).spawn(move || run(queue, &writer))?;
-        Ok(Self { reports, shared })
+        thread::Builder::new().name("ledger".to_owned()).spawn(move || run(work, &writer))?;
+        Ok(Self { queue, shared })
     }
 
     /// Returns the present condition.
@@ -185,14 +213,36 @@ impl Ledger {
     }
 
     /// Puts a report into the ledger; returns once it is on disk.
-    pub(crate) async fn report(&self, report: UsageReport) -> Result<(), ReportError> {
+    pub(crate) async fn report(
+        &self,
+        report: impl Into<ReceivedReport>,
+    ) -> Result<Recorded, ReportError> {
         if !self.is_open() {
             return Err(ReportError::NotOpen);
         }
         let (reply, result) = oneshot::channel();
-        let queued = QueuedReport { report, reply };
-        self.reports.send(queued).await.map_err(|_| ReportError::Closed)?;
+        let queued = QueuedReport { report: report.into(), reply };
+        self.queue.send(Work::Report(queued)).await.map_err(|_| ReportError::Closed)?;
         result.await.map_err(|_| ReportError::Closed)?
+    }
+
+    /// Records a granted lease: its tenant and tier exist, and their rows leave the quarantine. Never
+    /// waits: if the queue is full, the tenant's next report or the next search finds its folder.
+    pub(crate) fn leased(&self, tenant: &TenantId, tier: &TierName) {
+        if self.shared.names.leased(tenant, tier) {
+            let _ = self.queue.try_send(Work::Leased(tenant.clone(), tier.clone()));
+        }
+    }
+
+    /// Performs a repair, or reports what it would do; returns once it is on disk.
+    pub(crate) async fn repair(&self, repair: Repair, apply: bool) -> Result<Repaired, QueryError> {
+        if let Some(problem) = self.condition().problem() {
+            return Err(QueryError::NotOpen(problem));
+        }
+        let (reply, result) = oneshot::channel();
+        let queued = QueuedRepair { repair, apply, reply };
+        self.queue.send(Work::Repair(queued)).await.map_err(|_| QueryError::Closed)?;
+        result.await.map_err(|_| QueryError::Closed)?
     }
 
     /// Returns the usage half of a tenant's notice as of the last commit; unknown until the ledger
@@ -225,7 +275,7 @@ impl Ledger {
 
     /// Returns when the thread has ended, which is a fault before the process ends.
     pub(crate) async fn closed(&self) {
-        self.reports.closed().await;
+        self.queue.closed().await;
     }
 
     /// Returns the path of the database file.
@@ -235,7 +285,7 @@ impl Ledger {
 }
 
 /// Body of the ledger's thread.
-fn run(queue: mpsc::Receiver<QueuedReport>, shared: &Shared) {
+fn run(queue: mpsc::Receiver<Work>, shared: &Shared) {
     let store = loop {
         match open(shared) {
             Ok(store) => break store,
@@ -257,57 +307,109 @@ fn run(queue: mpsc::Receiver<QueuedReport>, shared: &Shared) {
     serve(store, queue, shared);
 }
 
-/// Drops reports until the process ends; a dropped report is refused as closed. Without an open
-/// ledger only few arrive here, from senders that looked at the condition just before it changed.
-fn refuse_all(mut queue: mpsc::Receiver<QueuedReport>) {
+/// Drops work until the process ends; a dropped report is refused as closed. Without an open ledger
+/// only little arrives here, from senders that looked at the condition just before it changed.
+fn refuse_all(mut queue: mpsc::Receiver<Work>) {
     while queue.blocking_recv().is_some() {}
 }
 
 /// Opens and checks the database and rebuilds the tally from it.
 fn open(shared: &Shared) -> Result<Store, StoreError> {
     let started = Instant::now();
-    let store = Store::open(&shared.path)?;
-    let mut tally = Tally::default();
-    for increase in store.recent_increases(host::now_s())? {
-        tally.add(&increase);
-    }
+    let store = Store::open(&shared.path, Arc::new(shared.names.clone()))?;
+    let tally = read_tally(&store)?;
     let path = shared.path.display();
     let tenants = tally.tenants();
     let ms = started.elapsed().as_millis();
     info!(%path, tenants, ms, "ledger checked and opened");
+    let quarantined: u64 = store.quarantine_size()?.iter().map(|(_, rows)| rows).sum();
+    if quarantined > 0 {
+        warn!(rows = quarantined, "ledger has rows in quarantine; see `orchestrator usage repair`");
+    }
     shared.state.lock().tally = tally;
     Ok(store)
 }
 
+fn read_tally(store: &Store) -> Result<Tally, StoreError> {
+    let mut tally = Tally::default();
+    for increase in store.recent_increases(host::now_s())? {
+        tally.add(&increase);
+    }
+    Ok(tally)
+}
+
 /// Commits reports until the last handle is dropped; sums up old hours while none wait.
-fn serve(mut store: Store, mut queue: mpsc::Receiver<QueuedReport>, shared: &Shared) {
+fn serve(mut store: Store, mut queue: mpsc::Receiver<Work>, shared: &Shared) {
     let mut prune_at = Instant::now();
+    let mut next = None;
     loop {
-        let next = match queue.try_recv() {
-            Err(TryRecvError::Empty) if Instant::now() >= prune_at => {
-                // One bounded step, then reports come first again.
-                prune_at = prune(&mut store, shared);
-                continue;
-            }
-            Err(TryRecvError::Empty) => queue.blocking_recv(),
-            next => next.ok(),
+        let work = match next.take() {
+            Some(work) => Some(work),
+            None => match queue.try_recv() {
+                Err(TryRecvError::Empty) if Instant::now() >= prune_at => {
+                    // One bounded step, then reports come first again.
+                    prune_at = prune(&mut store, shared);
+                    continue;
+                }
+                Err(TryRecvError::Empty) => queue.blocking_recv(),
+                received => received.ok(),
+            },
         };
-        let Some(first) = next else { return };
-        // All reports that wait share one transaction and thus one fsync.
-        let mut reports = vec![first.report];
-        let mut replies = vec![first.reply];
-        while reports.len() < BATCH_MAX
-            && let Ok(queued) = queue.try_recv()
-        {
-            reports.push(queued.report);
-            replies.push(queued.reply);
-        }
-        let result = commit(&mut store, &reports, shared);
-        for reply in replies {
-            // A client that has left learns from its next report that this one was accepted.
-            let _ = reply.send(result);
+        match work {
+            None => return,
+            Some(Work::Report(first)) => {
+                next = serve_reports(&mut store, first, &mut queue, shared);
+            }
+            Some(Work::Leased(tenant, tier)) => {
+                let released = store.release_known(Some(&tenant), Some(&tier), host::now_s());
+                count_released(released, shared);
+            }
+            Some(Work::Repair(QueuedRepair { repair, apply, reply })) => {
+                // An operator that has left sees the effect in the next list.
+                let _ = reply.send(perform(&mut store, &repair, apply, shared));
+            }
         }
     }
+}
+
+/// Commits a report with all others that wait: they share one transaction and thus one fsync. Returns
+/// the first work of another kind.
+fn serve_reports(
+    store: &mut Store,
+    first: QueuedReport,
+    queue: &mut mpsc::Receiver<Work>,
+    shared: &Shared,
+) -> Option<Work> {
+    let mut reports = vec![first.report];
+    let mut replies = vec![first.reply];
+    let mut next = None;
+    while reports.len() < BATCH_MAX {
+        match queue.try_recv() {
+            Ok(Work::Report(queued)) => {
+                reports.push(queued.report);
+                replies.push(queued.reply);
+            }
+            Ok(other) => {
+                next = Some(other);
+                break;
+            }
+            Err(_) => break,
+        }
+    }
+    // A client that has left learns from its next report that this one was accepted.
+    match commit(store, &reports, shared) {
+        Ok(recorded) => {
+            for (reply, recorded) in replies.into_iter().zip(recorded) {
+                let _ = reply.send(Ok(recorded));
+            }
+        }
+        Err(error) => {
+            for reply in replies {
+                let _ = reply.send(Err(error));
+            }
+        }
+    }
+    next
 }
 
 /// Sums up some old rows; returns the time of the next step.
@@ -317,6 +419,7 @@ fn prune(store: &mut Store, shared: &Shared) -> Instant {
         Ok(Some(done_s)) => shared.state.lock().tally.remove_idle(done_s),
         Err(fault) => warn!(error = %fault, "old hours could not be summed up"),
     }
+    count_released(store.release_all_known(host::now_s()), shared);
     Instant::now() + PRUNE_INTERVAL
 }
 
@@ -328,25 +431,63 @@ fn prune_step(store: &mut Store) -> Result<Option<u64>, StoreError> {
     Ok(if more { None } else { Some(prune_s) })
 }
 
-fn commit(store: &mut Store, reports: &[UsageReport], shared: &Shared) -> Result<(), ReportError> {
-    let committed = store.commit(reports, host::now_s());
-    let mut state = shared.state.lock();
-    let State { tally, counted } = &mut *state;
-    match committed {
-        Ok(committed) => {
-            for increase in &committed.increases {
-                tally.add(increase);
-            }
-            counted.sums.add(&committed.sums);
-            counted.reports += u64::try_from(reports.len()).unwrap_or(0);
-            counted.commits += 1;
-            counted.refused_rows += committed.refused_rows;
-            Ok(())
+fn commit(
+    store: &mut Store,
+    reports: &[ReceivedReport],
+    shared: &Shared,
+) -> Result<Vec<Recorded>, ReportError> {
+    match store.commit(reports, host::now_s()) {
+        Ok(mut committed) => {
+            let recorded = std::mem::take(&mut committed.reports);
+            let mut state = shared.state.lock();
+            state.count(committed);
+            state.counted.reports += u64::try_from(reports.len()).unwrap_or(0);
+            state.counted.commits += 1;
+            Ok(recorded)
         }
         Err(fault) => {
-            counted.failures += 1;
+            shared.state.lock().counted.failures += 1;
             error!(error = %fault, "reports could not be committed; gateways keep them");
             Err(ReportError::NotWritten)
         }
+    }
+}
+
+/// Counts the rows that a lease or a folder has released; they stay in the quarantine if that fails.
+fn count_released(released: Result<Committed, StoreError>, shared: &Shared) {
+    match released {
+        Ok(committed) => shared.state.lock().count(committed),
+        Err(fault) => warn!(error = %fault, "rows could not be released from the quarantine"),
+    }
+}
+
+/// Performs a repair and rebuilds the tally, because rows may be gone.
+fn perform(
+    store: &mut Store,
+    repair: &Repair,
+    apply: bool,
+    shared: &Shared,
+) -> Result<Repaired, QueryError> {
+    let repaired = store.repair(repair, apply, host::now_s())?;
+    if apply {
+        let tally = read_tally(store)?;
+        shared.state.lock().tally = tally;
+        info!(?repair, rows = repaired.rows, "ledger repaired by the operator");
+    }
+    Ok(repaired)
+}
+
+impl State {
+    fn count(&mut self, committed: Committed) {
+        let Self { tally, counted } = self;
+        for increase in &committed.increases {
+            tally.add(increase);
+        }
+        counted.sums.add(&committed.sums);
+        for (reason, rows) in committed.quarantined {
+            *counted.quarantined.entry(reason).or_default() += rows;
+        }
+        counted.released += committed.released;
+        counted.dropped += committed.dropped;
     }
 }

@@ -11,6 +11,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
 use crate::usage::ledger::{Condition, Counted, Ledger};
+use crate::usage::suspicion::Suspicion;
 
 /// Reads the ledger's counters at each scrape. They start at 0 with the process.
 #[derive(Debug)]
@@ -61,15 +62,26 @@ fn encode_usage(encoder: &mut DescriptorEncoder<'_>, counted: &Counted) -> Resul
 }
 
 fn encode_ledger(encoder: &mut DescriptorEncoder<'_>, counted: &Counted) -> Result<(), fmt::Error> {
-    let Counted { reports, commits, failures, refused_rows, .. } = *counted;
+    let Counted { reports, commits, failures, released, dropped, .. } = *counted;
     let help = "Number of usage reports accepted.";
     encode_counter(encoder, "ledger_reports", help, reports)?;
     let help = "Number of committed ledger transactions.";
     encode_counter(encoder, "ledger_commits", help, commits)?;
     let help = "Number of ledger transactions that failed.";
     encode_counter(encoder, "ledger_failures", help, failures)?;
-    let help = "Number of usage rows refused because their hour is too old or too far ahead.";
-    encode_counter(encoder, "ledger_refused_rows", help, refused_rows)
+    encode_labelled(
+        encoder,
+        "ledger_quarantined_rows",
+        "Number of times that a usage row went to the quarantine, by the reason of disbelief.",
+        "reason",
+        Suspicion::ALL.map(|reason| {
+            (reason.as_str(), counted.quarantined.get(&reason).copied().unwrap_or(0))
+        }),
+    )?;
+    let help = "Number of usage rows that left the quarantine for the ledger.";
+    encode_counter(encoder, "ledger_released_rows", help, released)?;
+    let help = "Number of usage rows that left the quarantine because it was full.";
+    encode_counter(encoder, "ledger_dropped_rows", help, dropped)
 }
 
 fn encode_condition(

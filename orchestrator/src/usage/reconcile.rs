@@ -15,7 +15,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::usage::sums::Sums;
+use crate::usage::sums::{Sums, capped_total};
 
 /// Envoy's counters of one listener: `http.<stat_prefix>.downstream_rq_*`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,7 +64,7 @@ const CLASSES: [&str; 6] = ["none", "1xx", "2xx", "3xx", "4xx", "5xx"];
 /// `metered` must be read long enough before the ledger for a report to arrive, and `envoy` after
 /// the ledger: requests in between then count as Envoy's surplus and as no fault.
 pub(crate) fn reconcile(envoy: &EnvoyCounters, metered: u64, ledger: &Sums) -> Reconciliation {
-    let responses: u64 = envoy.status.iter().sum();
+    let responses = capped_total(&envoy.status);
     let unanswered = envoy.total.saturating_sub(responses).saturating_sub(envoy.active);
     let [x1, x2, x3, x4, x5] = envoy.status;
     let by_class = [unanswered, x1, x2, x3, x4, x5];
@@ -74,7 +74,7 @@ pub(crate) fn reconcile(envoy: &EnvoyCounters, metered: u64, ledger: &Sums) -> R
         .zip(ledger.status)
         .map(|((class, envoy), ledger)| ClassRow::new(class, envoy, ledger))
         .collect();
-    let total = ClassRow::new("total", by_class.iter().sum(), ledger.status.iter().sum());
+    let total = ClassRow::new("total", capped_total(&by_class), capped_total(&ledger.status));
     let lost = metered.saturating_sub(total.ledger);
     Reconciliation { rows, total, metered, lost }
 }

@@ -40,8 +40,8 @@ impl Revenue {
             let cents = u64::from(tenant.price_cents_month);
             let tier = revenue.tiers.entry(tenant.tier.clone()).or_default();
             tier.tenants += 1;
-            tier.cents += cents;
-            revenue.cents += cents;
+            tier.cents = tier.cents.saturating_add(cents);
+            revenue.cents = revenue.cents.saturating_add(cents);
         }
         revenue
     }

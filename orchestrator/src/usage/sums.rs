@@ -94,12 +94,7 @@ impl Sums {
     /// Takes a source's counters with bounds: unknown reasons are merged into one and numbers
     /// are capped, so that a broken source can fill neither the database nor the metrics.
     pub fn from_counters(counters: &Counters) -> Self {
-        let mut reasons = BTreeMap::new();
-        for (name, count) in &counters.refused {
-            let name = if REASONS.contains(&name.as_str()) { name } else { OTHER_REASON };
-            let sum = reasons.entry(name.to_owned()).or_default();
-            *sum = capped_sum(*sum, *count);
-        }
+        let reasons = known_reasons(&counters.refused);
         let sums = Self {
             reads: counters.reads,
             writes: counters.writes,
@@ -117,6 +112,28 @@ impl Sums {
         };
         let capped = sums.columns().map(|count| count.min(COUNTER_MAX));
         Self { reasons, ..Self::from_columns(capped) }
+    }
+
+    /// Builds the counters of a report; the reverse of [`from_counters`](Self::from_counters).
+    pub(super) fn to_counters(&self) -> Counters {
+        let mut refused = self.reasons.clone();
+        let without_reason = self.refused.saturating_sub(capped_total(refused.values()));
+        if without_reason > 0 {
+            let other = refused.entry(OTHER_REASON.to_owned()).or_default();
+            *other = capped_sum(*other, without_reason);
+        }
+        let Wakes { doze, start, create } = self.wakes;
+        let wakes = [(WakeKind::Doze, doze), (WakeKind::Start, start), (WakeKind::Create, create)];
+        Counters {
+            reads: self.reads,
+            writes: self.writes,
+            refused,
+            status: self.status,
+            bytes_in: self.bytes_in,
+            bytes_out: self.bytes_out,
+            service_ms: self.service_ms,
+            wakes: wakes.into_iter().filter(|(_, count)| *count > 0).collect(),
+        }
     }
 
     /// Returns the requests that were forwarded, which quotas and bills count.
@@ -158,6 +175,17 @@ impl Sums {
     }
 }
 
+/// Merges all names that are not in [`REASONS`] into one.
+pub(super) fn known_reasons(refused: &BTreeMap<String, u64>) -> BTreeMap<String, u64> {
+    let mut reasons = BTreeMap::new();
+    for (name, count) in refused {
+        let name = if REASONS.contains(&name.as_str()) { name } else { OTHER_REASON };
+        let sum = reasons.entry(name.to_owned()).or_default();
+        *sum = capped_sum(*sum, *count);
+    }
+    reasons
+}
+
 fn wakes(counters: &Counters, kind: WakeKind) -> u64 {
     counters.wakes.get(&kind).copied().unwrap_or(0)
 }
@@ -165,6 +193,11 @@ fn wakes(counters: &Counters, kind: WakeKind) -> u64 {
 /// Adds two counters; the sum stops at the largest value instead of wrapping.
 pub(super) fn capped_sum(a: u64, b: u64) -> u64 {
     a.saturating_add(b).min(COUNTER_MAX)
+}
+
+/// Adds counters; the sum stops at the largest value.
+pub(crate) fn capped_total<'a>(counts: impl IntoIterator<Item = &'a u64>) -> u64 {
+    counts.into_iter().copied().fold(0, capped_sum)
 }
 
 #[cfg(test)]

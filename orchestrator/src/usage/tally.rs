@@ -62,7 +62,7 @@ impl Tally {
             Some(quota_use) => quota_use,
             None => self.tenants.entry(increase.tenant.clone()).or_default(),
         };
-        let start_s = increase.hour * HOUR_S;
+        let start_s = increase.hour.saturating_mul(HOUR_S);
         add_to(&mut quota_use.days, start_s / DAY_S, increase);
         add_to(&mut quota_use.months, Month::of(start_s).0, increase);
     }

@@ -2,6 +2,7 @@
 //! is written and the range of its values.
 
 use protocol::Limits;
+use protocol::limits::PRICE_CENTS_MAX;
 use protocol::time::DAY_S;
 
 use super::unit::{
@@ -48,7 +49,7 @@ pub(crate) const FIELDS: [LimitField; 23] = [
     field(
         "price-usd-month",
         Unit::Usd,
-        (0, 100_000_000),
+        (0, PRICE_CENTS_MAX as u64),
         |l| l.price_cents_month.into(),
         |l, v| l.price_cents_month = saturate(v),
     ),

@@ -1,5 +1,6 @@
 //! Rate, quotas, storage and metering.
 
+use protocol::usage::bounds::REPORT_ROWS;
 use protocol::{FilterConfig, LeaseResponse, Limits, TenantNotice, UsageReport, Verdict};
 #[cfg(target_family = "wasm")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
@@ -9,7 +10,7 @@ use super::test_host::{
 };
 use crate::effect::{Headers, StreamId};
 use crate::engine::metric_names;
-use crate::limits::usage::{GONE, REPORT_ROWS};
+use crate::limits::usage::GONE;
 
 mod bytes;
 mod quotas;

@@ -1,9 +1,10 @@
 use std::fs;
+use std::path::Path as FsPath;
 use std::time::Duration;
 
 use protocol::time::HOUR_S;
 use protocol::usage::UsageRow;
-use protocol::{ByteLimit, Counters, TierName};
+use protocol::{ByteLimit, Counters, TierName, UsageReport};
 use tempfile::TempDir;
 use tokio::net::UnixListener;
 
@@ -31,7 +32,8 @@ async fn served() -> Served {
 
 /// The same, without waiting until the ledger is open.
 fn served_at(dir: TempDir, file: &str) -> Served {
-    let ledger = Ledger::open(&dir.path().join(file)).unwrap();
+    let ledger = Ledger::open(&dir.path().join(file), dir.path()).unwrap();
+    ledger.leased(&tenant(), &TierName::parse("pro").unwrap());
     let disk = Disk::new(dir.path(), 0);
     Served { api: UsageApi::new(ledger, disk, Startup::default(), 380), dir }
 }
@@ -60,6 +62,14 @@ fn report_of(reads: u64, writes: u64) -> UsageReport {
     UsageReport { gateway, source: "vm".to_owned(), sequence: 7, rows: vec![row] }
 }
 
+/// Sends a report as a gateway does.
+async fn post_report(served: &Served, report: &UsageReport) -> (StatusCode, UsageResponse) {
+    let raw = serde_json::from_value(serde_json::to_value(report).unwrap()).unwrap();
+    let response = super::report(State(served.api.clone()), Json(raw)).await;
+    let (status, text) = body(response).await;
+    (status, serde_json::from_str(&text).unwrap())
+}
+
 /// The metrics as Prometheus reads them.
 fn scrape(served: &Served) -> String {
     Metrics::new(Some(Box::new(UsageCollector(served.api.ledger.clone())))).encode()
@@ -76,11 +86,8 @@ async fn report_returns_usage_and_storage_of_tenant() {
     let served = served().await;
     fs::create_dir(served.dir.path().join("alice")).unwrap();
     fs::write(served.dir.path().join("alice/notes.phext"), "12345").unwrap();
-    let response = report(State(served.api.clone()), Json(report_of(5, 2))).await;
-    let (status, text) = body(response).await;
-    assert_eq!(status, StatusCode::OK, "{text}");
-    let response: UsageResponse = serde_json::from_str(&text).unwrap();
-    assert_eq!(response.sequence, 7);
+    let (status, response) = post_report(&served, &report_of(5, 2)).await;
+    assert_eq!((status, response.sequence, response.quarantined), (StatusCode::OK, 7, 0));
     let notice = &response.notices[&tenant()];
     assert_eq!((notice.requests_day, notice.writes_day, notice.requests_month), (7, 2, 7));
     // Its one scroll counts for more than its bytes.
@@ -93,7 +100,7 @@ async fn acknowledged_report_survives_restart() {
     let served = served().await;
     served.api.ledger.report(report_of(5, 2)).await.unwrap();
     let path = served.dir.path().join("ledger.sqlite");
-    let again = Ledger::open(&path).unwrap();
+    let again = Ledger::open(&path, FsPath::new("/nonexistent")).unwrap();
     again.checked().await;
     assert_eq!(again.notice(&tenant()).requests_day, 7);
     again.report(report_of(5, 2)).await.unwrap();
@@ -162,6 +169,7 @@ async fn metrics_count_usage_and_name_no_tenant() {
             let mut row = row.clone();
             row.tenant = TenantId::parse(&format!("t{n}")).unwrap();
             row.counters.reads = n;
+            served.api.ledger.leased(&row.tenant, &row.tier);
             row
         })
         .collect();
@@ -198,6 +206,19 @@ async fn both_routers_respond_over_http() {
     assert!(get("/v1/usage/alice").await.is_ok());
     assert!(get("/v1/usage/gateways/gw?since_s=0").await.is_ok());
     assert!(get("/v1/usage/Not-A-Tenant").await.is_err());
+    assert!(get("/v1/usage/quarantine?reason=jump").await.is_ok());
+    assert!(get("/v1/usage/rows?tenant=alice&from_s=0&to_s=9").await.is_ok());
+    let post = async |path: &str| client.post::<serde_json::Value>(path).await;
+    assert!(post("/v1/usage/quarantine/drop?tenant=alice").await.is_ok());
+    for refused in [
+        "/v1/usage/quarantine/drop?apply=true",
+        "/v1/usage/rows/remove?from_s=0&to_s=9",
+        "/v1/usage/rows/remove?tenant=alice&from_s=9&to_s=9",
+        "/v1/usage/rows/set?tenant=alice&from_s=0&to_s=9",
+        "/v1/usage/rows/set?tenant=alice&from_s=0&to_s=9&reads=1000000001",
+    ] {
+        assert!(post(refused).await.unwrap_err().to_string().contains("400"), "{refused}");
+    }
     let file: LedgerFile = client.get("/v1/usage/ledger").await.unwrap();
     assert_eq!(file.path, served.dir.path().join("ledger.sqlite"));
     task.abort();
@@ -209,12 +230,11 @@ async fn exhausted_quota_reaches_gateways_without_reports() {
     let limits = Limits { requests_per_day: 7, ..Limits::default() };
     let mut over = report_of(5, 2);
     over.rows[0].limits = limits.clone();
-    report(State(served.api.clone()), Json(over)).await;
+    post_report(&served, &over).await;
     let nothing = UsageReport { source: "other".to_owned(), rows: vec![], ..report_of(0, 0) };
-    let (status, text) = body(report(State(served.api.clone()), Json(nothing)).await).await;
-    let response: UsageResponse = serde_json::from_str(&text).unwrap();
+    let (status, response) = post_report(&served, &nothing).await;
     assert_eq!(status, StatusCode::OK);
-    assert!(response.notices[&tenant()].is_over(&limits), "{text}");
+    assert!(response.notices[&tenant()].is_over(&limits), "{response:?}");
     assert_eq!(served.api.ledger.counted().reports, 1, "a report without rows is not written");
 }
 
@@ -223,7 +243,8 @@ async fn unopened_ledger_refuses_reports_and_notes_nothing() {
     let dir = TempDir::new().unwrap();
     // Without its folder the ledger stays closed, as while a large one is checked.
     let Served { dir, api } = served_at(dir, "later/ledger.sqlite");
-    let response = report(State(api.clone()), Json(report_of(5, 2))).await;
+    let raw = serde_json::from_value(serde_json::to_value(report_of(5, 2)).unwrap()).unwrap();
+    let response = report(State(api.clone()), Json(raw)).await;
     assert_eq!(body(response).await.0, StatusCode::SERVICE_UNAVAILABLE);
     let notice = api.notice(&tenant());
     assert_eq!((notice.requests_day, notice.day_ends_s), (0, 0), "unknown, which passes");
@@ -259,4 +280,56 @@ async fn damaged_ledger_is_shown_and_not_written() {
     let text = scrape(&served);
     assert!(text.contains("sq_orchestrator_ledger_condition{condition=\"failed\"} 1"), "{text}");
     assert!(text.contains("sq_orchestrator_ledger_condition{condition=\"open\"} 0"), "{text}");
+}
+
+#[tokio::test]
+async fn invented_tenants_enter_neither_notices_nor_metrics() {
+    let served = served().await;
+    let mut flood = report_of(1, 0);
+    let row = flood.rows[0].clone();
+    for n in 0..200 {
+        let tenant = TenantId::parse(&format!("invented-{n}")).unwrap();
+        let limits = Limits { requests_per_day: 1, ..Limits::default() };
+        flood.rows.push(UsageRow { tenant, limits, ..row.clone() });
+    }
+    let (status, response) = post_report(&served, &flood).await;
+    assert_eq!((status, response.quarantined), (StatusCode::OK, 200));
+    assert_eq!(response.notices.keys().collect::<Vec<_>>(), [&tenant()]);
+    assert_eq!(served.api.exhausted.announced(), [], "none of them is announced to all gateways");
+    let text = scrape(&served);
+    assert!(!text.contains("invented"), "{text}");
+    let name = "sq_orchestrator_ledger_quarantined_rows_total";
+    assert!(text.contains(&format!("{name}{{reason=\"unknown-tenant\"}} 200")), "{text}");
+    assert!(text.contains("sq_orchestrator_usage_requests_total{class=\"read\"} 1"), "{text}");
+}
+
+#[tokio::test]
+async fn first_lease_releases_rows_of_a_tenant() {
+    let served = served().await;
+    let bob = TenantId::parse("bob").unwrap();
+    let tier = TierName::parse("new").unwrap();
+    let mut first = report_of(0, 0);
+    first.rows[0].tenant = bob.clone();
+    first.rows[0].tier = tier.clone();
+    let (_, response) = post_report(&served, &first).await;
+    assert_eq!(response.quarantined, 1, "all of its requests were refused before any lease");
+    served.api.ledger.leased(&bob, &tier);
+    let month = async || served.api.month(Month::of(host::now_s()), Some(bob.clone())).await;
+    let released = async {
+        while month().await.unwrap().total.refused == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), released).await.unwrap();
+    assert_eq!(month().await.unwrap().total.reasons["rate-limited"], 3);
+    assert_eq!(served.api.ledger.counted().released, 1);
+}
+
+#[tokio::test]
+async fn source_of_no_gate_is_refused() {
+    let served = served().await;
+    let raw = UsageReport { source: "a b".repeat(1_000), ..report_of(1, 0) };
+    let raw = serde_json::from_value(serde_json::to_value(raw).unwrap()).unwrap();
+    let response = report(State(served.api.clone()), Json(raw)).await;
+    assert_eq!(response.status(), StatusCode::BAD_REQUEST);
 }

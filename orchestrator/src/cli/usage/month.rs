@@ -82,7 +82,7 @@ fn cells(tenant: &TenantSums) -> [String; COLUMNS.len()] {
         bytes_out.to_string(),
         service_ms.to_string(),
         wakes.doze.to_string(),
-        (wakes.start + wakes.create).to_string(),
+        wakes.start.saturating_add(wakes.create).to_string(),
     ]
 }
 

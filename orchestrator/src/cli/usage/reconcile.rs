@@ -10,7 +10,7 @@ use crate::cli::client::AdminClient;
 use crate::cli::table;
 use crate::host;
 use crate::usage::reconcile::{EnvoyCounters, Reconciliation, reconcile};
-use crate::usage::sums::Sums;
+use crate::usage::sums::{Sums, capped_total};
 
 /// Time for which the ledger may lack what the filter has put into a report: reports are sent once
 /// a second, and each is given up for the next after two.
@@ -119,7 +119,7 @@ async fn query_ledger(
     let started = Instant::now();
     loop {
         let sums: Sums = orchestrator.get(&path).await?;
-        if sums.status.iter().sum::<u64>() >= metered || started.elapsed() >= patience {
+        if capped_total(&sums.status) >= metered || started.elapsed() >= patience {
             return Ok(sums);
         }
         tokio::time::sleep(POLL).await;

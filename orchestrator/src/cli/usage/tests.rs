@@ -34,8 +34,9 @@ fn serve(dir: &Path, name: &str, routes: Router) -> String {
 /// An orchestrator's admin API. Its ledger has one tenant with 7 forwarded and 3 refused requests.
 async fn orchestrator() -> (TempDir, String, Ledger) {
     let dir = TempDir::new().unwrap();
-    let ledger = Ledger::open(&dir.path().join("ledger.sqlite")).unwrap();
+    let ledger = Ledger::open(&dir.path().join("ledger.sqlite"), dir.path()).unwrap();
     ledger.checked().await;
+    ledger.leased(&TenantId::parse("alice").unwrap(), &TierName::parse("pro").unwrap());
     let row = UsageRow {
         tenant: TenantId::parse("alice").unwrap(),
         tier: TierName::parse("pro").unwrap(),
@@ -161,8 +162,68 @@ async fn backup_beside_the_writer_replaces_nothing() {
     let words = ["backup", file.to_str().unwrap(), "--admin", &admin];
     let text = usage(&words).await.unwrap();
     assert!(text.contains("is checked"), "{text}");
-    let copy = Store::open(&file).unwrap();
+    let copy = Store::open_read_only(&file).unwrap();
     assert_eq!(copy.sums_by_tenant(0..u64::MAX / 2).unwrap()[0].sums.requests(), 10);
     let fault = usage(&words).await.unwrap_err().to_string();
     assert!(fault.contains("exists already"), "{fault}");
+}
+
+#[tokio::test]
+async fn repair_lists_releases_and_drops_rows() {
+    let (_dir, admin, ledger) = orchestrator().await;
+    let empty = usage(&["repair", "--admin", &admin]).await.unwrap();
+    assert_eq!(empty, "the quarantine is empty\n");
+    ledger.report(forged("evil", 5)).await.unwrap();
+    ledger.report(forged("alice", u64::MAX)).await.unwrap();
+    let list = usage(&["repair", "--admin", &admin]).await.unwrap();
+    assert!(list.contains("2 rows in quarantine"), "{list}");
+    let evil = list.lines().find(|line| line.contains("evil")).unwrap();
+    assert!(evil.contains("unknown-tenant"), "{list}");
+    let words = ["repair", "--admin", &admin, "release", "--tenant", "evil"];
+    let dry = usage(&words).await.unwrap();
+    assert!(dry.starts_with("1 row would be changed: 5 requests before"), "{dry}");
+    assert!(usage(&["--admin", &admin]).await.unwrap().contains("1 tenant"), "nothing is changed");
+    let released = usage(&[&words[..], &["--apply"]].concat()).await.unwrap();
+    assert!(released.starts_with("1 row changed"), "{released}");
+    let words = ["repair", "--admin", &admin, "release", "--tenant", "alice", "--apply"];
+    let refused = usage(&words).await.unwrap();
+    assert!(refused.contains("stays:") && refused.contains("0 rows changed"), "{refused}");
+    let words = ["repair", "--admin", &admin, "drop", "--tenant", "alice", "--apply"];
+    assert!(usage(&words).await.unwrap().starts_with("1 row changed"));
+    assert_eq!(usage(&["repair", "--admin", &admin]).await.unwrap(), empty);
+}
+
+/// What a faulty filter may send.
+fn forged(tenant: &str, reads: u64) -> UsageReport {
+    let row = UsageRow {
+        tenant: TenantId::parse(tenant).unwrap(),
+        tier: TierName::parse("pro").unwrap(),
+        limits: Limits::default(),
+        hour: host::now_s() / 3_600,
+        counters: Counters { reads, ..Counters::default() },
+    };
+    let gateway = GatewayId::parse("gw").unwrap();
+    UsageReport { gateway, source: "forged-1".to_owned(), sequence: 1, rows: vec![row] }
+}
+
+#[tokio::test]
+async fn believable_wrong_rows_are_removed_or_set() {
+    let (_dir, admin, ledger) = orchestrator().await;
+    ledger.report(forged("alice", 10_000)).await.unwrap();
+    let alice = TenantId::parse("alice").unwrap();
+    assert_eq!(ledger.notice(&alice).requests_day, 10_007);
+    let span = ["--from", "2020-01-01", "--to", "2100-01-01"];
+    let repair = async |words: &[&str]| {
+        let words = [&["repair", "--admin", &admin], words, &span].concat();
+        usage(&words).await
+    };
+    let rows = repair(&["rows", "--tenant", "alice"]).await.unwrap();
+    assert!(rows.contains("forged-1") && rows.contains("2 rows"), "{rows}");
+    let set = ["set", "--source", "forged-1", "--reads", "3", "--apply"];
+    repair(&set).await.unwrap();
+    assert_eq!(ledger.notice(&alice).requests_day, 10);
+    repair(&["remove", "--source", "forged-1", "--apply"]).await.unwrap();
+    assert_eq!(ledger.notice(&alice).requests_day, 7);
+    let everything = repair(&["remove", "--apply"]).await.unwrap_err().to_string();
+    assert!(everything.contains("name a gateway, a source or a tenant"), "{everything}");
 }

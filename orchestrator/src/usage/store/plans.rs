@@ -1,12 +1,12 @@
 //! Plans: a tier with its limits and price, stored once, because a million tenants share a handful.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use protocol::usage::UsageRow;
 use protocol::{Limits, TierName};
 use rusqlite::{Connection, params};
 
-use super::{StoreError, read_name};
+use super::read_name;
 
 /// Number of plans above which unused ones are deleted; each tenant's own exceptions make one.
 pub(super) const PLANS_MAX: usize = 1_000;
@@ -17,6 +17,7 @@ pub(super) struct Plans {
     all: Vec<Plan>,
     /// Indices into `all`, by tier and limits as they are stored.
     indices: HashMap<(TierName, String), usize>,
+    tiers: HashSet<TierName>,
 }
 
 #[derive(Debug)]
@@ -27,7 +28,7 @@ struct Plan {
 }
 
 impl Plans {
-    pub(super) fn load(db: &Connection) -> Result<Self, StoreError> {
+    pub(super) fn load(db: &Connection) -> Result<Self, rusqlite::Error> {
         let mut plans = Self::default();
         let mut statement = db.prepare("SELECT id, tier, limits FROM plans")?;
         let rows =
@@ -43,6 +44,7 @@ impl Plans {
         let limits = serde_json::from_str(&limits_json).unwrap_or_default();
         let index = self.all.len();
         self.indices.insert((tier.clone(), limits_json), index);
+        self.tiers.insert(tier.clone());
         self.all.push(Plan { id, tier, limits });
         index
     }
@@ -76,7 +78,17 @@ impl Plans {
         self.all.iter().enumerate().map(|(index, plan)| (plan.id, index)).collect()
     }
 
+    /// Returns true if a plan of this tier is stored.
+    pub(super) fn has_tier(&self, tier: &TierName) -> bool {
+        self.tiers.contains(tier)
+    }
+
     pub(super) fn len(&self) -> usize {
         self.all.len()
     }
+}
+
+/// Deletes the plans of no tenant. Returns their number.
+pub(super) fn delete_unused(db: &Connection) -> Result<usize, rusqlite::Error> {
+    db.execute("DELETE FROM plans WHERE id NOT IN (SELECT plan FROM tenants)", [])
 }

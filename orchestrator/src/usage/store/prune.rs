@@ -9,7 +9,7 @@ use protocol::calendar::Month;
 use protocol::time::{DAY_S, HOUR_S};
 use rusqlite::{OptionalExtension, Transaction, params};
 
-use super::plans::PLANS_MAX;
+use super::plans::{self, PLANS_MAX};
 use super::query::SUMS;
 use super::write::put;
 use super::{COLUMNS, Store, StoreError, read_sums, read_sums_with_reasons, to_i64};
@@ -109,11 +109,9 @@ impl Store {
         tx.execute("DELETE FROM source_sums WHERE source NOT IN (SELECT id FROM sources)", [])?;
         tx.commit()?;
         self.sources.clear();
-        if self.plans.len() > PLANS_MAX {
-            let sql = "DELETE FROM plans WHERE id NOT IN (SELECT plan FROM tenants)";
-            if self.db.execute(sql, [])? > 0 {
-                self.load_tenants()?;
-            }
+        self.source_count = self.count_sources()?;
+        if self.plans.len() > PLANS_MAX && plans::delete_unused(&self.db)? > 0 {
+            self.load_tenants()?;
         }
         Ok(())
     }

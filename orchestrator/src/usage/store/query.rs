@@ -1,5 +1,6 @@
 //! Queries. On a read-only connection they do not delay the thread that writes.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use protocol::calendar::Month;
@@ -9,15 +10,18 @@ use protocol::{GatewayId, Limits, TenantId, TierName};
 use rusqlite::{OptionalExtension, params};
 
 use super::{
-    COLUMNS, Store, StoreError, read_name, read_sums, read_sums_with_reasons, read_u64, to_i64,
+    COLUMNS, Store, StoreError, quarantine, read_name, read_sums, read_sums_with_reasons, read_u64,
+    to_i64,
 };
 use crate::usage::sums::{Sums, TenantSums};
 use crate::usage::tally::Increase;
 
 /// The aggregate of each of [`COLUMNS`].
-pub(super) const SUMS: &str = "sum(reads), sum(writes), sum(refused), sum(s0), sum(s1), sum(s2), sum(s3), \
-                    sum(s4), sum(s5), sum(bytes_in), sum(bytes_out), sum(service_ms), sum(doze), \
-                    sum(start), sum(\"create\")";
+pub(super) const SUMS: &str = "saturating_sum(reads), saturating_sum(writes), \
+     saturating_sum(refused), saturating_sum(s0), saturating_sum(s1), saturating_sum(s2), \
+     saturating_sum(s3), saturating_sum(s4), saturating_sum(s5), saturating_sum(bytes_in), \
+     saturating_sum(bytes_out), saturating_sum(service_ms), saturating_sum(doze), \
+     saturating_sum(start), saturating_sum(\"create\")";
 
 /// A tenant's plan as of its newest row.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,7 +38,8 @@ impl Store {
     pub fn recent_increases(&self, now_s: u64) -> Result<Vec<Increase>, StoreError> {
         let month = Month::of(now_s);
         let from_s = Month(month.0.saturating_sub(1)).start_s();
-        let sql = "SELECT name, day, sum(reads), sum(writes), sum(bytes_out) FROM (
+        let sql = "SELECT name, day, saturating_sum(reads), saturating_sum(writes),
+                     saturating_sum(bytes_out) FROM (
                      SELECT hour / 24 AS day, tenant, reads, writes, bytes_out FROM hours
                      WHERE hour >= ?1
                      UNION ALL
@@ -138,15 +143,12 @@ impl Store {
         let mut statement = self.db.prepare_cached(sql)?;
         let mut rows = statement.query([gateway.as_str()])?;
         let mut ids = Vec::new();
+        // A source's name says when it began. Its first report is later: by then the Envoy may have
+        // been replaced.
+        let began = |source: &str, first_s| source_created_s(source).unwrap_or(first_s) >= since_s;
         while let Some(row) = rows.next()? {
             let source: String = row.get(1)?;
-            // A source's name says when it began. Its first report is later: by then the Envoy may
-            // have been replaced.
-            let began_s = match source_created_s(&source) {
-                Some(created_s) => created_s,
-                None => read_u64(row, 2)?,
-            };
-            if began_s >= since_s {
+            if began(&source, read_u64(row, 2)?) {
                 ids.push(row.get::<_, i64>(0)?.to_string());
             }
         }
@@ -159,12 +161,21 @@ impl Store {
         );
         let first_hour = to_i64((since_s / HOUR_S).saturating_sub(1));
         let found = self.db.query_row(&sql, [first_hour], |r| read_sums(r, 0)).optional()?;
-        Ok(found.unwrap_or_default())
+        let mut sums = found.unwrap_or_default();
+        // Rows that wait for their tenant's first lease are not lost.
+        for waiting in quarantine::waiting_of_gateway(&self.db, gateway)? {
+            if began(&waiting.source, waiting.first_s)
+                && let Some(row) = waiting.usage()
+            {
+                sums.add(&Sums { reasons: BTreeMap::new(), ..Sums::from_counters(&row.counters) });
+            }
+        }
+        Ok(sums)
     }
 
     /// Returns the number of rows in `hours`.
     pub fn hour_rows(&self) -> Result<u64, StoreError> {
-        Ok(self.db.query_row("SELECT count(*) FROM hours", [], |r| read_u64(r, 0))?)
+        self.count("hours")
     }
 }
 

@@ -1,7 +1,9 @@
 //! Commits and queries; a property test against a small model.
 
 mod file;
+mod hostile;
 mod prune;
+mod repair;
 
 use std::collections::BTreeMap;
 
@@ -9,7 +11,7 @@ use proptest::prelude::*;
 use protocol::calendar::Month;
 use protocol::time::{DAY_S, HOUR_S};
 use protocol::usage::UsageRow;
-use protocol::{Counters, Limits, TierName};
+use protocol::{Counters, Limits, UsageReport};
 use tempfile::TempDir;
 
 use super::*;
@@ -24,7 +26,8 @@ fn tenant(n: usize) -> TenantId {
 
 fn row(n: usize, hour: u64, reads: u64) -> UsageRow {
     let refused = BTreeMap::from([("rate-limited".to_owned(), reads / 2)]);
-    let counters = Counters { reads, bytes_out: 10 * reads, refused, ..Counters::default() };
+    let bytes_out = reads.saturating_mul(10);
+    let counters = Counters { reads, bytes_out, refused, ..Counters::default() };
     UsageRow {
         tenant: tenant(n),
         tier: TierName::parse("free").unwrap(),
@@ -34,13 +37,35 @@ fn row(n: usize, hour: u64, reads: u64) -> UsageRow {
     }
 }
 
-fn report(source: &str, rows: Vec<UsageRow>) -> UsageReport {
+fn report(source: &str, rows: Vec<UsageRow>) -> ReceivedReport {
     let gateway = GatewayId::parse("gw").unwrap();
-    UsageReport { gateway, source: source.to_owned(), sequence: 1, rows }
+    UsageReport { gateway, source: source.to_owned(), sequence: 1, rows }.into()
+}
+
+/// Everyone exists.
+#[derive(Debug)]
+struct Everyone;
+
+impl Names for Everyone {
+    fn is_tenant(&self, _: &TenantId) -> bool {
+        true
+    }
+
+    fn is_tier(&self, _: &TierName) -> bool {
+        true
+    }
 }
 
 fn open(dir: &TempDir) -> Store {
-    Store::open(&dir.path().join("ledger.sqlite")).unwrap()
+    open_at(&dir.path().join("ledger.sqlite")).unwrap()
+}
+
+fn open_at(path: &Path) -> Result<Store, StoreError> {
+    Store::open(path, Arc::new(Everyone))
+}
+
+fn quarantined(committed: &Committed) -> u64 {
+    committed.quarantined.values().sum()
 }
 
 fn total(store: &Store) -> u64 {
@@ -114,13 +139,14 @@ fn past_month_keeps_its_tier_and_price() {
         priced_row("team", 9_900, second.start_s() + DAY_S),
         priced_row("team", 9_900, third.start_s()),
     ];
-    for row in rows {
-        let now_s = row.hour * HOUR_S;
-        store.commit(&[report("a", vec![row])], now_s).unwrap();
+    for row in &rows[..3] {
+        store.commit(&[report("a", vec![row.clone()])], row.hour * HOUR_S).unwrap();
     }
     // This tenant's first report is in the second month, and has a late row of the first.
-    let late = [row(2, second.start_s() / HOUR_S, 1), row(2, first.start_s() / HOUR_S, 1)];
-    store.commit(&[report("b", late.to_vec())], third.start_s()).unwrap();
+    let second_hour = second.start_s() / HOUR_S;
+    let late = [row(2, second_hour, 1), row(2, second_hour - 1, 1)];
+    store.commit(&[report("b", late.to_vec())], second.start_s() + DAY_S).unwrap();
+    store.commit(&[report("a", vec![rows[3].clone()])], third.start_s()).unwrap();
     check_terms(&store, first, &[("pro", 1_900), ("free", 0)]);
     // The last terms of a month count.
     check_terms(&store, second, &[("team", 9_900), ("free", 0)]);

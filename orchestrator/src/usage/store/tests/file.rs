@@ -12,7 +12,7 @@ fn first_schema_is_migrated_with_every_sum() {
     let first = Connection::open(&path).unwrap();
     first.execute_batch(include_str!("first_ledger.sql")).unwrap();
     drop(first);
-    let mut store = Store::open(&path).unwrap();
+    let mut store = open_at(&path).unwrap();
     let tenants = store.sums_by_tenant(0..2 * NOW).unwrap();
     let shown: Vec<_> =
         tenants.iter().map(|t| (t.tenant.as_str(), t.price_cents_month, t.sums.reads)).collect();
@@ -24,7 +24,7 @@ fn first_schema_is_migrated_with_every_sum() {
     let gateway = GatewayId::parse("gw").unwrap();
     assert_eq!(store.gateway_sums(&gateway, NOW - DAY_S).unwrap().reads, 14);
     drop(store);
-    assert_eq!(total(&Store::open(&path).unwrap()), 1_114, "and opens again");
+    assert_eq!(total(&open_at(&path).unwrap()), 1_114, "and opens again");
 }
 
 #[test]
@@ -40,17 +40,17 @@ fn damaged_ledger_is_refused_with_advice() {
     let middle = bytes.len() / 2;
     bytes[middle..middle + 8_192].fill(0x5a);
     std::fs::write(&path, bytes).unwrap();
-    let fault = Store::open(&path).unwrap_err().to_string();
+    let fault = open_at(&path).unwrap_err().to_string();
     assert!(fault.contains("is damaged") && fault.contains("backup"), "{fault}");
     std::fs::write(&path, "this is no database, whatever its name says".repeat(100)).unwrap();
-    assert!(matches!(Store::open(&path), Err(StoreError::Damaged { .. })));
+    assert!(matches!(open_at(&path), Err(StoreError::Damaged { .. })));
 }
 
 #[test]
 fn ledger_of_newer_release_is_refused() {
     let dir = TempDir::new().unwrap();
     open(&dir).db.pragma_update(None, "user_version", 99).unwrap();
-    let fault = Store::open(&dir.path().join("ledger.sqlite")).unwrap_err();
+    let fault = open_at(&dir.path().join("ledger.sqlite")).unwrap_err();
     assert!(matches!(fault, StoreError::Newer { found: 99, .. }), "{fault}");
 }
 
@@ -63,7 +63,7 @@ fn backup_is_whole_beside_the_writer() {
     let copy = dir.path().join("copy.sqlite");
     reader.backup(&copy).unwrap();
     store.commit(&[report("a", vec![row(1, HOUR, 9)])], NOW).unwrap();
-    assert_eq!(total(&Store::open(&copy).unwrap()), 4);
+    assert_eq!(total(&open_at(&copy).unwrap()), 4);
     assert_eq!(total(&store), 9);
 }
 
@@ -72,7 +72,7 @@ fn backup_is_whole_beside_the_writer() {
 #[test]
 fn child_that_is_killed() {
     let Ok(dir) = std::env::var("SQ_LEDGER_TEST_DIR") else { return };
-    let mut store = Store::open(&Path::new(&dir).join("ledger.sqlite")).unwrap();
+    let mut store = open_at(&Path::new(&dir).join("ledger.sqlite")).unwrap();
     for reads in total(&store) + 1.. {
         store.commit(&[report("a", vec![row(1, HOUR, reads)])], NOW).unwrap();
         println!("committed {reads}");

@@ -30,7 +30,7 @@ fn clock_far_ahead_makes_no_hour_old() {
     let ahead = NOW + 100 * DAY_S;
     while store.prune(ahead).unwrap() {}
     let same_hour = store.commit(&[report("a", vec![row(1, HOUR, 9)])], ahead).unwrap();
-    assert_eq!((same_hour.refused_rows, total(&store)), (0, 9));
+    assert_eq!((quarantined(&same_hour), total(&store)), (0, 9));
     assert_eq!(store.prune_clock_s(ahead).unwrap(), (HOUR + 1) * HOUR_S);
     assert_eq!(store.prune_clock_s(NOW).unwrap(), NOW, "newer rows make nothing old");
 }
@@ -67,7 +67,7 @@ fn month_of_second_tenant(store: &Store, span: &Range<u64>) -> Sums {
 }
 
 #[test]
-fn rows_too_late_or_far_ahead_are_refused() {
+fn rows_too_late_or_far_ahead_are_quarantined() {
     let dir = TempDir::new().unwrap();
     let mut store = open(&dir);
     store.commit(&[report("a", vec![row(1, HOUR, 4)])], NOW).unwrap();
@@ -75,7 +75,9 @@ fn rows_too_late_or_far_ahead_are_refused() {
     store.commit(&[report("a", vec![row(2, later / HOUR_S, 1)])], later).unwrap();
     while store.prune(later).unwrap() {}
     let late = store.commit(&[report("a", vec![row(1, HOUR, 5), row(1, HOUR + 9_999, 5)])], later);
-    assert_eq!((late.unwrap().refused_rows, total(&store)), (2, 5));
+    let late = late.unwrap().quarantined;
+    let expected = [(Suspicion::HourTooOld, 1), (Suspicion::HourAhead, 1)];
+    assert_eq!((late, total(&store)), (BTreeMap::from(expected), 5));
 }
 
 #[test]
@@ -131,7 +133,7 @@ fn large_hour_is_rolled_up_in_bounded_steps() {
         assert!(left - rows <= PRUNE_ROWS + 1, "{} rows in one step", left - rows);
         assert_eq!(total(&store), sum);
         let late = store.commit(&[report("a", vec![row(tenants - 1, HOUR, 9)])], later).unwrap();
-        assert_eq!(late.refused_rows, 1, "an hour that is being rolled up takes no rows");
+        assert_eq!(quarantined(&late), 1, "an hour that is being rolled up takes no rows");
         left = rows;
     }
     assert_eq!((left, total(&store)), (1, sum));
