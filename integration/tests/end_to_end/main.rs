@@ -26,6 +26,7 @@ mod limits;
 mod load;
 mod metering;
 mod metrics;
+mod poison;
 mod quotas;
 mod ranch;
 mod ratelimit;
@@ -63,6 +64,7 @@ fn main() -> ExitCode {
         quotas::cases(),
         fairness::cases(),
         metering::cases(),
+        poison::cases(),
         metrics::cases(),
         ratelimit::cases(),
         survival::cases(),
