@@ -3,7 +3,7 @@
 //! ```text
 //!  gateway's report ─► ledger (one thread) ─► store (SQLite)
 //!                          │                    │ hours ─► days ─► months
-//!                          │                    │ quarantine: what is not believed
+//!                          │                    │ quarantine: rejected rows
 //!                          ▼                    ▼
 //!                     tally: notices       queries: month, revenue, reconciliation
 //! ```

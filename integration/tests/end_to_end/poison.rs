@@ -137,7 +137,10 @@ async fn poisoned_reports_end_neither_metering_nor_quotas(stack: Arc<Stack>) -> 
     let rows = repair(&stack, &[&["rows", "--tenant", "bob"], &span[..]].concat())?;
     ensure!(rows.contains("e-1") && rows.contains("10000"), "{rows}");
     let removed = repair(&stack, &[&["remove", "--source", "e-1", "--apply"], &span[..]].concat())?;
-    ensure!(removed.starts_with("1 row changed: 10000 requests before, 0 requests after"), "{removed}");
+    ensure!(
+        removed.starts_with("1 row changed: 10000 requests before, 0 requests after"),
+        "{removed}"
+    );
     until("bob to be served again", REPORTED, || async {
         bob.get(TOC).await.ok()?.ok().then_some(())
     })

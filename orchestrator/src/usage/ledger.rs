@@ -31,7 +31,7 @@ use tracing::{error, info, warn};
 use crate::host;
 use crate::usage::names::KnownNames;
 use crate::usage::received::ReceivedReport;
-use crate::usage::store::repair::{Repair, Repaired};
+use crate::usage::store::repair::{LedgerRepair, Repaired};
 use crate::usage::store::{Committed, Recorded, Store, StoreError};
 use crate::usage::sums::Sums;
 use crate::usage::suspicion::Suspicion;
@@ -132,7 +132,7 @@ struct QueuedReport {
 
 #[derive(Debug)]
 struct QueuedRepair {
-    repair: Repair,
+    repair: LedgerRepair,
     apply: bool,
     reply: oneshot::Sender<Result<Repaired, QueryError>>,
 }
@@ -235,7 +235,11 @@ impl Ledger {
     }
 
     /// Performs a repair, or reports what it would do; returns once it is on disk.
-    pub(crate) async fn repair(&self, repair: Repair, apply: bool) -> Result<Repaired, QueryError> {
+    pub(crate) async fn repair(
+        &self,
+        repair: LedgerRepair,
+        apply: bool,
+    ) -> Result<Repaired, QueryError> {
         if let Some(problem) = self.condition().problem() {
             return Err(QueryError::NotOpen(problem));
         }
@@ -464,7 +468,7 @@ fn count_released(released: Result<Committed, StoreError>, shared: &Shared) {
 /// Performs a repair and rebuilds the tally, because rows may be gone.
 fn perform(
     store: &mut Store,
-    repair: &Repair,
+    repair: &LedgerRepair,
     apply: bool,
     shared: &Shared,
 ) -> Result<Repaired, QueryError> {

@@ -5,8 +5,8 @@
 //! ```
 //!
 //! Each request is in exactly one of the three tables. Once an hour has become part of a day, the
-//! maxima of its sources are gone: its late rows go to the `quarantine`, as all that is not believed
-//! does. Two more tables stand beside them: `terms` (tenant, month) has tier and price from a month
+//! maxima of its sources are gone: its late rows go to the `quarantine`, as all other rejected rows
+//! do. Two more tables stand beside them: `terms` (tenant, month) has tier and price from a month
 //! on, and `source_sums` has each source's total of the hours that were summed up into days.
 //!
 //! Whatever a source reports, the file stays bounded: rows by the tenants that exist, the hours that
@@ -267,8 +267,8 @@ impl Store {
         self.transact_if(true, now_s, work)
     }
 
-    /// Runs one transaction, and rolls it back unless it is to be applied. If it fails, what it had
-    /// assigned is forgotten.
+    /// Runs one transaction, and rolls it back without `apply`. If the transaction fails, the ids
+    /// assigned in it are forgotten.
     fn transact_if(
         &mut self,
         apply: bool,
@@ -348,7 +348,7 @@ impl Store {
         Ok(value.unwrap_or(0))
     }
 
-    /// Reads what is in memory from the file.
+    /// Reads names, counts and the newest hour from the file.
     fn load(&mut self) -> Result<(), StoreError> {
         self.load_tenants()?;
         self.source_count = self.count_sources()?;

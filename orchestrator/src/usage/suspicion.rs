@@ -38,7 +38,8 @@ pub enum Suspicion {
     HourAhead,
     /// Its price is above the registry's bound.
     Price,
-    /// No lease and no earlier row has its tier. The first lease of the tier releases it.
+    /// Its tenant had another tier, and no lease and no row had this one. The first lease of the
+    /// tier releases it.
     UnknownTier,
     /// Its tenant has no folder, no lease and no earlier row. The first lease releases it.
     UnknownTenant,
@@ -102,7 +103,7 @@ pub(super) struct HourWindow {
     pub(super) last: u64,
 }
 
-/// Judges a row by itself: hour, counters and price.
+/// Judges the hour, the counters and the price of a row.
 pub(super) fn judge(row: &UsageRow, window: HourWindow) -> Option<Suspicion> {
     if row.hour < window.first {
         return Some(Suspicion::HourTooOld);

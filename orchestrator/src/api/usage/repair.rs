@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{UsageApi, bad_request, respond};
 use crate::usage::store::quarantine::{QuarantinedRow, Selection};
-use crate::usage::store::repair::{Correction, HourSelection, Repair};
+use crate::usage::store::repair::{Correction, HourSelection, LedgerRepair};
 use crate::usage::suspicion::Suspicion;
 
 /// Bound on the rows of a list.
@@ -127,17 +127,17 @@ async fn quarantine(State(api): State<UsageApi>, Query(query): Query<QuarantineQ
 }
 
 async fn release(State(api): State<UsageApi>, Query(query): Query<QuarantineQuery>) -> Response {
-    repair_quarantine(&api, query, Repair::Release).await
+    repair_quarantine(&api, query, LedgerRepair::Release).await
 }
 
 async fn drop_rows(State(api): State<UsageApi>, Query(query): Query<QuarantineQuery>) -> Response {
-    repair_quarantine(&api, query, Repair::Drop).await
+    repair_quarantine(&api, query, LedgerRepair::Drop).await
 }
 
 async fn repair_quarantine(
     api: &UsageApi,
     query: QuarantineQuery,
-    repair: fn(Selection) -> Repair,
+    repair: fn(Selection) -> LedgerRepair,
 ) -> Response {
     let apply = query.apply;
     let selection = query.selection();
@@ -159,7 +159,9 @@ async fn rows(State(api): State<UsageApi>, Query(query): Query<RowsQuery>) -> Re
 
 async fn remove(State(api): State<UsageApi>, Query(query): Query<RowsQuery>) -> Response {
     match query.selection() {
-        Ok(selection) => respond(api.ledger.repair(Repair::Remove(selection), query.apply).await),
+        Ok(selection) => {
+            respond(api.ledger.repair(LedgerRepair::Remove(selection), query.apply).await)
+        }
         Err(fault) => bad_request(fault),
     }
 }
@@ -167,7 +169,7 @@ async fn remove(State(api): State<UsageApi>, Query(query): Query<RowsQuery>) -> 
 async fn set(State(api): State<UsageApi>, Query(query): Query<RowsQuery>) -> Response {
     let repair = query.selection().and_then(|selection| {
         let correction = query.correction()?;
-        Ok(Repair::Set(selection, correction))
+        Ok(LedgerRepair::Set(selection, correction))
     });
     match repair {
         Ok(repair) => respond(api.ledger.repair(repair, query.apply).await),

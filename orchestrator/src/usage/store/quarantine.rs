@@ -6,8 +6,8 @@
 //! ```
 //!
 //! Counters are cumulative, so one record per source, tenant and hour suffices: it keeps the maximum
-//! of what was reported. When there are too many records, the source with the most of them loses its
-//! oldest: a flood displaces itself.
+//! of the reported counters. When there are too many records, the source with the most records loses
+//! its oldest: a flood displaces itself.
 
 use protocol::usage::UsageRow;
 use protocol::{Counters, GatewayId, TenantId, TierName};

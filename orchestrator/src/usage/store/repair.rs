@@ -1,9 +1,9 @@
-//! What the operator does about wrong rows: release or drop those in the quarantine, remove or
+//! Repairs of wrong rows by the operator: release or drop those in the quarantine, remove or
 //! correct those in the ledger.
 //!
-//! Each repair is one transaction, which is rolled back unless it is to be applied: what a dry run
-//! reports is what applying it does. A removed or corrected row goes to the quarantine as it was.
-//! Its release brings back what is missing of it.
+//! Each repair is one transaction, which a dry run rolls back, so that a dry run reports exactly the
+//! effect of the repair. A removed or corrected row goes to the quarantine unchanged, and its release
+//! restores the larger counters.
 
 use std::collections::BTreeSet;
 
@@ -66,7 +66,7 @@ pub struct Correction {
 
 /// A repair of the ledger.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Repair {
+pub enum LedgerRepair {
     /// Moves rows from the quarantine into the ledger.
     Release(Selection),
     /// Deletes rows from the quarantine.
@@ -119,16 +119,16 @@ impl Store {
     /// Performs a repair; without `apply` it only reports what it would do.
     pub fn repair(
         &mut self,
-        repair: &Repair,
+        repair: &LedgerRepair,
         apply: bool,
         now_s: u64,
     ) -> Result<Repaired, StoreError> {
         let mut repaired = Repaired { applied: apply, ..Repaired::default() };
         self.transact_if(apply, now_s, |writer| match repair {
-            Repair::Release(selection) => release(writer, selection, &mut repaired),
-            Repair::Drop(selection) => drop_rows(writer, selection, &mut repaired),
-            Repair::Remove(selection) => remove(writer, selection, &mut repaired),
-            Repair::Set(selection, correction) => {
+            LedgerRepair::Release(selection) => release(writer, selection, &mut repaired),
+            LedgerRepair::Drop(selection) => drop_rows(writer, selection, &mut repaired),
+            LedgerRepair::Remove(selection) => remove(writer, selection, &mut repaired),
+            LedgerRepair::Set(selection, correction) => {
                 set(writer, selection, *correction, &mut repaired)
             }
         })?;

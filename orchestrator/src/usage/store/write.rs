@@ -101,7 +101,7 @@ impl Writer<'_> {
         Ok(recorded)
     }
 
-    /// Judges a row by itself and by the names in it.
+    /// Judges a row and the names that it contains.
     fn judge(&self, index: usize, row: &UsageRow) -> Option<Suspicion> {
         if index >= REPORT_ROWS_MAX {
             return Some(Suspicion::TooManyRows);
@@ -109,10 +109,12 @@ impl Writer<'_> {
         judge(row, self.window).or_else(|| self.judge_names(&row.tenant, &row.tier))
     }
 
+    /// Judges tenant and tier. The first row of a tenant may have any tier: after the loss of a ledger
+    /// no other part of this host has the tiers. A later change must be to one that a lease or another
+    /// row had.
     fn judge_names(&self, tenant: &TenantId, tier: &TierName) -> Option<Suspicion> {
-        let is_tenant = self.tenants.contains_key(tenant) || self.names.is_tenant(tenant);
-        if !is_tenant {
-            return Some(Suspicion::UnknownTenant);
+        if !self.tenants.contains_key(tenant) {
+            return (!self.names.is_tenant(tenant)).then_some(Suspicion::UnknownTenant);
         }
         let is_tier = self.plans.has_tier(tier) || self.names.is_tier(tier);
         (!is_tier).then_some(Suspicion::UnknownTier)

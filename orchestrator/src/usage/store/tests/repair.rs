@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::usage::store::quarantine::Selection;
-use crate::usage::store::repair::{Correction, HourSelection, Repair};
+use crate::usage::store::repair::{Correction, HourSelection, LedgerRepair};
 
 fn of_tenant(n: usize) -> Selection {
     Selection { tenant: Some(tenant(n).to_string()), ..Selection::default() }
@@ -24,10 +24,10 @@ fn dry_run_reports_the_same_and_changes_nothing() {
     store.commit(&[report("a", vec![row(1, HOUR, 4)])], NOW).unwrap();
     store.commit(&[report("a", vec![row(1, HOUR - 5_000, 9)])], NOW).unwrap();
     for repair in [
-        Repair::Remove(hours_of("a")),
-        Repair::Set(hours_of("a"), Correction { reads: Some(1), ..Correction::default() }),
-        Repair::Release(of_tenant(1)),
-        Repair::Drop(of_tenant(1)),
+        LedgerRepair::Remove(hours_of("a")),
+        LedgerRepair::Set(hours_of("a"), Correction { reads: Some(1), ..Correction::default() }),
+        LedgerRepair::Release(of_tenant(1)),
+        LedgerRepair::Drop(of_tenant(1)),
     ] {
         let dry = store.repair(&repair, false, NOW).unwrap();
         assert_eq!((dry.applied, dry.rows), (false, 1), "{repair:?}");
@@ -42,13 +42,13 @@ fn removed_rows_leave_sums_and_can_return() {
     store.commit(&[report("good", vec![row(1, HOUR, 4)])], NOW).unwrap();
     let forged = vec![row(1, HOUR, 10_000), row(2, HOUR, 3), row(1, HOUR - 1, 8)];
     store.commit(&[report("forged", forged)], NOW).unwrap();
-    let removed = store.repair(&Repair::Remove(hours_of("forged")), true, NOW).unwrap();
+    let removed = store.repair(&LedgerRepair::Remove(hours_of("forged")), true, NOW).unwrap();
     assert_eq!((removed.rows, removed.before.reads), (2, 10_003));
     assert_eq!(total(&store), 12, "another source and another hour stay");
     assert_eq!(store.recent_increases(NOW).unwrap().len(), 1);
     assert!(!store.tenants.contains_key(&tenant(2)), "nothing is left of it");
     let selection = Selection { reason: Some(Suspicion::Removed), ..of_tenant(1) };
-    let back = store.repair(&Repair::Release(selection), true, NOW).unwrap();
+    let back = store.repair(&LedgerRepair::Release(selection), true, NOW).unwrap();
     assert_eq!((back.rows, total(&store)), (1, 10_012));
 }
 
@@ -58,7 +58,7 @@ fn corrected_row_has_the_given_counters() {
     let mut store = open(&dir);
     store.commit(&[report("a", vec![row(1, HOUR, 10_000)])], NOW).unwrap();
     let correction = Correction { reads: Some(7), refused: Some(1), ..Correction::default() };
-    let set = store.repair(&Repair::Set(hours_of("a"), correction), true, NOW).unwrap();
+    let set = store.repair(&LedgerRepair::Set(hours_of("a"), correction), true, NOW).unwrap();
     assert_eq!((set.rows, set.before.reads, set.after.reads), (1, 10_000, 7));
     let sums = store.tenant_sums(&tenant(1), 0..2 * NOW).unwrap();
     assert_eq!((sums.reads, sums.refused, sums.bytes_out), (7, 1, 100_000));
@@ -79,9 +79,9 @@ fn release_refuses_what_would_poison_the_sums() {
     let mut received = report("a", rows);
     received.malformed.push(r#"{"tenant":"t1"}"#.to_owned());
     store.commit(&[received], NOW).unwrap();
-    let released = store.repair(&Repair::Release(of_tenant(1)), true, NOW).unwrap();
+    let released = store.repair(&LedgerRepair::Release(of_tenant(1)), true, NOW).unwrap();
     assert_eq!((released.rows, released.skipped.len()), (1, 4), "{:?}", released.skipped);
     assert_eq!((total(&store), store.quarantine_count), (2, 4));
-    let dropped = store.repair(&Repair::Drop(of_tenant(1)), true, NOW).unwrap();
+    let dropped = store.repair(&LedgerRepair::Drop(of_tenant(1)), true, NOW).unwrap();
     assert_eq!((dropped.rows, store.quarantine_count), (4, 0));
 }
