@@ -9,6 +9,7 @@
 //! The bodies of the admin API's responses are re-exported here, for clients in Rust.
 
 pub(crate) mod admin;
+pub(crate) mod audit;
 pub(crate) mod lease;
 pub(crate) mod metrics;
 pub(crate) mod snapshots;
@@ -19,6 +20,7 @@ pub(crate) mod usage;
 mod loopback;
 
 pub use admin::SleepReport;
+pub use audit::AuditFile;
 pub use snapshots::{RestoreReport, SnapshotFolder};
 pub use status::{HostStatus, LastWake, Status, TenantStatus};
 pub use usage::{LedgerFile, MonthUsage, Quarantine, Quota, Quotas, StorageUsage, TenantUsage};

@@ -14,14 +14,17 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ::audit::AuditLog;
 use anyhow::{Context, anyhow};
 use axum::Router;
+use axum::middleware::from_fn_with_state;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 use tracing::{info, warn};
 
 use crate::api::admin::{self, AdminApi};
+use crate::api::audit;
 use crate::api::lease::{self, LeaseApi};
 use crate::api::metrics;
 use crate::api::snapshots::{self, SnapshotsApi};
@@ -174,6 +177,7 @@ impl App {
     }
 
     fn admin_routes(&self) -> Router {
+        let log = AuditLog::new(&self.config.state_dir.join("audit.jsonl"));
         let admin = AdminApi {
             startup: self.startup.clone(),
             publisher: self.publisher.clone(),
@@ -187,6 +191,8 @@ impl App {
         admin::router(admin)
             .merge(snapshots::router(snapshots))
             .merge(usage_api::admin_router(self.usage.clone()))
+            .merge(audit::router(log.clone()))
+            .layer(from_fn_with_state(log, audit::write_down))
     }
 
     fn gate_routes(&self, handle: Handle) -> Router {

@@ -3,6 +3,7 @@
 //! `serve` runs the daemon. All other commands ask a running one over its admin HTTP API and print
 //! what it responds: a table for people, JSON or CSV for programs.
 
+mod audit;
 pub(crate) mod client;
 mod snapshots;
 mod status;
@@ -20,6 +21,7 @@ use crate::api::{SleepReport, Status};
 use crate::app;
 use crate::config::Config;
 use crate::host;
+use audit::AuditArgs;
 use client::{AdminClient, ClientError};
 use snapshots::SnapshotsCommand;
 use usage::UsageArgs;
@@ -112,6 +114,9 @@ enum Command {
     /// Show usage and revenue of a month; compare the ledger with Envoy; repair it; back it up.
     #[command(after_help = usage::EXAMPLES)]
     Usage(UsageArgs),
+    /// Show which operator did what, or check that the log of it is whole.
+    #[command(after_help = audit::EXAMPLES)]
+    Audit(AuditArgs),
     /// Let a damaged or failing tenant be started again at its next request.
     #[command(after_help = REPAIRED_EXAMPLES)]
     Repaired {
@@ -157,6 +162,7 @@ impl Cli {
             Command::Sleep { tenant, force, admin } => sleep(&admin, &tenant, force).await,
             Command::Snapshots { command, admin } => snapshots::run(&admin, command).await,
             Command::Usage(args) => usage::run(args).await,
+            Command::Audit(args) => audit::run(args).await,
             Command::Repaired { tenant, admin } => repaired(&admin, &tenant).await,
         };
         match result {

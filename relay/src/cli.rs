@@ -2,6 +2,7 @@
 //!
 //! | file | contents |
 //! |---|---|
+//! | `audit.rs` | the log of what they change |
 //! | `commands.rs` | the `relay registry` commands |
 //! | `output.rs` | their output, and the care for a key that is printed once |
 //! | `render.rs` | tenants as tables and as JSON |
@@ -14,6 +15,7 @@ use protocol::{KeyHash, TenantId, TierName};
 
 use crate::registry::unit::parse_seconds;
 
+mod audit;
 pub mod commands;
 mod output;
 mod render;
@@ -42,8 +44,9 @@ Examples:
   relay registry set alice tier=team storage=    # another tier; the tenant's storage line removed
   relay registry list --format json
   relay registry check && echo valid
+  relay registry audit --verify
 
-A command keeps comments and everything else in the file as it is. It refuses a file that is invalid
+Each change is written down in audit.jsonl beside the file, before it is made. A command keeps comments and everything else in the file as it is. It refuses a file that is invalid
 or looks truncated. A running relay loads a change within 100 ms.
 
 Exit codes: 0 success; 1 the registry has a fault or could not be changed; 2 wrong usage.";
@@ -153,6 +156,21 @@ pub enum RegistryCommand {
     Remove {
         /// Tenant to remove
         tenant: TenantId,
+    },
+    /// Show who changed what, or check that the log of changes is whole
+    Audit {
+        /// Number of changes to show, the latest ones
+        #[arg(long, value_name = "N", default_value_t = 50)]
+        last: usize,
+        /// Check every line instead; prints the hash of the last one, to be noted elsewhere
+        #[arg(long)]
+        verify: bool,
+        /// Hash that some line must have, as noted earlier
+        #[arg(long, value_name = "HASH", requires = "verify")]
+        expect: Option<String>,
+        /// Output as a table or as JSON
+        #[arg(long, value_enum, default_value_t)]
+        format: Format,
     },
 }
 

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use protocol::{ApiKey, KeyHash, TenantId, TenantStatus, TierName, calendar};
 
 use super::output::{Output, counted};
-use super::render;
 use super::{Format, RegistryArgs, RegistryCommand};
+use super::{audit, render};
 use crate::clock::now_s;
 use crate::edit::registry_file::{self, RegistryFileError};
 use crate::edit::{Document, EditError, NewTenant};
@@ -25,6 +25,12 @@ pub enum CommandError {
     /// The operating system has no randomness for a key.
     #[error("no randomness for a key: {0}")]
     Random(#[from] getrandom::Error),
+    /// The change could not be written down, and was not made.
+    #[error("nothing was changed: {0}")]
+    Unwritten(#[from] ::audit::AuditError),
+    /// The log of changes is not whole.
+    #[error("the audit log is not whole: keep it, and find out who changed it: {0}")]
+    Broken(#[from] ::audit::Broken),
     /// The output can't be written as JSON.
     #[error("{0}")]
     Json(#[from] serde_json::Error),
@@ -40,11 +46,13 @@ fn faults_of_file(path: &Path, faults: &Faults) -> String {
 /// Runs a command.
 pub fn run(args: &RegistryArgs) -> Result<Output, CommandError> {
     let file = RegistryFile { path: &args.file, allow_loss: args.allow_loss };
-    file.run(&args.command).map_err(|error| match error {
-        CommandError::File(RegistryFileError::Edit(EditError::Invalid(faults))) => {
-            CommandError::Invalid(args.file.clone(), faults)
-        }
-        error => error,
+    audit::written_down(&args.file, &args.command, || {
+        file.run(&args.command).map_err(|error| match error {
+            CommandError::File(RegistryFileError::Edit(EditError::Invalid(faults))) => {
+                CommandError::Invalid(args.file.clone(), faults)
+            }
+            error => error,
+        })
     })
 }
 
@@ -82,7 +90,27 @@ impl RegistryFile<'_> {
                     format!("tenant {tenant} is removed; its data stays on the gateway host");
                 Ok(Output::message(&text))
             }
+            RegistryCommand::Audit { last, verify, expect, format } => {
+                self.audit(*last, *verify, expect.as_deref(), *format)
+            }
         }
+    }
+
+    fn audit(
+        &self,
+        last: usize,
+        verify: bool,
+        expected: Option<&str>,
+        format: Format,
+    ) -> Result<Output, CommandError> {
+        let verified = audit::log_beside(self.path).verify(expected)?;
+        let stdout = if verify {
+            let lines = counted(verified.entries.len(), "line");
+            format!("whole: {lines}; last hash {}\n", verified.head)
+        } else {
+            audit::render(&verified.entries, last, format)?
+        };
+        Ok(Output { stdout, ..Output::default() })
     }
 
     fn init(&self) -> Result<Output, CommandError> {

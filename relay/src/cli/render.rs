@@ -120,7 +120,8 @@ fn limit(name: &str, limits: &Limits) -> String {
 }
 
 /// Columns separated by two spaces, without borders, for people and for `awk`.
-fn table<const COLUMNS: usize>(rows: Vec<[String; COLUMNS]>) -> String {
+/// Renders rows, of which the first has the headings.
+pub(super) fn table<const COLUMNS: usize>(rows: Vec<[String; COLUMNS]>) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).add_rows(rows);
     for column in table.column_iter_mut() {

@@ -379,7 +379,38 @@ fn mode(path: &Path) -> u32 {
     std::fs::metadata(path).unwrap().mode() & 0o7777
 }
 
+/// Names of the files in a folder, without the audit log.
 fn names(dir: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(dir).unwrap();
-    entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect()
+    let names = entries.map(|e| e.unwrap().file_name().into_string().unwrap());
+    names.filter(|name| name != "audit.jsonl").collect()
+}
+
+#[test]
+fn each_change_is_written_down_without_secrets() {
+    let cli = RegistryCli::new();
+    let key = cli.run_ok("add", &["alice", "--tier", "free", "--set", "x-email=a@example.com"]);
+    cli.run_ok("set", &["alice", "tier=team"]);
+    cli.run_err(1, "suspend", &["nobody"]);
+    cli.run_ok("list", &[]);
+    let rotated = cli.run_ok("rotate", &["alice"]);
+    let table = cli.run_ok("audit", &[]);
+    let lines: Vec<&str> = table.lines().collect();
+    assert_eq!(lines.len(), 6, "a heading, init and four changes: {table}");
+    for (line, expected) in lines[2..].iter().zip(["tier=free", "tier=team", "refused", "rotate"]) {
+        assert!(line.contains(expected), "{table}");
+    }
+    let log = std::fs::read_to_string(cli.dir.path().join("audit.jsonl")).unwrap();
+    for key in [key, rotated] {
+        let key = ApiKey::parse(key.trim()).unwrap();
+        assert!(!log.contains(key.expose()) && !log.contains(&key.hash().to_string()));
+    }
+    assert!(!log.contains("a@example.com"), "{log}");
+    assert_eq!(mode(&cli.dir.path().join("audit.jsonl")) & 0o777, 0o600);
+    let whole = cli.run_ok("audit", &["--verify"]);
+    assert!(whole.starts_with("whole: 10 lines"), "{whole}");
+    let tampered = log.replace("alice", "bobby");
+    std::fs::write(cli.dir.path().join("audit.jsonl"), tampered).unwrap();
+    let fault = cli.run_err(1, "audit", &["--verify"]);
+    assert!(fault.contains("not whole") && fault.contains("audit.jsonl:3:"), "{fault}");
 }
