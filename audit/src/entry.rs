@@ -8,14 +8,14 @@ use sha2::{Digest, Sha256};
 
 /// Bound on each text of a line: request paths and messages are shorter.
 const TEXT_MAX_BYTES: usize = 512;
-/// What stands before the hash at the end of a line.
+/// The text before the hash at the end of a line.
 const HASH_PREFIX: &str = ",\"hash\":\"";
-/// What stands after it.
+/// The text after it.
 const HASH_SUFFIX: &str = "\"}";
 /// Hexadecimal digits of a hash.
 const HASH_DIGITS: usize = 64;
 
-/// Who acts.
+/// A process and its user.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Actor {
     /// User id of the process; `None` if the kernel did not tell.
@@ -29,10 +29,10 @@ pub struct Actor {
     pub sudo_uid: Option<u32>,
 }
 
-/// What an operator is about to do. It contains no secret.
+/// An action that is about to begin. It contains no secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Action {
-    /// Who does it.
+    /// The actor.
     pub actor: Actor,
     /// Name of the action, such as `sleep`.
     pub name: String,
@@ -42,7 +42,7 @@ pub struct Action {
     pub detail: String,
 }
 
-/// How an action ended.
+/// The end of an action.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Outcome {
@@ -62,7 +62,7 @@ pub struct Entry {
     pub n: u64,
     /// Time in UTC, as RFC 3339 has it.
     pub at: String,
-    /// Who acts, at the begin of an action.
+    /// The actor, at the begin of an action.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub actor: Option<Actor>,
     /// Name of the action, at its begin.
@@ -90,7 +90,7 @@ pub struct ActionReport {
     pub n: u64,
     /// Time of its begin.
     pub at: String,
-    /// Who did it.
+    /// The actor.
     pub actor: Actor,
     /// Its name.
     pub action: String,

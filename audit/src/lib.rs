@@ -10,7 +10,7 @@
 //! An action whose begin can't be written does not happen. One without an outcome was interrupted, or
 //! is under way. Files are appended to and renamed, never rewritten, and are readable by their owner
 //! alone. The chain shows that a line was changed, removed or inserted. It does not show that the end
-//! of the log was cut off, or that all of it was written anew by one who can write the file:
+//! of the log was cut off, or that all of it was replaced by a user who can write the file:
 //! compare the last hash with one that was noted elsewhere.
 //!
 //! The orchestrator and `relay registry` share this crate, because both write such a log and neither

@@ -25,7 +25,7 @@ pub enum Broken {
         path: PathBuf,
         /// Line number, from 1.
         line: usize,
-        /// What is wrong with it.
+        /// The fault of the line.
         fault: String,
     },
     /// No line has the hash that was expected.

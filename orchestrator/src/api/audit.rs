@@ -55,7 +55,7 @@ pub(crate) async fn write_down(
     }
     let peer = request.extensions().get::<ConnectInfo<Peer>>().map(|ConnectInfo(peer)| *peer);
     let action = action(request.method(), request.uri(), peer);
-    // In a task of its own, which no disconnect ends.
+    // In a separate task, which no disconnect ends.
     let done = tokio::spawn(async move {
         let begin_log = log.clone();
         let begun = blocking(move || begin_log.begin(&action, host::now_s())).await;
@@ -108,7 +108,7 @@ fn action(method: &Method, uri: &Uri, peer: Option<Peer>) -> Action {
     }
 }
 
-/// Reads the outcome from the status, and the text of what was not done.
+/// Reads the outcome from the status, and the text of a refusal from the body.
 async fn outcome(response: Response) -> (Outcome, String, Response) {
     let status = response.status();
     let outcome = match status.as_u16() {

@@ -115,7 +115,7 @@ pub(crate) struct Counted {
     pub dropped: u64,
 }
 
-/// What the thread is asked for.
+/// A request to the thread.
 #[derive(Debug)]
 enum Work {
     Report(QueuedReport),

@@ -16,7 +16,7 @@ use protocol::{TenantId, TierName};
 /// tells, and a tier's next lease.
 const LEASED_MAX: usize = 65_536;
 
-/// Who exists, apart from those that have rows in the ledger.
+/// Tenants and tiers that exist, apart from those with rows in the ledger.
 pub trait Names: std::fmt::Debug + Send + Sync {
     /// True if the tenant has a folder or had a lease.
     fn is_tenant(&self, tenant: &TenantId) -> bool;

@@ -110,7 +110,7 @@ impl StoreError {
 #[derive(Debug)]
 pub struct Store {
     db: Connection,
-    /// Who exists, apart from the tenants and tiers of the file.
+    /// Tenants and tiers that exist, apart from those of the file.
     names: Arc<dyn Names>,
     /// Rows of tenants by name, so that a report needs no look-up. One entry per tenant.
     tenants: HashMap<TenantId, TenantRow>,

@@ -143,7 +143,7 @@ impl Bounds {
     }
 }
 
-/// What a source can have counted since its last report.
+/// Bound on the increase that a source can report: the time since its last report at full speed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Budget {
     requests: u64,
@@ -151,7 +151,7 @@ pub(super) struct Budget {
 }
 
 impl Budget {
-    /// That of a row that the operator or a lease released.
+    /// The budget of a row that the operator or a lease has released.
     pub(super) const UNLIMITED: Self = Self { requests: u64::MAX, bytes: u64::MAX };
 
     pub(super) fn after(elapsed_s: u64) -> Self {

@@ -107,7 +107,7 @@ pub(super) enum RepairCommand {
     },
 }
 
-/// Which rows of the quarantine are meant: those to which every option applies.
+/// A selection of rows of the quarantine: those to which every option applies.
 #[derive(Debug, Default, Args)]
 pub(super) struct QuarantineArgs {
     /// Row with this number.
@@ -124,7 +124,7 @@ pub(super) struct QuarantineArgs {
     reason: Option<Suspicion>,
 }
 
-/// Which rows of the ledger are meant: those to which every option applies.
+/// A selection of rows of the ledger: those to which every option applies.
 #[derive(Debug, Args)]
 pub(super) struct RowArgs {
     /// Rows of this tenant.

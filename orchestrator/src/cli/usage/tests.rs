@@ -193,7 +193,7 @@ async fn repair_lists_releases_and_drops_rows() {
     assert_eq!(usage(&["repair", "--admin", &admin]).await.unwrap(), empty);
 }
 
-/// What a faulty filter may send.
+/// A report that a faulty filter may send.
 fn forged(tenant: &str, reads: u64) -> UsageReport {
     let row = UsageRow {
         tenant: TenantId::parse(tenant).unwrap(),

@@ -50,7 +50,7 @@ pub struct QuarantinedRow {
     pub row: String,
 }
 
-/// Which rows of the quarantine are meant: those to which every given field applies.
+/// A selection of rows of the quarantine: those to which every given field applies.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Selection {

@@ -19,7 +19,7 @@ use super::{COLUMNS, Store, StoreError, read_sums_with_reasons, read_u64, to_i64
 use crate::usage::sums::Sums;
 use crate::usage::suspicion::{Suspicion, is_storable};
 
-/// Which rows of the last weeks are meant: those to which every given field applies.
+/// A selection of rows of the last weeks: those to which every given field applies.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HourSelection {
     /// Rows of this gateway.
@@ -45,7 +45,7 @@ pub struct HourRow {
     pub tenant: TenantId,
     /// The hour, counted from 1970.
     pub hour: u64,
-    /// What the source has counted.
+    /// Counters of the source.
     pub sums: Sums,
 }
 

@@ -29,14 +29,14 @@ pub(super) struct Writer<'a> {
     pub(super) plans: &'a mut Plans,
     pub(super) sources: &'a mut HashMap<(GatewayId, String), SourceRow>,
     pub(super) source_count: &'a mut u64,
-    /// Whether the quarantine had rows at the begin of the transaction.
+    /// True if the quarantine had rows at the begin of the transaction.
     pub(super) has_quarantine: bool,
     pub(super) window: HourWindow,
     pub(super) now_s: u64,
     pub(super) committed: Committed,
 }
 
-/// Where a row comes from, and what that source can still have counted.
+/// The source of a row, with the budget that its report has left.
 struct Origin<'a> {
     gateway: &'a GatewayId,
     source: &'a str,

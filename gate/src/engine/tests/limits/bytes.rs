@@ -24,7 +24,7 @@ fn tell(host: &mut Host, change: impl FnOnce(&mut TenantNotice)) {
     change(&mut notice);
     let sequence = report(host).sequence;
     let notices = [(protocol::TenantId::parse("alice").unwrap(), notice)].into();
-    let response = protocol::UsageResponse { sequence, notices };
+    let response = protocol::UsageResponse { sequence, quarantined: 0, notices };
     host.respond("/v1/usage", &serde_json::to_vec(&response).unwrap());
 }
 

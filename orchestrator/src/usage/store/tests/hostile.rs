@@ -264,7 +264,7 @@ prop_compose! {
     }
 }
 
-/// What two sources send in an hour: an honest one, and another that lies.
+/// An event of an hour in which an honest source reports, and others lie.
 #[derive(Debug, Clone)]
 enum Sent {
     Honest { age: u64 },
