@@ -16,6 +16,7 @@ use orchestrator::runtime::folder::Owner;
 use orchestrator::runtime::probe::wait_until_ready;
 use orchestrator::runtime::process::ProcessRuntime;
 use orchestrator::runtime::{Endpoint, Runtime, Spec};
+use protocol::containers::installation_id;
 use protocol::{Limits, SqVersion, TenantId, TierName};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -62,6 +63,8 @@ async fn main() {
     drop(pool);
     remove_network(&plain_network).await;
     remove_network(&pool_network).await;
+    remove_firewall_rules(&root.join("plain"));
+    remove_firewall_rules(&root.join("pool"));
 }
 
 /// One container: created and started, paused and resumed, stopped and started, removed.
@@ -158,6 +161,17 @@ async fn request_docker(method: &str, path: &str) -> String {
     let mut response = String::new();
     stream.read_to_string(&mut response).await.unwrap();
     response
+}
+
+/// Removes the rules of the installation with this data root; without root it has none.
+fn remove_firewall_rules(data_root: &Path) {
+    let data_root = data_root.canonicalize().unwrap();
+    let id = installation_id(data_root.as_os_str().as_encoded_bytes());
+    let mut nft = std::process::Command::new("nft");
+    nft.args(["delete", "table", "inet", &format!("sq-gateway-{id}")]);
+    if rustix::process::geteuid().is_root() {
+        assert!(nft.status().unwrap().success(), "the rules could not be removed");
+    }
 }
 
 /// Removes a network with all containers in it: the namespaces of a pool outlast their runtime.
