@@ -13,7 +13,8 @@
 //!
 //! SQ rewrites the whole phext for one byte, and reads or hashes all of it for a checksum. Measured
 //! with SQ 0.6.0 on 4 MB, as `Limits::phext_max_bytes` weighs them, in scrolls of 20 bytes: `toc` and
-//! `delta` take 80 to 95 ms of a core, a write or checksum 15, `where` and `select` less than one.
+//! `delta` take 80 to 95 ms of a core, a write or checksum about 15, `where` and `select` about two
+//! or less: means of five requests in clock ticks of 10 ms, so only the order of magnitude counts.
 
 use crate::http::request::{Access, Endpoint};
 
