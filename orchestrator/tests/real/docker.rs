@@ -9,11 +9,13 @@ use std::process::Command;
 use orchestrator::config::{Config, DockerConfig, RuntimeKind};
 use orchestrator::runtime::docker::DockerRuntime;
 use orchestrator::runtime::{ExitKind, FoundState, Runtime, RuntimeError, select};
-use protocol::containers::{self, BOOT, INSTALLATION, ROLE, ROLE_NAMESPACE, TENANT};
+use protocol::containers::{BOOT, INSTALLATION, ROLE, ROLE_NAMESPACE, TENANT};
 use tempfile::TempDir;
 
 use crate::contract;
-use crate::tools::{OWNER, VERSIONS, eventually, read, spec, sq_pattern, tenant, write};
+use crate::tools::{
+    OWNER, VERSIONS, eventually, read, remove_firewall_rules, spec, sq_pattern, tenant, write,
+};
 
 /// One installation on the daemon. Dropping it removes everything of it, after a failed test too.
 pub(crate) struct Installation {
@@ -69,13 +71,6 @@ impl Installation {
         self.containers(&format!("label={TENANT}={name}")).remove(0)
     }
 
-    /// Name of the installation's firewall table.
-    pub(crate) fn firewall_table(&self) -> String {
-        let data_root = self.dir.path().canonicalize().unwrap();
-        let id = containers::installation_id(data_root.as_os_str().as_encoded_bytes());
-        format!("sq-gateway-{id}")
-    }
-
     /// Ids of the containers that hold prepared networks.
     fn network_holders(&self) -> Vec<String> {
         self.containers(&format!("label={ROLE}={ROLE_NAMESPACE}"))
@@ -92,10 +87,7 @@ impl Drop for Installation {
             docker(&["rm", "-f", &id]);
         }
         docker(&["network", "rm", &self.network]);
-        Command::new("nft")
-            .args(["delete", "table", "inet", &self.firewall_table()])
-            .status()
-            .unwrap();
+        remove_firewall_rules(self.dir.path());
     }
 }
 
@@ -318,15 +310,19 @@ async fn changed_runtime_stops_the_instances_of_the_old() {
     let record = Path::new("run-record");
     let runtime = select::choose(&config, None, record).await.unwrap();
     runtime.start(spec("alice", "0.6.0")).await.unwrap();
+    // Two runtimes of one installation would replace each other's firewall rules.
+    drop(runtime);
 
     config.runtime = RuntimeKind::Process;
     let runtime = select::choose(&config, Some("docker"), record).await.unwrap();
     assert_eq!(home.all_containers(), [""; 0]);
     runtime.start(spec("alice", "0.6.0")).await.unwrap();
+    drop(runtime);
 
     config.runtime = RuntimeKind::Docker;
     select::choose(&config, Some("process"), record).await.unwrap();
     assert_eq!(fs::read_dir(config.state_dir.join("process")).unwrap().count(), 0);
+    remove_firewall_rules(&config.data_root);
 }
 
 #[tokio::test]

@@ -11,7 +11,9 @@ use orchestrator::runtime::{Endpoint, FirewallState, Runtime};
 
 use crate::docker::{Installation, docker};
 use crate::process;
-use crate::tools::{OWNER, eventually, read, spec, tenant, write};
+use crate::tools::{
+    OWNER, eventually, firewall_table, read, remove_firewall_rules, spec, tenant, write,
+};
 
 /// A user of this host who has nothing to do with the gateway.
 const OTHER_UID: u32 = 65_534;
@@ -70,7 +72,7 @@ fn host_addresses() -> Vec<IpAddr> {
 }
 
 fn delete_table(home: &Installation) {
-    let table = home.firewall_table();
+    let table = firewall_table(home.dir.path());
     let deleted = Command::new("nft").args(["delete", "table", "inet", &table]).output().unwrap();
     assert!(deleted.status.success(), "{deleted:?}");
 }
@@ -261,5 +263,5 @@ async fn other_host_cannot_reach_a_process() {
     let connected = probe(loopback, "").uid(OWNER.uid).output().unwrap();
     let error = String::from_utf8_lossy(&connected.stderr).into_owned();
     assert!(error.contains("Connection refused"), "{error}");
-    home.remove_firewall_rules();
+    remove_firewall_rules(&home.data());
 }

@@ -10,7 +10,6 @@ use orchestrator::config::ProcessConfig;
 use orchestrator::runtime::probe::wait_until_ready;
 use orchestrator::runtime::process::ProcessRuntime;
 use orchestrator::runtime::{ExitKind, FoundState, Runtime, RuntimeError};
-use protocol::containers;
 use tempfile::TempDir;
 
 use crate::contract;
@@ -41,16 +40,8 @@ impl Installation {
         self.dir.path().join(name)
     }
 
-    fn data(&self) -> PathBuf {
+    pub(crate) fn data(&self) -> PathBuf {
         self.dir.path().join("data")
-    }
-
-    /// Removes the rules of [`ProcessRuntime::closed_to_other_hosts`].
-    pub(crate) fn remove_firewall_rules(&self) {
-        let data_root = self.data().canonicalize().unwrap();
-        let id = containers::installation_id(data_root.as_os_str().as_encoded_bytes());
-        let table = format!("sq-gateway-{id}");
-        Command::new("nft").args(["delete", "table", "inet", &table]).status().unwrap();
     }
 
     fn record(&self, name: &str) -> PathBuf {

@@ -1,11 +1,13 @@
 //! Paths of the real programs, and a client that speaks to SQ.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use orchestrator::runtime::folder::Owner;
 use orchestrator::runtime::{Endpoint, Spec};
+use protocol::containers::installation_id;
 use protocol::{Limits, TenantId, TierName};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -40,6 +42,18 @@ pub(crate) fn envoy() -> PathBuf {
     let path = std::env::var_os("ENVOY_BIN").map_or_else(|| tools().join("envoy"), PathBuf::from);
     assert!(path.exists(), "{} does not exist: run `make setup`", path.display());
     path
+}
+
+/// Name of the firewall table of the installation with this data root.
+pub(crate) fn firewall_table(data_root: &Path) -> String {
+    let data_root = data_root.canonicalize().unwrap();
+    format!("sq-gateway-{}", installation_id(data_root.as_os_str().as_encoded_bytes()))
+}
+
+/// Removes the installation's firewall rules, if it has any.
+pub(crate) fn remove_firewall_rules(data_root: &Path) {
+    let mut nft = Command::new("nft");
+    nft.args(["delete", "table", "inet", &firewall_table(data_root)]).output().unwrap();
 }
 
 pub(crate) fn tenant(name: &str) -> TenantId {
