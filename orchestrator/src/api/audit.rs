@@ -58,8 +58,8 @@ pub(crate) async fn write_down(
     // In a separate task, which no disconnect ends.
     let done = tokio::spawn(async move {
         let begin_log = log.clone();
-        let begun = blocking(move || begin_log.begin(&action, host::now_s())).await;
-        let begin = match begun {
+        let first_line = blocking(move || begin_log.begin(&action, host::now_s())).await;
+        let begin = match first_line {
             Ok(begin) => begin,
             Err(fault) => {
                 error!(error = %fault, "operator's action refused");

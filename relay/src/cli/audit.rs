@@ -1,6 +1,7 @@
 //! The audit log beside the registry: what each `relay registry` command was about to change, who ran
 //! it, and how it ended. Neither keys nor their digests are in it, nor the values of notes.
 
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use ::audit::{Action, ActionReport, Actor, AuditLog, Outcome, reports};
@@ -83,7 +84,7 @@ fn assignments(lines: &[(String, String)]) -> String {
         let is_plain =
             ["tier", "status"].contains(&name.as_str()) || LimitField::named(name).is_some();
         let value = if is_plain { value.as_str() } else { "…" };
-        text += &format!(" {name}={value}");
+        let _ = write!(text, " {name}={value}");
     }
     text
 }

@@ -1,4 +1,4 @@
-//! An SQL aggregate that stops at the largest value, where SQLite's own `sum` fails the query.
+//! An SQL aggregate that stops at the largest value, where the database's own `sum` fails the query.
 
 use rusqlite::Connection;
 use rusqlite::functions::{Aggregate, Context, FunctionFlags};

@@ -147,7 +147,7 @@ fn flood_of_invented_names_displaces_only_itself() {
     let names = Existing::with([1]);
     let mut store = open_with(&dir, &names);
     store.commit(&[report("honest", vec![row(900_000, HOUR, 7)])], NOW).unwrap();
-    let reports = QUARANTINE_MAX as usize / REPORT_ROWS_MAX + 3;
+    let reports = usize::try_from(QUARANTINE_MAX).unwrap() / REPORT_ROWS_MAX + 3;
     for part in 0..reports {
         let first = part * REPORT_ROWS_MAX;
         let rows = (first..first + REPORT_ROWS_MAX).map(|n| row(n + 2, HOUR, 1)).collect();
