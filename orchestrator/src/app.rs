@@ -37,6 +37,7 @@ use crate::storage::disk::Disk;
 use crate::storage::lock::Lock;
 use crate::storage::private;
 use crate::storage::vault::Vault;
+use crate::tenants::awake_records::AwakeRecords;
 use crate::tenants::backup_task;
 use crate::tenants::driver::{Driver, Handle, Parts};
 use crate::tenants::metrics::Metrics;
@@ -132,6 +133,7 @@ struct App {
     disk: Disk,
     usage: UsageApi,
     vault: Arc<Vault>,
+    awake: Arc<AwakeRecords>,
     metrics: Arc<Metrics>,
     publisher: Publisher,
     startup: Startup,
@@ -159,6 +161,8 @@ impl App {
         let vault_dir = state_dir.join("vault");
         let vault = Vault::open(&vault_dir, &config.data_root)
             .with_context(|| format!("{} can't be used", vault_dir.display()))?;
+        let awake = AwakeRecords::open(state_dir)
+            .with_context(|| format!("{} can't be used", state_dir.join("awake").display()))?;
         let metrics = Metrics::new(Some(Box::new(UsageCollector(ledger.clone()))));
         let startup = Startup::default();
         let target_usd = config.revenue_target_usd_month;
@@ -169,6 +173,7 @@ impl App {
             disk,
             usage,
             vault: Arc::new(vault),
+            awake: Arc::new(awake),
             metrics: Arc::new(metrics),
             publisher,
             startup,
@@ -210,17 +215,19 @@ impl App {
     async fn adopt(&self, xds_events: mpsc::Receiver<XdsEvent>) -> anyhow::Result<Adopted> {
         let (runtime, leases_ms) = choose_runtime(&self.config).await?;
         self.startup.set_adopting();
-        let found = loop {
+        let mut found = loop {
             match runtime.list().await {
                 Ok(found) => break found,
                 Err(error) => warn!(%error, "runtime can't list its tenants; trying again"),
             }
             sleep(ADOPT_RETRY).await;
         };
+        self.awake.complete(&mut found).context("the records of awake tenants can't be read")?;
         let parts = Parts {
             runtime: runtime.clone(),
             publisher: self.publisher.clone(),
             vault: Some(self.vault.clone()),
+            awake: Some(self.awake.clone()),
             metrics: self.metrics.clone(),
             sq_version: self.config.sq_version,
         };

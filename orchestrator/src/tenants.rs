@@ -11,6 +11,7 @@
 //! | `pressure.rs` | the watch over the host's memory and the runtime's bound on instances |
 //! | `backup_task.rs` | good copies of the phexts of awake tenants |
 //! | `metrics.rs` | Prometheus metrics of leases, wakes, copies and the host |
+//! | `awake_records.rs` | records of started tenants, which the next process starts again |
 //! | `previous_run.rs` | the record that one orchestrator process leaves to the next |
 //!
 //! # Threading
@@ -37,6 +38,7 @@
 //! - The driver ends with an error if a channel that feeds it closes. The process then ends as
 //!   well: a lifecycle that misses events must not go on.
 
+pub mod awake_records;
 pub(crate) mod backup_task;
 pub mod driver;
 pub mod lifecycle;

@@ -20,6 +20,9 @@ const TRIGGER: (&str, &str) = ("x-sq-test-panic", "now");
 const OUTAGE: Duration = Duration::from_secs(25);
 /// Promised time from an orchestrator that is ready to a tenant that is woken, on a busy machine.
 const FOUND_AGAIN: Duration = Duration::from_secs(4);
+/// Promised time from an orchestrator that is ready to a tenant that had a lease, whatever it was
+/// killed in: two seconds, and two more on a busy machine.
+const SERVED_AGAIN: Duration = Duration::from_secs(4);
 /// Promised time to a response after a connection has died silently: four seconds to notice it,
 /// then a start of SQ on a busy machine.
 const RETRIED: Duration = Duration::from_secs(12);
@@ -39,6 +42,8 @@ pub(crate) fn cases() -> Vec<Case> {
     vec![
         case!(On::Own(two_tenants), killed_orchestrator_disturbs_no_request),
         case!(On::Own(two_tenants), sq_killed_during_orchestrator_outage_is_restarted),
+        case!(On::Own(two_tenants), orchestrator_killed_amid_a_restart_starts_it_again),
+        case!(On::Own(two_tenants), orchestrator_killed_amid_a_forced_sleep_wakes_its_clients),
         case!(On::Own(two_tenants), returned_orchestrator_is_found_again_at_once),
         case!(On::Own(two_tenants), orderly_orchestrator_restarts_lose_no_request),
         case!(On::Own(two_tenants), killed_sq_is_hidden_by_retries),
@@ -107,6 +112,57 @@ async fn sq_killed_during_orchestrator_outage_is_restarted(stack: Arc<Stack>) ->
     stack.orchestrator.start().await?;
     more_requests(&load).await?;
     finish_without_errors(load).await
+}
+
+/// Kills the orchestrator at different moments of a restart of SQ: from before it has learned of the
+/// death until after SQ runs again. A kill once hit the moment at which the dead instance was
+/// forgotten and the next one not recorded, and the tenant was away until its leases had ended.
+async fn orchestrator_killed_amid_a_restart_starts_it_again(stack: Arc<Stack>) -> Result<()> {
+    write(&stack, "alice").await?;
+    for moment_ms in [0, 1, 2, 5, 10, 20, 50, 100] {
+        stack.kill_sq_instance(&stack.sq_instance("alice")?)?;
+        absence_after_a_kill(&stack, Duration::from_millis(moment_ms)).await?;
+    }
+    Ok(())
+}
+
+/// The same in a forced sleep, which stops SQ although leases on it are live.
+async fn orchestrator_killed_amid_a_forced_sleep_wakes_its_clients(
+    stack: Arc<Stack>,
+) -> Result<()> {
+    for moment_ms in [0, 2, 5, 10, 20, 50, 100] {
+        until_woken(&stack, "alice").await?;
+        let sleep = stack.orchestrator.admin().post("/v1/tenants/alice/sleep?force=true", "").await;
+        sleep?.expect_status(202)?;
+        absence_after_a_kill(&stack, Duration::from_millis(moment_ms)).await?;
+    }
+    Ok(())
+}
+
+/// Kills the orchestrator after `moment`, and starts it again half a second later. From when it is
+/// ready, alice is served within [`SERVED_AGAIN`].
+async fn absence_after_a_kill(stack: &Stack, moment: Duration) -> Result<()> {
+    let began = Instant::now();
+    while began.elapsed() < moment {
+        std::hint::spin_loop();
+    }
+    stack.orchestrator.service().kill();
+    let killed = Instant::now();
+    let outage = Duration::from_millis(500);
+    until("the outage to end", PATIENCE, || async { (killed.elapsed() > outage).then_some(()) })
+        .await?;
+    stack.orchestrator.start().await?;
+    let ready = Instant::now();
+    let client = stack.tenant("alice")?;
+    until("alice to be served", PATIENCE, || async {
+        let response = client.select("index").await.ok()?;
+        response.ok().then_some(())
+    })
+    .await?;
+    let took = ready.elapsed();
+    println!("killed after {moment:?}: served {took:.1?} after the orchestrator was back");
+    ensure!(took < SERVED_AGAIN, "killed after {moment:?}: away for {took:?}");
+    Ok(())
 }
 
 async fn returned_orchestrator_is_found_again_at_once(stack: Arc<Stack>) -> Result<()> {

@@ -39,6 +39,7 @@ use crate::host;
 use crate::runtime::{Died, Endpoint, Found, Runtime};
 use crate::sockets::Peer;
 use crate::storage::vault::Vault;
+use crate::tenants::awake_records::AwakeRecords;
 use crate::tenants::lifecycle::{Event, Lifecycle, Ms, Settings, WaiterId};
 use crate::tenants::metrics::Metrics;
 use crate::xds::{Publisher, XdsEvent};
@@ -64,6 +65,8 @@ pub struct Parts {
     pub publisher: Publisher,
     /// Examines and copies tenants' data; `None` in tests without data.
     pub vault: Option<Arc<Vault>>,
+    /// Records of started tenants; `None` in tests without a state folder.
+    pub awake: Option<Arc<AwakeRecords>>,
     /// The orchestrator's metrics.
     pub metrics: Arc<Metrics>,
     /// SQ version of tenants that are started from now on.

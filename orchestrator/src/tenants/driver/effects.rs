@@ -7,7 +7,8 @@ use protocol::{SqVersion, TenantId};
 use tracing::{info, warn};
 
 use super::handle::LeaseOutcome;
-use super::{Driver, PendingLease, jobs};
+use super::jobs::{self, Ending};
+use super::{Driver, PendingLease};
 use crate::runtime::Spec;
 use crate::runtime::instance_key::InstanceKey;
 use crate::tenants::lifecycle::{Effect, Event, LeaseDecision, WaiterId};
@@ -76,10 +77,11 @@ impl Driver {
             Effect::Resume(tenant) => {
                 self.jobs.spawn(jobs::resume(self.parts.clone(), tenant));
             }
-            Effect::Stop { tenant, orderly } => {
+            Effect::Stop { tenant, orderly, restarts } => {
                 self.endpoints.remove(&tenant);
                 let limits = self.lifecycle.limits(&tenant).cloned().unwrap_or_default();
-                self.jobs.spawn(jobs::stop(self.parts.clone(), tenant, limits, orderly));
+                let ending = Ending { orderly, restarts };
+                self.jobs.spawn(jobs::stop(self.parts.clone(), tenant, limits, ending));
             }
             Effect::SetMemory { tenant, memory_bytes } => {
                 self.jobs.spawn(jobs::set_memory(self.parts.clone(), tenant, memory_bytes));

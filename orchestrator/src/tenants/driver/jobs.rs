@@ -1,5 +1,6 @@
 //! Jobs: calls of the runtime and the vault, each in a task that ends with at most one event.
 
+use std::io;
 use std::time::{Duration, Instant};
 
 use protocol::{Limits, TenantId};
@@ -10,6 +11,7 @@ use tracing::{error, info, warn};
 use super::Parts;
 use crate::runtime::{Endpoint, RuntimeError, Spec, Started, Stopped};
 use crate::storage::vault::{PrepareError, Vault};
+use crate::tenants::awake_records::AwakeRecords;
 use crate::tenants::lifecycle::{CallError, Event, StartError};
 
 /// Bound on a start, with everything that the runtime waits for. A slow Docker daemon under many
@@ -46,6 +48,7 @@ impl Done {
 pub(super) async fn start(parts: Parts, spec: Spec) -> Done {
     let began = Instant::now();
     let tenant = spec.tenant.clone();
+    let record = spec.clone();
     // 1. Repair the data. SQ must not see damaged files.
     if let Err(error) = repair_data(&parts, &tenant).await {
         return start_failed(tenant, error, began);
@@ -61,6 +64,9 @@ pub(super) async fn start(parts: Parts, spec: Spec) -> Done {
     // 3. Both must have succeeded: without copies SQ must not receive a request.
     match started.and_then(|started| copied.map(|_| started)) {
         Ok(Started { endpoint, kind }) => {
+            // 4. From now on leases may be granted. Without the record a crash of this process
+            //    would make them worthless, which is no reason to refuse them.
+            update_record(&parts, &tenant, move |records| records.write(&record)).await;
             let instance = endpoint.instance.clone();
             let event = Event::Started { tenant: tenant.clone(), instance, kind };
             Done { tenant, event: Some(event), endpoint: Some(endpoint), took }
@@ -156,8 +162,18 @@ pub(super) async fn reclaim(parts: Parts, tenant: TenantId) -> Done {
     Done::without_event(tenant, began)
 }
 
+/// The way in which a tenant is stopped.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ending {
+    /// No request is in flight, so the files are complete.
+    pub(super) orderly: bool,
+    /// The tenant will be started again, because leases on it are live.
+    pub(super) restarts: bool,
+}
+
 /// Stops SQ. After an orderly stop, copies the phexts that have changed since the last copies.
-pub(super) async fn stop(parts: Parts, tenant: TenantId, limits: Limits, orderly: bool) -> Done {
+pub(super) async fn stop(parts: Parts, tenant: TenantId, limits: Limits, ending: Ending) -> Done {
+    let Ending { orderly, restarts } = ending;
     let began = Instant::now();
     let stopped = limited(parts.runtime.stop(&tenant), CALL_LIMIT).await;
     if let Err(error) = &stopped {
@@ -167,6 +183,10 @@ pub(super) async fn stop(parts: Parts, tenant: TenantId, limits: Limits, orderly
     // left for the next start to examine.
     if orderly && stopped == Ok(Stopped::Alive) {
         copy_after_stop(&parts, &tenant, &limits).await;
+    }
+    if stopped.is_ok() && !restarts {
+        let id = tenant.clone();
+        update_record(&parts, &tenant, move |records| records.remove(&id)).await;
     }
     let result = stopped.map(|_| ());
     Done::new(tenant.clone(), Event::Stopped { tenant, result }, began)
@@ -195,6 +215,19 @@ async fn copy_after_stop(parts: &Parts, tenant: &TenantId, limits: &Limits) {
             parts.metrics.count_failed_copy();
             warn!(%tenant, error, "phext of a stopped tenant can't be copied");
         }
+    }
+}
+
+/// Changes the tenant's awake record on a blocking thread, and logs a failure.
+async fn update_record(
+    parts: &Parts,
+    tenant: &TenantId,
+    update: impl FnOnce(&AwakeRecords) -> io::Result<()> + Send + 'static,
+) {
+    let Some(records) = parts.awake.clone() else { return };
+    let updated = spawn_blocking(move || update(&records)).await;
+    if let Err(error) = updated.map_err(io::Error::other).flatten() {
+        warn!(%tenant, %error, "record of an awake tenant can't be updated");
     }
 }
 

@@ -8,6 +8,7 @@ use protocol::{GatewayId, LeaseRequest, Limits, TierName};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+use super::jobs::Ending;
 use super::*;
 use crate::runtime::instance_key::InstanceKey;
 use crate::runtime::{
@@ -16,6 +17,9 @@ use crate::runtime::{
 };
 use crate::tenants::lifecycle::{LeaseDecision, StartError};
 use crate::xds::{Seq, StreamId};
+
+/// An end that needs no restart.
+const ORDERLY: Ending = Ending { orderly: true, restarts: false };
 
 /// A runtime without instances that records its calls.
 #[derive(Default)]
@@ -113,7 +117,7 @@ struct Bench {
 fn parts(runtime: Arc<RecordingRuntime>, vault: Option<Arc<Vault>>) -> Parts {
     let (publisher, _events) = Publisher::new();
     let metrics = Arc::new(Metrics::default());
-    Parts { runtime, publisher, vault, metrics, sq_version: SqVersion::V0_6_0 }
+    Parts { runtime, publisher, vault, awake: None, metrics, sq_version: SqVersion::V0_6_0 }
 }
 
 async fn bench() -> Bench {
@@ -238,7 +242,7 @@ async fn death_before_an_orderly_stop_spares_good_copies() {
     let vault = Arc::new(Vault::open(&dir.path().join("vault"), &data).unwrap());
     let runtime = Arc::new(RecordingRuntime::default());
     let parts = parts(runtime.clone(), Some(vault.clone()));
-    let stop = || jobs::stop(parts.clone(), tenant.clone(), Limits::default(), true);
+    let stop = || jobs::stop(parts.clone(), tenant.clone(), Limits::default(), ORDERLY);
     vault.before_start(&tenant).unwrap();
     std::fs::write(&file, "precious").unwrap();
     stop().await;
@@ -305,4 +309,27 @@ async fn only_lasting_faults_make_a_tenant_damaged() {
     std::os::unix::fs::symlink("/etc/hostname", &file).unwrap();
     let error = start().await;
     assert!(matches!(error, Some(StartError::Damaged(_))), "a link in a phext's place: {error:?}");
+}
+
+#[tokio::test]
+async fn record_lasts_while_leases_may_be_live() {
+    let dir = tempfile::tempdir().unwrap();
+    let records = Arc::new(AwakeRecords::open(dir.path()).unwrap());
+    let runtime = Arc::new(RecordingRuntime::default());
+    let parts = Parts { awake: Some(records), ..parts(runtime.clone(), None) };
+    let tenant = TenantId::parse("a").unwrap();
+    let is_recorded = || dir.path().join("awake/a.json").exists();
+    let stop = |ending| jobs::stop(parts.clone(), tenant.clone(), Limits::default(), ending);
+    jobs::start(parts.clone(), spec(tenant.clone())).await;
+    assert!(is_recorded());
+    // A forced sleep, a restart that fails: leases are live throughout.
+    stop(Ending { orderly: false, restarts: true }).await;
+    runtime.start_fails.store(true, Ordering::Relaxed);
+    jobs::start(parts.clone(), spec(tenant.clone())).await;
+    assert!(is_recorded(), "a crash now would leave leases without a tenant");
+    stop(ORDERLY).await;
+    assert!(!is_recorded());
+    // The first wake fails: no lease was granted.
+    jobs::start(parts.clone(), spec(tenant.clone())).await;
+    assert!(!is_recorded());
 }

@@ -43,7 +43,7 @@ impl Lifecycle {
             FoundState::Running => {
                 t.lease_until = lease_until;
                 t.starts.last_at = now;
-                shared.publish(&found.tenant, &mut t);
+                shared.publish(&found.tenant, &mut t, now);
                 shared.change_state(&found.tenant, &mut t, State::Awake, now);
             }
             FoundState::Paused => {

@@ -186,6 +186,8 @@ pub enum Effect {
         tenant: TenantId,
         /// No request is in flight, so the files are complete.
         orderly: bool,
+        /// The tenant will be started again, because leases on it are live.
+        restarts: bool,
     },
     /// Set the memory limit of a running tenant. No event reports the end.
     SetMemory {

@@ -67,7 +67,7 @@ impl Lifecycle {
             let concurrency_changed = t.limits.concurrency != limits.concurrency;
             t.limits = limits;
             if concurrency_changed && t.state == State::Awake {
-                shared.publish(&tenant, t);
+                shared.publish(&tenant, t, now);
             }
         }
         // 4. Let the request wait; the rules decide about it, often at once.

@@ -66,7 +66,8 @@ impl Shared {
             State::Stopping { orderly, retry_at } => {
                 if retry_at.is_some_and(|at| at <= now) {
                     t.state = State::Stopping { orderly, retry_at: None };
-                    self.effects.push(Effect::Stop { tenant: id.clone(), orderly });
+                    let restarts = self.is_in_use(t, now);
+                    self.effects.push(Effect::Stop { tenant: id.clone(), orderly, restarts });
                 }
                 Next::Settled
             }
@@ -171,7 +172,7 @@ impl Shared {
         // 1. A new request turns a living tenant back: it is published again.
         if is_requested && goal != Goal::Gone {
             t.cancel_memory_request();
-            self.publish(id, t);
+            self.publish(id, t, now);
             self.change_state(id, t, State::Awake, now);
             return Next::Again;
         }
@@ -243,7 +244,8 @@ impl Shared {
     }
 
     fn stop(&mut self, id: &TenantId, t: &mut Tenant, orderly: bool, now: Ms) {
-        self.effects.push(Effect::Stop { tenant: id.clone(), orderly });
+        let restarts = self.is_in_use(t, now);
+        self.effects.push(Effect::Stop { tenant: id.clone(), orderly, restarts });
         self.change_state(id, t, State::Stopping { orderly, retry_at: None }, now);
     }
 }

@@ -17,6 +17,7 @@ use crate::xds::{Seq, StreamId};
 pub(super) struct Stream {
     pub(super) gateway: GatewayId,
     pub(super) peer: Peer,
+    /// Time at which it was opened.
     pub(super) opened_at: Ms,
     /// The last change that the Envoy has acknowledged.
     pub(super) acked: Seq,
@@ -73,8 +74,9 @@ impl Shared {
         self.effects.push(Effect::StateChanged { tenant: tenant.clone(), from, to });
     }
 
-    pub(super) fn publish(&mut self, tenant: &TenantId, t: &mut Tenant) {
+    pub(super) fn publish(&mut self, tenant: &TenantId, t: &mut Tenant, now: Ms) {
         t.cluster = Cluster::publishing();
+        t.published_at = now;
         self.effects.push(Effect::Publish(tenant.clone()));
     }
 

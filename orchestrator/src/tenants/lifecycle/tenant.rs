@@ -77,6 +77,8 @@ pub(super) struct Tenant {
     /// Time of the last change of `state`.
     pub(super) since: Ms,
     pub(super) cluster: Cluster,
+    /// Time at which the cluster was published with its present content.
+    pub(super) published_at: Ms,
     /// The present instance; `None` once it is known to be dead or stopped.
     pub(super) instance: Option<InstanceId>,
     /// Memory limit of the present instance.
@@ -170,6 +172,7 @@ impl Tenant {
             state: State::Asleep,
             since: now,
             cluster: Cluster::Absent,
+            published_at: now,
             instance: None,
             pending_death: None,
             lease_until: None,

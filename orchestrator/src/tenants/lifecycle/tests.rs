@@ -216,7 +216,11 @@ impl Bench {
     }
 
     fn wants_stop(&self, tenant: &str, orderly: bool) -> bool {
-        self.wants(&Effect::Stop { tenant: id(tenant), orderly })
+        let is_wanted = |effect: &Effect| match effect {
+            Effect::Stop { tenant: t, orderly: o, .. } => *t == id(tenant) && *o == orderly,
+            _ => false,
+        };
+        self.wanted.iter().any(is_wanted)
     }
 
     /// Takes the decision about a request; `None` while it waits.

@@ -133,7 +133,7 @@ impl Shared {
             waiter.wake = kind;
         }
         // 2. Publish. Waiters get their leases when their gateway has acknowledged.
-        self.publish(id, t);
+        self.publish(id, t, now);
         self.change_state(id, t, State::Awake, now);
         // 3. The instance may have died between its first response and this event.
         if let Some(exit) = t.take_death() {

@@ -10,6 +10,10 @@ use crate::tenants::lifecycle::state::{Drain, Ms, State};
 use crate::tenants::lifecycle::tenant::{Cluster, History, Tenant, Waiter};
 use crate::xds::StreamId;
 
+/// An Envoy that has not acknowledged after this part of its time-out is cut when a client's patience
+/// ends: one half. How patient the client was does not matter.
+const OVERDUE_ACK_DIVISOR: Ms = 2;
+
 /// Acknowledgement of a cluster for one request, over all streams that count for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Ack {
@@ -101,9 +105,11 @@ impl Shared {
             }
             _ => SOON_MS,
         };
-        // 3. Refuse, and cut the streams of slow gateways: Envoy then reconnects and gets the
+        // 3. Refuse, and cut streams that have had their time: Envoy then reconnects and gets the
         //    present set of clusters. Neither an impatient client nor a young stream shows that an
         //    Envoy is slow.
+        let overdue_ms = self.settings.ack_timeout_ms / OVERDUE_ACK_DIVISOR;
+        let published_at = t.published_at;
         for waiter in std::mem::take(&mut t.waiters) {
             if waiter.deadline > now {
                 t.waiters.push(waiter);
@@ -120,9 +126,8 @@ impl Shared {
             if gateway_is_slow && let Cluster::Published { seq, .. } = t.cluster {
                 let own_only = self.has_own_stream(&waiter);
                 self.cut_streams(|stream| {
-                    counts_for(stream, &waiter, own_only)
-                        && stream.acked < seq
-                        && now >= stream.opened_at + slow_ms
+                    let is_overdue = now >= published_at.max(stream.opened_at) + overdue_ms;
+                    counts_for(stream, &waiter, own_only) && stream.acked < seq && is_overdue
                 });
             }
         }

@@ -149,6 +149,18 @@ fn model_takes_exactly_the_arrows_of_the_diagram() {
 }
 
 #[test]
+fn model_of_a_crash_amid_each_call_keeps_leases() {
+    let crash = Faults { requests: 2, restarts: 1, ..Faults::NONE };
+    let faults = [
+        Faults { deaths: 1, ..crash },
+        Faults { forced_sleeps: 1, ..crash },
+        Faults { failures: 1, ..crash },
+        Faults { requests: 1, deaths: 1, restarts: 2, ..crash },
+    ];
+    check(1, 1, true, &faults);
+}
+
+#[test]
 fn model_of_two_envoys_keeps_every_promise() {
     let mut faults = each_fault(2);
     // Deaths and forced sleeps have the most continuations: they are searched with one request.
@@ -185,6 +197,7 @@ fn model_check_notices_each_broken_rule() {
         (Sabotage::EarlyRemovalAck, Faults::NONE, "still routes to it"),
         (Sabotage::EarlyPublicationAck, Faults::NONE, "a lease while Envoy"),
         (Sabotage::DeadAddressKept, death, "a dead instance"),
+        (Sabotage::NoAwakeRecords, Faults { restarts: 1, ..death }, "despite its live leases"),
     ] {
         let violation =
             search(world(Some(sabotage), 1, 1, faults)).expect_err("no promise is broken");

@@ -108,8 +108,9 @@ fn simulation_notices_each_broken_rule() {
         Sabotage::EarlyRemovalAck,
         Sabotage::EarlyPublicationAck,
         Sabotage::DeadAddressKept,
+        Sabotage::NoAwakeRecords,
     ] {
-        let is_noticed = (1..200).any(|seed| run(seed, Some(sabotage)).is_err());
+        let is_noticed = (1..=SEEDS).any(|seed| run(seed, Some(sabotage)).is_err());
         assert!(is_noticed, "{sabotage:?}: no promise is broken");
     }
 }

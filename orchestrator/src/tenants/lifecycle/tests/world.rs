@@ -68,8 +68,8 @@ pub(super) enum Action {
     Die(usize),
     /// The report of a death reaches the orchestrator.
     DeathReported(usize),
-    /// The orchestrator dies and starts again. Calls under way have either succeeded or not begun.
-    Restart { calls_done: bool },
+    /// The orchestrator dies and starts again, in the middle of its calls.
+    Restart(Progress),
     /// The operator puts a tenant to sleep.
     Sleep(usize, Drain),
     /// A restore takes the restore lock.
@@ -80,6 +80,18 @@ pub(super) enum Action {
     MemoryShort,
     /// Time passes.
     Time(Ms),
+}
+
+/// Progress of the calls that were under way when the orchestrator died.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// The runtime has done nothing, except that a start has removed what was left of the dead
+    /// instance.
+    Begun,
+    /// The runtime is done, and the tenant's record is that of before.
+    Unrecorded,
+    /// All is done.
+    Done,
 }
 
 /// Bounds on the number of actions that go wrong.
@@ -132,6 +144,8 @@ pub(super) enum Sabotage {
     EarlyPublicationAck,
     /// Clusters keep the address of a dead instance.
     DeadAddressKept,
+    /// No start is recorded for the next run.
+    NoAwakeRecords,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -139,7 +153,10 @@ enum Call {
     Start,
     Pause,
     Resume,
-    Stop,
+    /// `restarts`: leases are live, so the record stays.
+    Stop {
+        restarts: bool,
+    },
 }
 
 /// A tenant's SQ.
@@ -152,6 +169,8 @@ struct Sq {
     is_frozen: bool,
     /// The last instance died, and the runtime still lists it.
     remains: bool,
+    /// It has been started, and not stopped in order since, as the next run will read.
+    recorded: bool,
     call: Option<Call>,
     /// Dead instances whose death has not been reported.
     unreported: VecDeque<u32>,
@@ -294,9 +313,10 @@ impl World {
             actions.push(Action::MemoryShort);
         }
         if self.faults.restarts > 0 {
-            actions.push(Action::Restart { calls_done: true });
+            actions.push(Action::Restart(Progress::Done));
             if self.sqs.iter().any(|sq| sq.call.is_some()) {
-                actions.push(Action::Restart { calls_done: false });
+                actions.push(Action::Restart(Progress::Begun));
+                actions.push(Action::Restart(Progress::Unrecorded));
             }
         }
         actions.extend(time.iter().map(|ms| Action::Time(*ms)));

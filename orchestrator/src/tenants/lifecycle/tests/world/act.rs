@@ -42,7 +42,7 @@ impl World {
             Action::Repair(t) => self.on(Event::Repaired(tenant(t)))?,
             Action::Die(t) => self.die(t),
             Action::DeathReported(t) => self.death_reported(t)?,
-            Action::Restart { calls_done } => self.restart(calls_done)?,
+            Action::Restart(progress) => self.restart(progress)?,
             Action::Sleep(t, drain) => {
                 match drain {
                     Drain::Gently => self.faults.sleeps -= 1,

@@ -10,8 +10,12 @@ impl World {
             match effect {
                 Effect::Start { tenant, .. } => self.start(&tenant)?,
                 Effect::Pause(tenant) => self.take_away(&tenant, Call::Pause)?,
-                Effect::Stop { tenant, orderly: true } => self.take_away(&tenant, Call::Stop)?,
-                Effect::Stop { tenant, orderly: false } => self.call(&tenant, Call::Stop)?,
+                Effect::Stop { tenant, orderly: true, restarts } => {
+                    self.take_away(&tenant, Call::Stop { restarts })?;
+                }
+                Effect::Stop { tenant, orderly: false, restarts } => {
+                    self.call(&tenant, Call::Stop { restarts })?;
+                }
                 Effect::Resume(tenant) => self.call(&tenant, Call::Resume)?,
                 Effect::Publish(tenant) => {
                     let sq = &self.sqs[number(&tenant)];
@@ -52,6 +56,8 @@ impl World {
         if sq.call.is_some() || sq.alive.is_some() {
             return Err(format!("{id} would run twice on one data folder"));
         }
+        // The runtime removes the dead instance first.
+        sq.remains = false;
         sq.call = Some(Call::Start);
         Ok(())
     }

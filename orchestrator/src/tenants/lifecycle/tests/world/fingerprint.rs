@@ -62,7 +62,7 @@ impl World {
     fn hash_sq(&self, t: usize, h: &mut DefaultHasher) {
         let sq = &self.sqs[t];
         sq.alive.map(|number| self.age(t, number)).hash(h);
-        (sq.is_frozen, sq.remains, sq.call, self.left(sq.excused_until)).hash(h);
+        (sq.is_frozen, sq.remains, sq.recorded, sq.call, self.left(sq.excused_until)).hash(h);
         sq.unreported.iter().for_each(|number| self.age(t, *number).hash(h));
         self.published[t].map(|number| self.age(t, number)).hash(h);
     }
@@ -129,6 +129,12 @@ impl World {
         }
         if facts.instance.is_some() {
             self.since(facts.starts.last_at, settings.stable_ms).hash(h);
+        }
+        if facts.state == State::Awake && !facts.waiters.is_empty() {
+            for stream in self.machine.shared.streams.values() {
+                let began = facts.published_at.max(stream.opened_at);
+                self.since(began, settings.ack_timeout_ms).hash(h);
+            }
         }
         facts.waiters.iter().for_each(|w| (&w.gateway, self.left(w.deadline)).hash(h));
         (facts.restart, facts.sleep_request, facts.restore_locked).hash(h);

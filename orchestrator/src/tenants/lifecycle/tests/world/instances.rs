@@ -11,12 +11,11 @@ impl Sq {
             Call::Start => {
                 self.instances += 1;
                 self.alive = Some(self.instances);
-                self.remains = false;
             }
             // A dead instance can't be frozen.
             Call::Pause => self.is_frozen = self.alive.is_some(),
             Call::Resume => self.is_frozen = false,
-            Call::Stop => {
+            Call::Stop { .. } => {
                 self.alive = None;
                 self.is_frozen = false;
                 self.remains = false;
@@ -24,11 +23,20 @@ impl Sq {
         }
     }
 
+    /// Updates the record after a call has succeeded.
+    fn record(&mut self, call: Call) {
+        match call {
+            Call::Start => self.recorded = true,
+            Call::Stop { restarts } => self.recorded &= restarts,
+            Call::Pause | Call::Resume => (),
+        }
+    }
+
     fn found_state(&self) -> Option<FoundState> {
         match self.alive {
             Some(_) if self.is_frozen => Some(FoundState::Paused),
             Some(_) => Some(FoundState::Running),
-            None if self.remains => Some(FoundState::Stopped(ExitKind::Gone)),
+            None if self.remains || self.recorded => Some(FoundState::Stopped(ExitKind::Gone)),
             None => None,
         }
     }
@@ -60,6 +68,9 @@ impl World {
         let sq = &mut self.sqs[t];
         let call = sq.call.take().unwrap();
         sq.complete(call);
+        if self.sabotage != Some(Sabotage::NoAwakeRecords) {
+            sq.record(call);
+        }
         let tenant = tenant(t);
         // A call on a dead instance fails.
         let result = if sq.alive.is_some() { Ok(()) } else { Err(timed_out()) };
@@ -70,7 +81,7 @@ impl World {
             }
             Call::Pause => Event::Paused { tenant, result },
             Call::Resume => Event::Resumed { tenant, result },
-            Call::Stop => Event::Stopped { tenant, result: Ok(()) },
+            Call::Stop { .. } => Event::Stopped { tenant, result: Ok(()) },
         };
         self.on(event)
     }
@@ -82,13 +93,11 @@ impl World {
         let result = Err(timed_out());
         let event = match self.sqs[t].call.take().unwrap() {
             Call::Start => {
-                // The runtime removes the remains of a failed start.
-                self.sqs[t].remains = false;
                 Event::StartFailed { tenant, error: StartError::Transient(String::new()) }
             }
             Call::Pause => Event::Paused { tenant, result },
             Call::Resume => Event::Resumed { tenant, result },
-            Call::Stop => Event::Stopped { tenant, result },
+            Call::Stop { .. } => Event::Stopped { tenant, result },
         };
         self.on(event)
     }
@@ -101,9 +110,9 @@ impl World {
         self.on(Event::StartFailed { tenant: tenant(t), error })
     }
 
-    pub(super) fn restart(&mut self, calls_done: bool) -> Result<(), Violation> {
+    pub(super) fn restart(&mut self, progress: Progress) -> Result<(), Violation> {
         self.faults.restarts -= 1;
-        // 1. Calls under way have succeeded or not; reports of deaths are lost.
+        // 1. Calls under way have come this far; reports of deaths are lost.
         let mut found = Vec::new();
         for t in 0..self.sqs.len() {
             if !self.sqs[t].unreported.is_empty() {
@@ -112,9 +121,12 @@ impl World {
             let sq = &mut self.sqs[t];
             sq.unreported.clear();
             if let Some(call) = sq.call.take()
-                && calls_done
+                && progress != Progress::Begun
             {
                 sq.complete(call);
+                if progress == Progress::Done && self.sabotage != Some(Sabotage::NoAwakeRecords) {
+                    sq.record(call);
+                }
             }
             found.extend(self.found(t));
         }
@@ -138,8 +150,8 @@ impl World {
         // 4. Clients with a lease on a dead instance must be able to retry.
         for (t, sq) in self.sqs.iter().enumerate() {
             let is_leased = self.envoys.iter().any(|e| self.now < e.filters[t].lease_until);
-            if is_leased && sq.remains && self.published[t].is_none() {
-                return Err(format!("{t}, found dead, has no cluster despite its live leases"));
+            if is_leased && sq.alive.is_none() && self.published[t].is_none() {
+                return Err(format!("{t} is dead and has no cluster despite its live leases"));
             }
         }
         Ok(())
