@@ -6,7 +6,7 @@ use std::cell::Cell;
 use std::time::{Duration, UNIX_EPOCH};
 
 use gate::effect::{Call, Headers, Reply};
-use gate::engine::ResponseHead;
+use gate::engine::{Origin, ResponseHead};
 use gate::shared::{Changed, Shared};
 use protocol::headers::RESERVED_PREFIX;
 use proxy_wasm::hostcalls;
@@ -114,10 +114,10 @@ impl ResponseHead for CurrentResponse {
         std::str::from_utf8(&value.ok()??).ok()?.parse().ok()
     }
 
-    fn is_from_sq(&self) -> bool {
+    fn origin(&self) -> Origin {
         counted();
         let details = hostcalls::get_property(vec!["response", "code_details"]);
-        details.is_ok_and(|details| details.as_deref() == Some(b"via_upstream"))
+        Origin::of(&details.ok().flatten().unwrap_or_default())
     }
 }
 

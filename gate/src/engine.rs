@@ -63,7 +63,7 @@ mod tests;
 mod uploads;
 
 pub use metrics::{HOSTCALLS, descriptions as metric_descriptions, names as metric_names};
-pub use responses::ResponseHead;
+pub use responses::{Origin, ResponseHead};
 
 /// Interval of dropping expired entries.
 const SWEEP_NS: u64 = SECOND_NS;

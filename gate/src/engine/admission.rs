@@ -109,7 +109,7 @@ impl Gate {
         ctx: &mut Ctx<'_>,
     ) {
         match stream.state {
-            State::Parked { .. } => self.release(stream, ctx),
+            State::Parked { .. } => self.release(stream, lookup, ctx),
             _ => self.advance(stream, lookup, ctx),
         }
     }
@@ -139,8 +139,8 @@ impl Gate {
         };
         // 2. Parse. Faults are reported after the rate limit: malformed requests cost a token too.
         let understood = match stream.take_request() {
-            Some(request) => Ok(request),
-            None => understand(stream, &verdict),
+            Some(request) if Rc::ptr_eq(&request.verdict, &verdict) => Ok(request),
+            _ => understand(stream, &verdict),
         };
         // 3. The tokens: a write may cost more than one.
         let writes = understood.as_ref().is_ok_and(TenantRequest::writes);
@@ -162,8 +162,10 @@ impl Gate {
         lookup: Option<Lookup>,
         ctx: &mut Ctx<'_>,
     ) -> Result<Option<Rc<Verdict>>, Refusal> {
-        if let Some(verdict) = &stream.verdict {
-            return Ok(Some(verdict.clone()));
+        if let Some(verdict) = stream.verdict.clone() {
+            let confirmed = self.confirm(stream.id, &stream.key, &verdict, lookup, ctx)?;
+            stream.verdict = confirmed.clone().or(Some(verdict));
+            return Ok(confirmed);
         }
         let lookup = lookup.unwrap_or_else(|| {
             self.verdicts.lookup(&stream.key, &self.changes_feed, ctx.now_ns, ctx.shared)
@@ -192,6 +194,46 @@ impl Gate {
                 self.verdicts.wait(stream.key, stream.id);
                 if matches!(lookup, Lookup::Ask) {
                     self.verify(stream.key, ctx);
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    /// Looks up the verdict again, after the request has waited or its body has taken its time: the
+    /// key may have been revoked or expired since, and its limits changed. `None` while it is verified;
+    /// the stream is resumed then, with the response as its `lookup`.
+    pub(super) fn confirm(
+        &mut self,
+        id: StreamId,
+        key: &KeyHash,
+        earlier: &Verdict,
+        lookup: Option<Lookup>,
+        ctx: &mut Ctx<'_>,
+    ) -> Result<Option<Rc<Verdict>>, Refusal> {
+        let lookup = lookup.unwrap_or_else(|| {
+            self.verdicts.lookup(key, &self.changes_feed, ctx.now_ns, ctx.shared)
+        });
+        match lookup {
+            Lookup::Cached(verdict)
+                if has_expired(&verdict, ctx) || verdict.tenant != earlier.tenant =>
+            {
+                Err(Refusal::new(RefusalKind::UnknownKey))
+            }
+            Lookup::Cached(verdict) if verdict.status == TenantStatus::Suspended => {
+                Err(Refusal::new(RefusalKind::Suspended))
+            }
+            Lookup::Cached(verdict) => Ok(Some(verdict)),
+            Lookup::Unknown => Err(Refusal::new(RefusalKind::UnknownKey)),
+            Lookup::RelayDown => Err(Refusal::new(RefusalKind::RelayUnavailable)),
+            _ if self.streams.waiting() >= WAITING_MAX => {
+                Err(Refusal::new(RefusalKind::RelayUnavailable))
+            }
+            // The key had a verdict, so it costs nothing of the budget for unknown keys.
+            Lookup::Ask | Lookup::AskWithinBudget | Lookup::Wait => {
+                self.verdicts.wait(*key, id);
+                if !matches!(lookup, Lookup::Wait) {
+                    self.verify(*key, ctx);
                 }
                 Ok(None)
             }

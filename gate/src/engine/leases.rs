@@ -33,6 +33,9 @@ const BACK_OFF_NS: u64 = 100 * MS_NS;
 const BACK_OFF_MAX_NS: u64 = SECOND_NS;
 /// The longest lease that is accepted from an orchestrator.
 const LEASE_MAX_NS: u64 = LEASE_MAX_MS * MS_NS;
+/// Age below which a lease is not doubted: Envoy may still be failing the requests of before it, and
+/// a tenant that cannot be reached must not cost a request for a lease with each failure.
+const TRUSTED_NS: u64 = 250 * MS_NS;
 /// Requests per tick. The rest waits for the next tick, so that ten thousand leases that fall due at
 /// the same time do not become one burst.
 const DUE_MAX: usize = 200;
@@ -44,6 +47,8 @@ pub(crate) struct Lease {
     pub(crate) cluster: String,
     /// The SQ that the tenant runs.
     pub(crate) sq_version: SqVersion,
+    /// Time of the request for the lease.
+    asked_ns: u64,
     /// End of the lease.
     pub(crate) until_ns: u64,
     /// If the lease is in use by then, it is renewed.
@@ -168,11 +173,13 @@ impl Leases {
         tenant.lease = Some(Rc::new(Lease {
             cluster: response.cluster.clone(),
             sq_version: response.sq_version,
+            asked_ns: pending.asked_ns,
             until_ns: pending.asked_ns.saturating_add(length_ns),
             renew_at_ns,
         }));
         tenant.failures = 0;
         tenant.used = false;
+        tenant.doubted = false;
         // 3. Renew it at half its time, or at once if the limits have changed since the request.
         tenant.sent_limits = Some(pending.limits);
         let due_ns = if tenant.has_unsent_limits() { now_ns } else { renew_at_ns };
@@ -181,7 +188,7 @@ impl Leases {
     }
 
     /// The orchestrator has refused the lease, possibly with a notice that explains it. Returns the
-    /// streams that waited. A lease that is still live goes on.
+    /// streams that waited. A lease that is still live goes on, unless it was doubted.
     pub(crate) fn refused(
         &mut self,
         id: &TenantId,
@@ -194,6 +201,9 @@ impl Leases {
             tenant.notices.update(notice.clone(), pending.asked_ns, true);
         }
         tenant.failures = 0;
+        if std::mem::take(&mut tenant.doubted) {
+            tenant.lease = None;
+        }
         // The tenant, and with it the notice, is kept for the pause.
         let pause_ns = retry_after_ns.clamp(BACK_OFF_NS, BACK_OFF_MAX_NS);
         schedule(&mut self.due, id, tenant, now_ns + pause_ns);
@@ -208,6 +218,8 @@ impl Leases {
         if tenant.failures == 0 {
             tenant.failing_since_ns = now_ns;
         }
+        // While the orchestrator is away, a doubted lease is better than none.
+        tenant.doubted = false;
         tenant.failures = tenant.failures.saturating_add(1);
         let is_outage = now_ns.saturating_sub(tenant.failing_since_ns) >= self.outage_ns;
         let waiters = if is_outage { std::mem::take(&mut tenant.waiters) } else { Vec::new() };
@@ -266,6 +278,27 @@ impl Leases {
     pub(crate) fn end_request(&mut self, id: &TenantId, writes: bool) {
         if let Some(tenant) = self.tenants.get_mut(id) {
             tenant.notices.in_flight.end(writes);
+        }
+    }
+
+    /// Gives up the lease under which a request was forwarded at `forwarded_ns`: Envoy has no cluster
+    /// for it. The next request asks for another.
+    pub(crate) fn give_up(&mut self, id: &TenantId, forwarded_ns: u64, now_ns: u64) {
+        if let Some(tenant) = self.tenants.get_mut(id)
+            && tenant.may_doubt(forwarded_ns, now_ns)
+        {
+            tenant.lease = None;
+        }
+    }
+
+    /// Doubts the lease under which a request was forwarded at `forwarded_ns`: Envoy did not reach
+    /// the tenant. The lease is requested again at once, and ends if the orchestrator refuses it.
+    pub(crate) fn doubt(&mut self, id: &TenantId, forwarded_ns: u64, now_ns: u64) {
+        if let Some(tenant) = self.tenants.get_mut(id)
+            && tenant.may_doubt(forwarded_ns, now_ns)
+        {
+            tenant.doubted = true;
+            schedule(&mut self.due, id, tenant, now_ns);
         }
     }
 

@@ -16,8 +16,41 @@ pub trait ResponseHead {
     fn status(&self) -> u16;
     /// The `content-length`, if there is one.
     fn content_length(&self) -> Option<u64>;
-    /// `true` if SQ has responded, `false` if Envoy did in its place.
-    fn is_from_sq(&self) -> bool;
+    /// The sender of the response.
+    fn origin(&self) -> Origin;
+}
+
+/// The sender of a response: SQ, or Envoy in its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// SQ has responded.
+    Sq,
+    /// Envoy has no cluster of the tenant.
+    NoCluster,
+    /// Envoy could not reach SQ, with all retries.
+    Unreachable,
+    /// Envoy has responded for another reason, such as a time-out.
+    Envoy,
+}
+
+/// Start of Envoy's details of a response to a request that did not get through to SQ; the reason
+/// follows in braces.
+const RESET: &[u8] = b"upstream_reset_before_response_started{";
+
+impl Origin {
+    /// Reads Envoy's details of a response (`%RESPONSE_CODE_DETAILS%`).
+    pub fn of(details: &[u8]) -> Self {
+        match details {
+            b"via_upstream" => Self::Sq,
+            b"cluster_not_found" => Self::NoCluster,
+            b"no_healthy_upstream" => Self::Unreachable,
+            // A full circuit breaker tells nothing about SQ.
+            _ => match details.strip_prefix(RESET) {
+                Some(reason) if !reason.starts_with(b"overflow") => Self::Unreachable,
+                _ => Self::Envoy,
+            },
+        }
+    }
 }
 
 const OK: u16 = 200;
@@ -96,8 +129,10 @@ impl Gate {
     fn handle_failure(&mut self, stream: &mut Stream, head: &impl ResponseHead) -> Handling {
         let status = stream.status;
         let State::Forwarded(exchange) = &mut stream.state else { return Handling::Pass };
-        if !head.is_from_sq() {
+        let origin = head.origin();
+        if origin != Origin::Sq {
             self.fail(exchange, kind_of_envoy(status));
+            self.doubt_lease(exchange, origin);
             return Handling::Pass;
         }
         let refusal = match status {
@@ -116,6 +151,18 @@ impl Gate {
             reply.headers.push(("retry-after", Cow::Owned(seconds.to_string())));
         }
         Handling::Replace(reply)
+    }
+
+    /// Has the orchestrator asked again about a tenant that Envoy did not reach under its lease: its
+    /// orchestrator may have been killed before it could start the tenant's SQ again.
+    fn doubt_lease(&mut self, exchange: &Exchange, origin: Origin) {
+        let tenant = exchange.request.tenant();
+        let now_ns = self.clock.now_ns();
+        match origin {
+            Origin::NoCluster => self.leases.give_up(tenant, exchange.forwarded_ns, now_ns),
+            Origin::Unreachable => self.leases.doubt(tenant, exchange.forwarded_ns, now_ns),
+            Origin::Sq | Origin::Envoy => (),
+        }
     }
 
     /// A request that was forwarded and not served counts as refused, in usage and quotas.

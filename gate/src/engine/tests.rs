@@ -3,17 +3,19 @@
 use self::test_host::{
     FromSq, Host, MS, SECOND, Seen, changes, config, epoch, granted, hash, key, verdict, verified,
 };
-use super::{ResponseHead, metric_names};
+use super::{Origin, ResponseHead, metric_names};
 use crate::effect::{Effect, Headers, Reply, StreamId};
 use protocol::{ChangesResponse, FilterConfig, TenantStatus, Verdict};
 #[cfg(target_family = "wasm")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
 
+mod doubts;
 mod keys;
 mod leases;
 mod limits;
 mod properties;
 mod responses;
+mod revised;
 mod revocation;
 mod test_host;
 
@@ -38,6 +40,23 @@ fn forwarded(host: &Host, id: StreamId) -> &Headers {
 /// The head of a response that Envoy made, with this status.
 pub(super) struct FromEnvoy(pub(super) u16);
 
+/// The head of Envoy's 503 to a request that did not reach SQ.
+pub(super) struct NotReached(pub(super) Origin);
+
+impl ResponseHead for NotReached {
+    fn status(&self) -> u16 {
+        503
+    }
+
+    fn content_length(&self) -> Option<u64> {
+        None
+    }
+
+    fn origin(&self) -> Origin {
+        self.0
+    }
+}
+
 impl ResponseHead for FromEnvoy {
     fn status(&self) -> u16 {
         self.0
@@ -47,8 +66,8 @@ impl ResponseHead for FromEnvoy {
         None
     }
 
-    fn is_from_sq(&self) -> bool {
-        false
+    fn origin(&self) -> Origin {
+        Origin::Envoy
     }
 }
 

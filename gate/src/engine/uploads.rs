@@ -1,13 +1,16 @@
-//! Bodies of forwarded requests: checked as they come, bounded in memory, and parked at their end
-//! when the lease has run out in the meantime.
+//! Bodies of forwarded requests: checked as they come, bounded in memory, and judged again at their
+//! end, by the verdict and the lease of then. An end that must wait for either is parked.
 
-use protocol::Verdict;
+use std::rc::Rc;
+
 use protocol::time::MS_NS;
+use protocol::{KeyHash, Verdict};
 
 use super::Gate;
 use super::clock::Ctx;
-use super::stream::{Body, Marks, State, Stream, TenantRequest};
+use super::stream::{Body, Exchange, Marks, State, Stream, TenantRequest};
 use crate::effect::{Effect, StreamId};
+use crate::identity::verdicts::Lookup;
 use crate::shared::Shared;
 use crate::{Refusal, RefusalKind};
 
@@ -49,7 +52,7 @@ impl Gate {
         read: impl FnOnce() -> Vec<u8>,
         ctx: &mut Ctx<'_>,
     ) -> Result<Piece, Refusal> {
-        let Stream { id, head, marks, bytes_in, state, .. } = stream;
+        let Stream { id, key, head, marks, bytes_in, state, verdict, .. } = stream;
         let exchange = match state {
             State::Forwarded(exchange) => exchange,
             State::Parked { .. } if end => return Ok(Piece::Parked),
@@ -74,15 +77,13 @@ impl Gate {
         if !end {
             return Ok(Piece::Passes);
         }
-        // 2. The body took its time, and the tenant may be going to sleep: the request must reach SQ
-        //    within the grace of a lease.
-        if self.has_orchestrator()
-            && self.lease_or_wait(*id, &exchange.request.verdict, ctx)?.is_none()
-        {
+        // 2. The body took its time. The key must still be good, and as the tenant may be going to
+        //    sleep, the request must reach SQ within the grace of a lease.
+        if let Some(missing) = self.rejudge(*id, key, exchange, verdict, None, ctx)? {
             if head.content_length.is_none() {
                 // A parked end passes Envoy's buffer filter twice, which would then announce twice
-                // the length to SQ. The lease was requested, so the client's retry succeeds.
-                return Err(Refusal::new(RefusalKind::OrchestratorUnavailable));
+                // the length to SQ. What is missing was requested, so the client's retry succeeds.
+                return Err(Refusal::new(missing));
             }
             stream.park(ctx.now_ns + u64::from(self.config.lease_timeout_ms) * MS_NS);
             return Ok(Piece::Parked);
@@ -97,9 +98,41 @@ impl Gate {
         Ok(Piece::Passes)
     }
 
-    /// Lets a parked stream go on: the lease that it waits for has come, or may have come.
-    pub(super) fn release(&mut self, stream: &mut Stream, ctx: &mut Ctx<'_>) {
-        match self.try_release(stream, ctx) {
+    /// Judges a request at the end of its body by the present verdict and lease. Returns the refusal
+    /// that fits if one of them must be awaited.
+    fn rejudge(
+        &mut self,
+        id: StreamId,
+        key: &KeyHash,
+        exchange: &mut Exchange,
+        known: &mut Option<Rc<Verdict>>,
+        lookup: Option<Lookup>,
+        ctx: &mut Ctx<'_>,
+    ) -> Result<Option<RefusalKind>, Refusal> {
+        let Some(verdict) = self.confirm(id, key, &exchange.request.verdict, lookup, ctx)? else {
+            return Ok(Some(RefusalKind::RelayUnavailable));
+        };
+        if !Rc::ptr_eq(&verdict, &exchange.request.verdict) {
+            let (bytes, max) = (exchange.body.bytes(), verdict.limits.body_max_bytes());
+            if bytes > max {
+                return Err(Refusal::body_too_large(bytes, max));
+            }
+            *known = Some(verdict.clone());
+            exchange.request.verdict = verdict;
+        }
+        let is_leased = !self.has_orchestrator()
+            || self.lease_or_wait(id, &exchange.request.verdict, ctx)?.is_some();
+        Ok((!is_leased).then_some(RefusalKind::OrchestratorUnavailable))
+    }
+
+    /// Lets a parked stream go on: what it waits for has come, or may have come.
+    pub(super) fn release(
+        &mut self,
+        stream: &mut Stream,
+        lookup: Option<Lookup>,
+        ctx: &mut Ctx<'_>,
+    ) {
+        match self.try_release(stream, lookup, ctx) {
             Ok(Piece::Passes) => {
                 stream.unpark();
                 self.effects.push_back(Effect::Resume(stream.id));
@@ -109,11 +142,17 @@ impl Gate {
         }
     }
 
-    fn try_release(&mut self, stream: &mut Stream, ctx: &mut Ctx<'_>) -> Result<Piece, Refusal> {
-        let Stream { id, marks, state: State::Parked { exchange, .. }, .. } = stream else {
+    fn try_release(
+        &mut self,
+        stream: &mut Stream,
+        lookup: Option<Lookup>,
+        ctx: &mut Ctx<'_>,
+    ) -> Result<Piece, Refusal> {
+        let Stream { id, key, marks, verdict, state: State::Parked { exchange, .. }, .. } = stream
+        else {
             return Ok(Piece::Parked);
         };
-        if self.lease_or_wait(*id, &exchange.request.verdict, ctx)?.is_none() {
+        if self.rejudge(*id, key, exchange, verdict, lookup, ctx)?.is_some() {
             return Ok(Piece::Parked);
         }
         let body_bytes = exchange.body.bytes();

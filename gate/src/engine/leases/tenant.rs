@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use protocol::{Limits, Verdict};
 
-use super::{Lease, LeaseQuery, Notices};
+use super::{Lease, LeaseQuery, Notices, TRUSTED_NS};
 use crate::effect::StreamId;
 
 /// One tenant with a lease, or with streams that wait for one.
@@ -19,6 +19,8 @@ pub(super) struct Tenant {
     pub(super) waiters: Vec<StreamId>,
     /// A request has come since the lease was granted.
     pub(super) used: bool,
+    /// Envoy did not reach the tenant under the lease, which is requested again.
+    pub(super) doubted: bool,
     pub(super) notices: Notices,
     /// Requests that have failed in a row.
     pub(super) failures: u32,
@@ -56,6 +58,7 @@ impl Tenant {
             pending: None,
             waiters: Vec::new(),
             used: false,
+            doubted: false,
             notices: Notices::default(),
             failures: 0,
             failing_since_ns: 0,
@@ -89,6 +92,14 @@ impl Tenant {
         self.lease.as_ref().filter(|lease| now_ns < lease.until_ns)
     }
 
+    /// Returns whether the failure of a request that was forwarded at `forwarded_ns` puts the lease
+    /// in doubt.
+    pub(super) fn may_doubt(&self, forwarded_ns: u64, now_ns: u64) -> bool {
+        self.lease.as_ref().is_some_and(|lease| {
+            lease.asked_ns <= forwarded_ns && now_ns >= lease.asked_ns.saturating_add(TRUSTED_NS)
+        })
+    }
+
     pub(super) fn is_idle(&self) -> bool {
         !self.is_in_flight() && self.pending.is_none() && self.waiters.is_empty()
     }
@@ -113,7 +124,7 @@ impl Tenant {
             // Requests that outlast the lease: it was not renewed in time, but may be granted again.
             return if self.is_in_flight() { NextStep::Request } else { NextStep::Drop };
         };
-        if self.has_unsent_limits() {
+        if self.has_unsent_limits() || self.doubted {
             return NextStep::Request;
         }
         if !self.used && !self.is_in_flight() {

@@ -8,7 +8,7 @@ use protocol::{TenantStatus, Verdict, VerifyResponse, lease, verify};
 
 use crate::effect::{Call, CallFailed, CallId, CallResult, Effect, Headers, Reply, StreamId};
 use crate::engine::stream::State;
-use crate::engine::{Gate, ResponseHead};
+use crate::engine::{Gate, Origin, ResponseHead};
 use crate::shared::Local;
 
 pub(super) use protocol::time::{MS_NS as MS, SECOND_NS as SECOND};
@@ -65,8 +65,8 @@ impl ResponseHead for FromSq {
         Some(self.content_length)
     }
 
-    fn is_from_sq(&self) -> bool {
-        true
+    fn origin(&self) -> Origin {
+        Origin::Sq
     }
 }
 
