@@ -14,6 +14,8 @@ use proxy_wasm::types::{BufferType, MapType, MetricType, Status};
 
 thread_local! {
     static HOSTCALLS: Cell<u64> = const { Cell::new(0) };
+    /// The wall clock as read last.
+    static CLOCK: Cell<u64> = const { Cell::new(0) };
 }
 
 /// With this version `set_shared_data` writes only if there is no entry yet; with version 0 it would
@@ -34,7 +36,14 @@ pub(crate) fn now_ns() -> u64 {
     counted();
     let now = hostcalls::get_current_time().ok();
     let since = now.and_then(|now| now.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
-    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+    let now = u64::try_from(since.as_nanos()).unwrap_or(u64::MAX);
+    CLOCK.set(now);
+    now
+}
+
+/// The wall clock as [`now_ns`] has read it last, without a hostcall.
+pub(crate) fn last_now_ns() -> u64 {
+    CLOCK.get()
 }
 
 pub(crate) fn set_tick_period(period: Duration) {
@@ -209,6 +218,10 @@ impl Shared for SharedData {
             Ok((Some(value), Some(version))) => Some((value, version)),
             _ => None,
         }
+    }
+
+    fn now_ns(&self) -> u64 {
+        now_ns()
     }
 
     fn set(&mut self, key: &str, value: &[u8], version: Option<u32>) -> Result<(), Changed> {

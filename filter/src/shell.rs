@@ -49,8 +49,6 @@ pub(crate) struct Shell {
     tokens: RefCell<BTreeMap<u32, CallId>>,
     /// Effects on paused streams that wait for a tick.
     postponed: RefCell<VecDeque<Effect>>,
-    /// The time of the last tick or of the last call that has ended since.
-    clock: Cell<u64>,
     ticks: Cell<u32>,
     /// The time of the last tick that was reported to the gate.
     last_tick_ns: Cell<u64>,
@@ -65,7 +63,6 @@ impl Shell {
             gate: RefCell::new(gate),
             tokens: RefCell::default(),
             postponed: RefCell::default(),
-            clock: Cell::new(host::now_ns()),
             ticks: Cell::new(0),
             last_tick_ns: Cell::new(0),
             counters: metric_names().iter().map(|name| host::define_counter(name)).collect(),
@@ -73,18 +70,12 @@ impl Shell {
         })
     }
 
-    /// The time, stale by at most a tick and one event: reading the host's clock for each request
+    /// The time, stale by at most a tick and one event, and in the first events after Envoy stood still
+    /// by all that time: reading the host's clock for each request
     /// would cost as much as anything else that the filter does. Durations measured with it are
     /// unbiased on average, because both ends are equally stale.
     pub(crate) fn coarse_now(&self) -> u64 {
-        self.clock.get()
-    }
-
-    /// The time as read from the host now.
-    fn now(&self) -> u64 {
-        let now = host::now_ns();
-        self.clock.set(now);
-        now
+        host::last_now_ns()
     }
 
     /// Reports an event to the gate.
@@ -236,7 +227,7 @@ impl Shell {
     }
 
     fn end_call(&self, id: CallId, response: Option<&(u16, Vec<u8>)>) {
-        let now = self.now();
+        let now = host::now_ns();
         let result = response.map(|(status, body)| (*status, body.as_slice())).ok_or(CallFailed);
         self.with(|gate, shared| gate.on_call_done(id, result, now, shared));
     }
@@ -263,7 +254,7 @@ impl Shell {
     }
 
     pub(crate) fn tick(&self) {
-        let now = self.now();
+        let now = host::now_ns();
         if !self.postponed.borrow().is_empty() {
             self.perform_postponed();
             let since_ns = now.abs_diff(self.last_tick_ns.get());

@@ -24,6 +24,12 @@ impl Ctx<'_> {
         self.wall_ns / MS_NS
     }
 
+    /// The host's clock as of now, in milliseconds: for what VMs compare with each other's times. The
+    /// event's own time may be from before Envoy stood still.
+    pub(super) fn fresh_wall_ms(&self) -> u64 {
+        self.wall_ns.max(self.shared.now_ns()) / MS_NS
+    }
+
     pub(super) fn wall_s(&self) -> u64 {
         self.wall_ns / SECOND_NS
     }

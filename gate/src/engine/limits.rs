@@ -12,7 +12,7 @@ use super::stream::{Body, Marks, TenantRequest};
 use crate::Refusal;
 use crate::http::request::Request;
 use crate::limits::rate::{Buckets, Rate};
-use crate::limits::storage::{self, AdmittedWrite, Measurement, StorageRequest};
+use crate::limits::storage::{self, AdmittedWrite, Change, Measurement, StorageRequest};
 use crate::limits::usage::Since;
 use crate::limits::{cost, quota};
 
@@ -154,7 +154,7 @@ impl Gate {
             Body::Incoming(_) => {
                 let expected = content_length.unwrap_or(0);
                 let checked = self.judge_storage(request, expected, ctx, |asked, known, ctx| {
-                    storage::check(asked, known, ctx.wall_ms(), ctx.shared).map(|()| None)
+                    storage::check(asked, known, ctx.fresh_wall_ms(), ctx.shared).map(|()| None)
                 });
                 checked.or_else(|refusal| self.enforce(marks, refusal).map(|()| None))
             }
@@ -170,7 +170,11 @@ impl Gate {
         ctx: &mut Ctx<'_>,
     ) -> Result<Option<AdmittedWrite>, Refusal> {
         let counted = self.judge_storage(request, body_bytes, ctx, |asked, known, ctx| {
-            storage::admit(asked, known, ctx.wall_ms(), ctx.shared)
+            let now_ms = match asked.change {
+                Change::Read => ctx.wall_ms(),
+                _ => ctx.fresh_wall_ms(),
+            };
+            storage::admit(asked, known, now_ms, ctx.shared)
         });
         counted.or_else(|refusal| self.enforce(marks, refusal).map(|()| None))
     }

@@ -38,8 +38,10 @@ impl UnknownKeyLimiter {
 
     /// Takes one verification from the budget of a client at `address` (`192.0.2.1:4711` or
     /// `[2001:db8::1]:4711`; all other texts count as one address). Returns whether the budget
-    /// allows it. `wall_ns` is the host's time, which all VMs share.
+    /// allows it. `wall_ns` is the time of the event.
     pub(crate) fn may_ask(&self, address: &str, wall_ns: u64, shared: &mut dyn Shared) -> bool {
+        // That of the event may be from before Envoy stood still, and other VMs' clocks ahead of it.
+        let wall_ns = wall_ns.max(shared.now_ns());
         let clock = format!("{BUDGET_KEY}/{}", hash(&network(address)) % ADDRESS_CLOCKS);
         take(&clock, self.interval_ns * SHARES, wall_ns, shared)
             && take(BUDGET_KEY, self.interval_ns, wall_ns, shared)
@@ -143,6 +145,21 @@ mod tests {
             passed += u32::from(allowed);
         }
         assert!(passed <= (10 + 1) * PER_S / 4, "{passed} passed");
+    }
+
+    #[test]
+    fn standstill_of_envoy_costs_no_verification() {
+        let mut shared = Local::default();
+        let one = |_| "192.0.2.1:80".to_owned();
+        flood(&mut shared, NOW, one);
+        // Ten seconds later, one worker has ticked and the other has the time of before.
+        shared.now_ns = NOW + 10 * SECOND_NS;
+        assert_eq!(
+            flood(&mut shared, NOW + 10 * SECOND_NS, |_| "192.0.2.2:80".to_owned()),
+            PER_S / 4
+        );
+        assert_eq!(flood(&mut shared, NOW, one), PER_S / 4);
+        assert_eq!(flood(&mut shared, NOW, one), 0, "the budget was filled twice");
     }
 
     #[test]

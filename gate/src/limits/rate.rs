@@ -25,6 +25,10 @@
 //! the record contains it: before its next request of the tenant, or at the next settling. Nothing is
 //! forgiven because a compare-and-swap was lost.
 //!
+//! A draw is judged by the host's clock as of now. The time of an event may be older, by a tick of
+//! its VM, or by all the time for which Envoy stood still: by such a time one VM would refuse what
+//! the bucket allows, because another VM's record is ahead of it, or allow a burst twice.
+//!
 //! Only registered tenants get here, so the registry bounds the number of shared keys.
 
 use std::collections::BTreeMap;
@@ -272,6 +276,7 @@ impl Batch {
 
     /// Draws `cost` tokens from the shared record, and a batch on top if the bucket has plenty.
     fn draw(&mut self, tenant: &TenantId, cost: u32, now_ns: u64, shared: &mut dyn Shared) -> Rate {
+        let now_ns = fresh(now_ns, shared);
         let key = Record::key(tenant);
         // Live tokens pay for a part of the cost; expired ones are refunded with this write.
         let usable = if self.is_live(now_ns) { self.tokens } else { 0 };
@@ -343,6 +348,7 @@ impl Batch {
     }
 
     fn refund(&mut self, tenant: &TenantId, now_ns: u64, shared: &mut dyn Shared) {
+        let now_ns = fresh(now_ns, shared);
         let refund = self.refundable(now_ns);
         self.tokens = 0;
         if refund == 0 {
@@ -362,6 +368,11 @@ impl Batch {
             }
         }
     }
+}
+
+/// The host's time as of now, never before that of the event.
+fn fresh(event_ns: u64, shared: &dyn Shared) -> u64 {
+    shared.now_ns().max(event_ns)
 }
 
 fn seconds_up(ns: u64) -> u32 {

@@ -38,6 +38,11 @@ impl Shared for Host<'_> {
         self.map.get(key)
     }
 
+    fn now_ns(&self) -> u64 {
+        self.calls.set(self.calls.get() + 1);
+        self.map.now_ns
+    }
+
     fn set(&mut self, key: &str, value: &[u8], version: Option<u32>) -> Result<(), Changed> {
         self.calls.set(self.calls.get() + 1);
         if let Some((rival, limits, now_ns)) = self.race.take() {
@@ -77,6 +82,8 @@ struct World {
     vms: Vec<Buckets>,
     limits: Vec<Limits>,
     skew_ns: Vec<u64>,
+    /// Age of each VM's time.
+    lag_ns: Vec<u64>,
     map: Local,
     now_ns: u64,
     /// Time and number of tokens of each pass, by the true clock.
@@ -89,6 +96,7 @@ impl World {
             vms: (0..VMS).map(|_| Buckets::new(8)).collect(),
             limits: vec![limits; VMS],
             skew_ns: vec![0; VMS],
+            lag_ns: vec![0; VMS],
             map: Local::default(),
             now_ns: START,
             passed: Vec::new(),
@@ -96,7 +104,22 @@ impl World {
     }
 
     fn clock(&self, vm: usize) -> u64 {
-        self.now_ns + self.skew_ns[vm]
+        self.now_ns + self.skew_ns[vm] - self.lag_ns[vm]
+    }
+
+    /// Envoy stands still for a time and goes on. The first events of each VM have the time of its
+    /// last tick; the host tells the present one to who asks.
+    fn stand_still(&mut self, ns: u64) {
+        self.now_ns += ns;
+        self.map.now_ns = self.now_ns;
+        self.lag_ns.fill(ns);
+    }
+
+    /// A VM's timer runs: its events have the present time again.
+    fn tick(&mut self, vm: usize) {
+        self.lag_ns[vm] = 0;
+        let at = self.clock(vm);
+        self.vms[vm].settle(at, &mut self.map);
     }
 
     /// Sends a request to a VM and returns whether it passes.
@@ -184,6 +207,36 @@ proptest! {
     }
 
     #[test]
+    fn standstill_of_envoy_grants_and_costs_nothing(
+        rate in 1..200_u32,
+        burst in 1..100_u32,
+        parts in prop::collection::vec(
+            (prop::collection::vec(step(), 1..40), 0..40 * SECOND, 0..VMS, 0..VMS), 1..6),
+    ) {
+        let mut world = World::new(limits(rate, burst));
+        for (steps, still_ns, ticks_first, late) in &parts {
+            world.run(steps);
+            world.stand_still(*still_ns);
+            let before = world.total();
+            // One VM ticks and serves; another still has the time of before.
+            world.tick(*ticks_first);
+            while world.take(*ticks_first, 1, None) {}
+            while world.take(*late, 1, None) {}
+            let passed = world.total() - before;
+            // Tokens in hand from before: at most an eighth of the burst in each VM.
+            let in_hand = u64::from((burst / 8).max(1)) * VMS as u64;
+            prop_assert!(passed <= u64::from(burst) + in_hand, "{passed} of {burst} at once");
+            let full_ns = Pace::of(&limits(rate, burst)).depth_ns();
+            if *still_ns >= full_ns {
+                prop_assert!(passed + in_hand >= u64::from(burst), "{passed} of {burst}");
+            }
+            (0..VMS).for_each(|vm| world.tick(vm));
+        }
+        let elapsed = world.now_ns - START;
+        prop_assert!(world.total() <= u64::from(burst) + grown(rate, elapsed));
+    }
+
+    #[test]
     fn clock_step_grants_only_its_forward_part(
         rate in 1..200_u32,
         burst in 1..100_u32,
@@ -233,6 +286,18 @@ fn bursts_of_320_pass_exactly_50_each() {
         assert_eq!(world.total(), 50 * burst);
         world.now_ns += 5 * SECOND;
     }
+}
+
+#[test]
+fn lagging_vm_refuses_no_request_of_a_full_bucket() {
+    let mut world = World::new(limits(10, 10));
+    assert!(world.take(0, 1, None) && world.take(1, 1, None));
+    world.stand_still(SECOND);
+    world.tick(0);
+    // The record of VM 0 is a second ahead of the time of VM 1.
+    assert!(world.take(0, 1, None));
+    let passed = (0..9).filter(|_| world.take(1, 1, None)).count();
+    assert_eq!(passed, 9);
 }
 
 #[test]
