@@ -21,6 +21,7 @@
 //! | `docker/start.rs` | creating and starting a tenant's container |
 //! | `docker/network_pool.rs` | network namespaces prepared ahead of starts |
 //! | `docker/deaths.rs` | deaths, from the daemon's events and from reconciliation |
+//! | `docker/oom_kills.rs` | evidence that lack of memory caused a death |
 //! | `docker/adoption.rs` | finding containers that an earlier orchestrator started |
 //! | `process.rs` | child processes, for hosts without Docker; adopted by their records |
 //! | `process/instance.rs` | one process: its record on disk, signals, exit |

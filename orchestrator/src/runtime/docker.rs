@@ -16,6 +16,7 @@ mod deaths;
 mod engine;
 mod network;
 mod network_pool;
+mod oom_kills;
 mod start;
 
 use std::collections::HashMap;

@@ -167,6 +167,20 @@ async fn key_file_is_private_and_ends_with_its_container() {
 
 #[tokio::test]
 #[ignore = "a Docker daemon is needed: `make integration-test` runs it"]
+async fn kill_by_the_host_is_no_lack_of_memory() {
+    for version in VERSIONS {
+        let home = Installation::new();
+        let runtime = home.runtime().await;
+        let kill = async || {
+            let pid = runtime.pid(&tenant("bob")).await.unwrap().unwrap().to_string();
+            assert!(Command::new("kill").args(["-9", &pid]).status().unwrap().success());
+        };
+        contract::death_is_an_event_and_stop_is_none(&runtime, version, kill).await;
+    }
+}
+
+#[tokio::test]
+#[ignore = "a Docker daemon is needed: `make integration-test` runs it"]
 async fn out_of_memory_kills_one_tenant_only() {
     for version in VERSIONS {
         let home = Installation::new();

@@ -1,11 +1,6 @@
 //! Deaths of containers: from the daemon's events, and from reconciliation with its list, which
 //! finds those whose event was lost.
-//!
-//! Under load the daemon may record an exit before it learns that lack of memory was the reason, and
-//! then never says so (Docker 20.10: 11 of 160 deaths). Therefore a container that died of SIGKILL
-//! without a request to the daemon counts as killed by the kernel for lack of memory.
 
-use std::collections::HashSet;
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -13,6 +8,7 @@ use tokio::sync::mpsc;
 use tokio::time::Interval;
 
 use super::engine::{Container, ContainerState, EngineError, Event};
+use super::oom_kills::OomKills;
 use super::{INSPECT_EVERY, Inner};
 use crate::host;
 use crate::runtime::{Died, ExitKind, InstanceId};
@@ -23,27 +19,17 @@ const SIGKILL_EXIT: i64 = 137;
 /// Interval of reconciliation, for deaths whose event was lost.
 const RECONCILE_EVERY: Duration = Duration::from_secs(30);
 
-/// Possible sender of the signal that killed a container.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Killer {
-    /// A client of the daemon.
-    Client,
-    /// The kernel: the events show no client's request.
-    Kernel,
-    /// Not known: the events were not seen.
-    Unknown,
-}
-
 impl Inner {
     /// Reports deaths for as long as the runtime exists, across restarts of the daemon.
     pub(super) async fn follow_deaths(&self, deaths: mpsc::Sender<Died>) {
         let mut interval = tokio::time::interval(RECONCILE_EVERY);
+        let mut kills = OomKills::begin();
         loop {
             // Take the time first: a death between the reconciliation and the first event is then
             // among the events.
             let since_s = host::now_s();
-            if self.reconcile(&deaths).await.is_ok() {
-                self.follow_events(since_s, &mut interval, &deaths).await;
+            if self.reconcile(&mut kills, &deaths).await.is_ok() {
+                self.follow_events(since_s, &mut interval, &mut kills, &deaths).await;
             }
             // The daemon is gone or overloaded: begin again.
             tokio::time::sleep(INSPECT_EVERY).await;
@@ -59,33 +45,32 @@ impl Inner {
         &self,
         since_s: u64,
         interval: &mut Interval,
+        kills: &mut OomKills,
         deaths: &mpsc::Sender<Died>,
     ) {
         let events = self.engine.deaths(&self.label_filter(), since_s);
         tokio::pin!(events);
-        // Live containers that a client asked to kill. The daemon reports the request before the
-        // death that follows from it.
-        let mut kill_requested = HashSet::new();
         loop {
             // `select!` chooses at random among the ready branches, so that a flood of events can't
             // prevent reconciliation.
             tokio::select! {
                 event = events.next() => match event {
-                    Some(Ok((id, Event::Kill))) => {
+                    Some(Ok((id, Event::OutOfMemory))) => {
                         if self.is_alive(&id) {
-                            kill_requested.insert(id);
+                            kills.report(&id);
                         }
                     }
-                    Some(Ok((id, Event::Die))) => {
-                        let requested = kill_requested.remove(&id);
-                        let killer = if requested { Killer::Client } else { Killer::Kernel };
-                        self.on_death(&id, killer, deaths).await;
-                    }
+                    Some(Ok((id, Event::Die))) => self.on_death(&id, kills, deaths).await,
                     Some(Err(_)) | None => return,
                 },
-                _ = interval.tick() => if self.reconcile(deaths).await.is_err() { return },
+                _ = interval.tick() => {
+                    if self.reconcile(kills, deaths).await.is_err() {
+                        return;
+                    }
+                    kills.forget();
+                }
                 () = self.reconcile_now.notified() => {
-                    if self.reconcile(deaths).await.is_err() {
+                    if self.reconcile(kills, deaths).await.is_err() {
                         return;
                     }
                 }
@@ -94,7 +79,11 @@ impl Inner {
     }
 
     /// Finds containers that died without an event, by comparison with the daemon's list.
-    async fn reconcile(&self, deaths: &mpsc::Sender<Died>) -> Result<(), EngineError> {
+    async fn reconcile(
+        &self,
+        kills: &mut OomKills,
+        deaths: &mpsc::Sender<Died>,
+    ) -> Result<(), EngineError> {
         let live: Vec<String> = {
             let instances = self.instances();
             let live = instances.values().filter(|instance| instance.exit.is_none());
@@ -109,7 +98,7 @@ impl Inner {
                 container.id == id && !matches!(container.state, ContainerState::Ended(_))
             });
             if !is_running {
-                self.on_death(&id, Killer::Unknown, deaths).await;
+                self.on_death(&id, kills, deaths).await;
             }
         }
         Ok(())
@@ -120,7 +109,7 @@ impl Inner {
         instances.values().any(|instance| instance.container == id && instance.exit.is_none())
     }
 
-    async fn on_death(&self, id: &str, killer: Killer, deaths: &mpsc::Sender<Died>) {
+    async fn on_death(&self, id: &str, kills: &mut OomKills, deaths: &mpsc::Sender<Died>) {
         if !self.is_alive(id) {
             return;
         }
@@ -130,8 +119,12 @@ impl Inner {
             // It was started again, or the daemon is gone: the next reconciliation decides.
             Ok(Some(_)) | Err(_) => return,
         };
-        let exit = match (exit, killer) {
-            (ExitKind::Crashed(SIGKILL_EXIT), Killer::Kernel) => ExitKind::OutOfMemory,
+        let exit = match exit {
+            ExitKind::OutOfMemory | ExitKind::Crashed(SIGKILL_EXIT)
+                if kills.explain(id, exit == ExitKind::OutOfMemory) =>
+            {
+                ExitKind::OutOfMemory
+            }
             _ => exit,
         };
         if let Some(tenant) = self.record_exit(id, exit) {

@@ -382,7 +382,7 @@ impl Engine {
         Ok(pid.and_then(|pid| pid.try_into().ok()))
     }
 
-    /// Streams kill requests and deaths of the containers with this label, with their ids, from
+    /// Streams deaths and lacks of memory of the containers with this label, with their ids, from
     /// `since_s` (Unix time in seconds) on. Ends when the daemon does.
     pub(super) fn deaths(
         &self,
@@ -392,7 +392,7 @@ impl Engine {
         let filters = HashMap::from([
             ("label".to_owned(), vec![label.to_owned()]),
             ("type".to_owned(), vec!["container".to_owned()]),
-            ("event".to_owned(), vec!["die".to_owned(), "kill".to_owned()]),
+            ("event".to_owned(), vec!["die".to_owned(), "oom".to_owned()]),
         ]);
         let options = EventsOptions {
             since: Some(since_s.to_string()),
@@ -410,14 +410,14 @@ impl Engine {
 /// An event of a container.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Event {
-    /// A client asked the daemon to send it a signal.
-    Kill,
+    /// It lacks memory, and the kernel has killed a process of it.
+    OutOfMemory,
     /// Its process has ended.
     Die,
 }
 
 fn from_event(message: EventMessage) -> Option<(String, Event)> {
-    let event = if message.action? == "kill" { Event::Kill } else { Event::Die };
+    let event = if message.action? == "oom" { Event::OutOfMemory } else { Event::Die };
     Some((message.actor?.id?, event))
 }
 
