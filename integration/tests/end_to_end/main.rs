@@ -38,6 +38,7 @@ mod secrets;
 mod shared_stack;
 mod sleep;
 mod sq_alone;
+mod standstill;
 mod storage;
 mod suite;
 mod survival;
@@ -68,6 +69,7 @@ fn main() -> ExitCode {
         metrics::cases(),
         ratelimit::cases(),
         survival::cases(),
+        standstill::cases(),
         unavailable::cases(),
         secrets::cases(),
         boundary::cases(),

@@ -9,10 +9,13 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use rustix::process::Signal;
 
 use crate::client::Client;
 use crate::host::certs::Certs;
+use crate::host::docker;
 use crate::host::files::create_private_dir;
+use crate::host::processes;
 use crate::host::sockets;
 use crate::host::tools;
 use crate::options::{EnvoyHost, Listen};
@@ -237,6 +240,18 @@ impl Envoy {
             #[cfg(feature = "containers")]
             Runner::Container(_) => bail!("Envoy runs in a container"),
         }
+    }
+
+    /// Sends a signal to it: SIGSTOP lets it stand still, SIGCONT go on.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        match self.container() {
+            None => processes::signal(self.pid()?, signal),
+            Some(id) => {
+                let number = signal.as_raw().to_string();
+                drop(docker::run(&["kill", "--signal", &number, &id])?);
+            }
+        }
+        Ok(())
     }
 
     /// A client of the admin interface.
