@@ -215,3 +215,33 @@ fn memory_limit_changes_while_awake_and_after_doze() {
     bench.resumed("a");
     assert_eq!(given_mib(&bench), [256, 512]);
 }
+
+#[test]
+fn hasty_client_cuts_no_healthy_envoy() {
+    let mut bench = Bench::new();
+    bench.wake("a");
+    bench.pass(20_000);
+    // The change of a bound is on its way to Envoy when the client's patience ends.
+    bench.acks_at_once = false;
+    let limits = Limits { concurrency: 2, ..Limits::default() };
+    let request = LeaseRequest { patience_ms: Some(1), limits, ..lease_request("a") };
+    let hasty = bench.request(request);
+    bench.pass(1);
+    assert_eq!(bench.refusal(hasty), Some((LeaseRefusalKind::Gateway, 1)));
+    assert!(!bench.wants(&Effect::Disconnect(STREAM)), "Envoy had a millisecond");
+}
+
+#[test]
+fn envoy_that_has_just_connected_is_not_cut() {
+    let mut bench = Bench::new();
+    bench.wake("a");
+    bench.pass(20_000);
+    bench.acks_at_once = false;
+    bench.on(Event::Disconnected(STREAM));
+    let gateway = GatewayId::parse("g").unwrap();
+    bench.on(Event::Connected { stream: STREAM, gateway });
+    let waiter = bench.request(LeaseRequest { patience_ms: Some(1_000), ..lease_request("a") });
+    bench.pass(1_000);
+    assert!(bench.refusal(waiter).is_some());
+    assert!(!bench.wants(&Effect::Disconnect(STREAM)), "it had a second");
+}
