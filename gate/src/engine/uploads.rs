@@ -113,7 +113,8 @@ impl Gate {
             return Ok(Some(RefusalKind::RelayUnavailable));
         };
         if !Rc::ptr_eq(&verdict, &exchange.request.verdict) {
-            let (bytes, max) = (exchange.body.bytes(), verdict.limits.body_max_bytes());
+            let bytes = exchange.body.bytes();
+            let max = verdict.limits.body_max_bytes();
             if bytes > max {
                 return Err(Refusal::body_too_large(bytes, max));
             }
