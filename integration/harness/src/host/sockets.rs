@@ -1,7 +1,7 @@
 //! Unix sockets of a stack: those of its orchestrator and of its Envoys' admin interfaces.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
@@ -41,8 +41,9 @@ impl Sockets {
         let base = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
         let base = base.filter(|base| base.is_dir() && fits(&base.join(PREFIX).join("123456")));
         let base = base.unwrap_or_else(|| PathBuf::from("/tmp"));
-        // Its mode is 0700 from the start.
-        let temporary = tempfile::Builder::new().prefix(PREFIX).tempdir_in(base)?;
+        let private = fs::Permissions::from_mode(0o700);
+        let temporary =
+            tempfile::Builder::new().prefix(PREFIX).permissions(private).tempdir_in(base)?;
         let folder = temporary.path().to_owned();
         ensure!(fits(&folder), "no folder for sockets has a short path: {}", folder.display());
         symlink(&folder, &inside).with_context(|| format!("can't make {}", inside.display()))?;

@@ -14,6 +14,10 @@ impl Shared for Busy<'_> {
         self.0.get(key)
     }
 
+    fn now_ns(&self) -> u64 {
+        self.0.now_ns()
+    }
+
     fn set(&mut self, _: &str, _: &[u8], _: Option<u32>) -> Result<(), Changed> {
         Err(Changed)
     }

@@ -227,7 +227,7 @@ fn hasty_client_cuts_no_healthy_envoy() {
     let request = LeaseRequest { patience_ms: Some(1), limits, ..lease_request("a") };
     let hasty = bench.request(request);
     bench.pass(1);
-    assert_eq!(bench.refusal(hasty), Some((LeaseRefusalKind::Gateway, 1)));
+    assert_eq!(bench.refusal(hasty), Some((LeaseRefusalKind::Queue, 1)));
     assert!(!bench.wants(&Effect::Disconnect(STREAM)), "Envoy had a millisecond");
 }
 
@@ -239,7 +239,7 @@ fn envoy_that_has_just_connected_is_not_cut() {
     bench.acks_at_once = false;
     bench.on(Event::Disconnected(STREAM));
     let gateway = GatewayId::parse("g").unwrap();
-    bench.on(Event::Connected { stream: STREAM, gateway });
+    bench.on(Event::Connected { stream: STREAM, gateway, peer: PEER });
     let waiter = bench.request(LeaseRequest { patience_ms: Some(1_000), ..lease_request("a") });
     bench.pass(1_000);
     assert!(bench.refusal(waiter).is_some());
