@@ -105,7 +105,7 @@ impl HttpContext for Http {
         let Some(shell) = &self.shell else { return Action::Pause };
         let callback = shell.begin();
         let headers = host::request_headers();
-        let now = shell.coarse_now();
+        let now = Shell::coarse_now();
         shell.with(|gate, shared| {
             gate.on_request_head(self.id, &headers, end, host::client_address, now, shared);
         });
@@ -123,7 +123,7 @@ impl HttpContext for Http {
     fn on_http_request_body(&mut self, size: usize, end: bool) -> Action {
         let Some(shell) = &self.shell else { return Action::Pause };
         let callback = shell.begin();
-        let now = shell.coarse_now();
+        let now = Shell::coarse_now();
         let read = || if size > 0 { host::request_body(size) } else { Vec::new() };
         let reply = shell.take_postponed_reply(self.id);
         shell.with(|gate, shared| gate.on_request_body(self.id, end, read, now, shared));

@@ -70,11 +70,11 @@ impl Shell {
         })
     }
 
-    /// The time, stale by at most a tick and one event, and in the first events after Envoy stood still
-    /// by all that time: reading the host's clock for each request
-    /// would cost as much as anything else that the filter does. Durations measured with it are
-    /// unbiased on average, because both ends are equally stale.
-    pub(crate) fn coarse_now(&self) -> u64 {
+    /// The time, stale by at most a tick and one event, and in the first events after Envoy stood
+    /// still by all that time: reading the host's clock for each request would cost as much as
+    /// anything else that the filter does. Durations measured with it are unbiased on average,
+    /// because both ends are equally stale.
+    pub(crate) fn coarse_now() -> u64 {
         host::last_now_ns()
     }
 
@@ -234,7 +234,7 @@ impl Shell {
 
     pub(crate) fn end_stream(&self, stream: StreamId) {
         let callback = self.begin();
-        let now = self.coarse_now();
+        let now = Self::coarse_now();
         self.with(|gate, shared| gate.on_stream_end(stream, now, shared));
         self.perform(callback, None);
     }

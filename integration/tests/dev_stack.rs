@@ -167,7 +167,7 @@ async fn printed_commands_work_and_stop_leaves_nothing() {
     }
     let shown = screen.split_once("Try in another terminal:").unwrap().1;
     let lines: Vec<&str> = shown.lines().filter_map(|line| line.strip_prefix("  ")).collect();
-    let [env, insert, select, suspend, resume, status, sleep, stats, metrics] = lines[..] else {
+    let [env, insert, select, suspend, resume, status, sleep, envoy, metrics] = lines[..] else {
         panic!("unexpected commands: {lines:#?}")
     };
     dev.shell(env);
@@ -181,7 +181,7 @@ async fn printed_commands_work_and_stop_leaves_nothing() {
     let alice = table.lines().find(|line| line.starts_with("alice")).unwrap_or_default();
     assert!(alice.contains("awake"), "{table}");
     dev.shell(sleep);
-    assert!(dev.shell(stats).contains("sq_gate.requests: "));
+    assert!(dev.shell(envoy).contains("sq_gate.requests: "));
     let metrics = dev.shell(metrics);
     assert!(metrics.contains("sq_gate_requests") && metrics.contains("sq_orchestrator_ready 1"));
     // A second stack in the same folder is refused.

@@ -35,7 +35,7 @@
 //! | driver | the lifecycle of all tenants | all others, by commands in a channel ([`tenants::driver::Handle`]); starts one job per start, pause or stop |
 //! | gate API | nothing | driver (a lease waits for its reply), ledger |
 //! | admin API | nothing | driver, ledger, runtime, vault |
-//! | metrics | nothing | nobody: it reads counters |
+//! | metrics | nothing | no other: it reads counters |
 //! | xDS server | one session per Envoy | driver, by events in a channel ([`xds::XdsEvent`]) |
 //! | backup | rounds of good copies | driver, vault on blocking threads |
 //! | memory watch | nothing | driver, when memory or instances run short |

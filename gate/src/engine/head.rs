@@ -26,7 +26,8 @@ pub struct RequestHead {
     pub is_preflight: bool,
     /// Has two `Host` headers, which Envoy joins with a comma.
     pub(crate) has_two_hosts: bool,
-    /// Has `x-sq-test-panic`, in builds that have the trigger.
+    /// Has `x-sq-test-panic`.
+    #[cfg(feature = "test-panic")]
     pub(crate) test_panic: bool,
 }
 
@@ -57,7 +58,10 @@ impl RequestHead {
                 "access-control-request-method" => has_cors_method = true,
                 name => {
                     credentials.see(name, value);
-                    head.test_panic |= cfg!(feature = "test-panic") && name == "x-sq-test-panic";
+                    #[cfg(feature = "test-panic")]
+                    {
+                        head.test_panic |= name == "x-sq-test-panic";
+                    }
                 }
             }
         }

@@ -139,7 +139,7 @@ async fn other_users_reach_no_socket(stack: Arc<Stack>) -> Result<()> {
         let (code, output) = as_other_user(attack).await?;
         ensure!(code == CANNOT_CONNECT, "{}: exit code {code}, {output}", attack.path);
     }
-    // Metrics are for everyone, and name nobody.
+    // Metrics are for all users of the host, and name no tenant.
     for client in [stack.orchestrator.metrics(), stack.envoy.metrics()] {
         for path in ["/v1/tenants", "/v1/usage", "/stats", "/config_dump", "/clusters", "/logging"]
         {

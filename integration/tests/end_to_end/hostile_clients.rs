@@ -161,7 +161,7 @@ async fn idle_connections_end_before_none_is_left(stack: Arc<Stack>) -> Result<(
 
 /// Refused requests of the test of the log; one in a hundred is logged.
 const REFUSED: usize = 2_000;
-/// More than this many log lines of so many refused requests come once in a million runs.
+/// Bound on the log lines of that many refused requests, exceeded once in a million runs.
 const LOGGED_MAX: usize = 48;
 
 async fn refused_requests_are_logged_in_samples(stack: Arc<Stack>) -> Result<()> {

@@ -149,7 +149,7 @@ impl AdminClient {
     }
 }
 
-/// Sends one request over a connection of its own.
+/// Sends one request over a new connection.
 async fn exchange(socket: &Path, request: Request<Empty<Bytes>>) -> Result<(u16, Bytes), String> {
     let stream = UnixStream::connect(socket).await.map_err(|error| error.to_string())?;
     let handshake = http1::handshake(TokioIo::new(stream)).await;

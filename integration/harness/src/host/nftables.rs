@@ -1,4 +1,4 @@
-//! The operators' `envoy/nftables.conf`, in a table of its own for one port.
+//! The operators' `envoy/nftables.conf`, in a separate table for one port.
 
 use std::fs;
 use std::io::Write as _;

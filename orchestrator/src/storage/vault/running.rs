@@ -68,7 +68,7 @@ impl Vault {
         Ok(round)
     }
 
-    /// Returns whether a file of a running SQ is to be copied now.
+    /// Returns whether a file of a running SQ should be copied now.
     fn is_due(&self, tenant: &TenantId, changed: &Changed) -> bool {
         let has_text = changed.stamp.bytes > 0;
         changed.quiet || changed.overdue || has_text && !self.has_copied_text(tenant, &changed.name)
