@@ -65,7 +65,6 @@ impl Standalone {
             filter: &tools::filter().unwrap(),
             filter_config: &[],
             clusters: "",
-            changes: &[],
             host: EnvoyHost::Process,
             hot_restart: false,
         };

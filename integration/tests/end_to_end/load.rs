@@ -30,7 +30,7 @@ const ABORTED: usize = 30;
 /// Requests that SQ 0.6.0 serves at the same time, by the tier's default.
 const CONCURRENT: usize = 4;
 /// Concurrent requests that one connection may carry.
-const STREAMS: usize = 100;
+const STREAMS: usize = 32;
 /// Requests that wait for SQ, per tenant, as the orchestrator configures Envoy.
 const QUEUE: usize = 1_024;
 
@@ -144,9 +144,8 @@ async fn requests_beyond_the_queue_are_refused_as_busy(stack: Arc<Stack>) -> Res
     const REQUESTS: usize = 1_200;
     stack.tenant("alice")?.update("index", "text").await?.expect_ok()?;
     suspend_sq(&stack)?;
-    // A connection carries a hundred streams, so twelve are enough for all requests.
     let mut clients = Vec::new();
-    for _ in 0..12 {
+    for _ in 0..REQUESTS.div_ceil(STREAMS) {
         clients.push(stack.client(Http::Two)?.key(stack.key("alice")?));
     }
     let mut requests = JoinSet::new();

@@ -2,7 +2,7 @@
 //!
 //! | request | response |
 //! |---|---|
-//! | gate: `POST /v1/usage` ([`UsageReport`]) | 200 [`UsageResponse`] once it is on disk; 503: the gateway keeps it |
+//! | gate: `POST /v1/usage` ([`UsageReport`](protocol::UsageReport)) | 200 [`UsageResponse`] once it is on disk; 503: the gateway keeps it |
 //! | gate: `POST /v1/usage/{tenant}` ([`TenantUsageRequest`]) | 200 [`TenantUsage`]; wakes no tenant |
 //! | gate: `GET /v1/usage/{tenant}` | the same, with tier and limits as last reported |
 //! | admin: `GET /v1/usage[?month=YYYY-MM][&tenant=T]` | 200 [`MonthUsage`] |

@@ -3,10 +3,10 @@
 //! | request | response |
 //! |---|---|
 //! | `GET /v1/usage/quarantine[?id=N][&tenant=T][&source=S][&reason=R]` | 200 [`Quarantine`] |
-//! | `POST /v1/usage/quarantine/release?…[&apply=true]`, `…/drop?…` | 200 [`Repaired`] |
-//! | `GET /v1/usage/rows?[gateway=G][&source=S][&tenant=T]&from_s=N&to_s=N` | 200 list of [`HourRow`] |
-//! | `POST /v1/usage/rows/remove?…[&apply=true]` | 200 [`Repaired`] |
-//! | `POST /v1/usage/rows/set?…&reads=N…[&apply=true]` | 200 [`Repaired`] |
+//! | `POST /v1/usage/quarantine/release?…[&apply=true]`, `…/drop?…` | 200 [`Repaired`](crate::usage::store::repair::Repaired) |
+//! | `GET /v1/usage/rows?[gateway=G][&source=S][&tenant=T]&from_s=N&to_s=N` | 200 list of [`HourRow`](crate::usage::store::repair::HourRow) |
+//! | `POST /v1/usage/rows/remove?…[&apply=true]` | 200 [`Repaired`](crate::usage::store::repair::Repaired) |
+//! | `POST /v1/usage/rows/set?…&reads=N…[&apply=true]` | 200 [`Repaired`](crate::usage::store::repair::Repaired) |
 //!
 //! Without `apply` a repair changes nothing and reports what it would do. One without a selection is
 //! refused with 400.
