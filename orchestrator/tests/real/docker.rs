@@ -11,11 +11,15 @@ use orchestrator::runtime::docker::DockerRuntime;
 use orchestrator::runtime::{ExitKind, FoundState, Runtime, RuntimeError, select};
 use protocol::containers::{BOOT, INSTALLATION, ROLE, ROLE_NAMESPACE, TENANT};
 use tempfile::TempDir;
+use tokio::sync::Mutex;
 
 use crate::contract;
 use crate::tools::{
     OWNER, VERSIONS, eventually, read, remove_firewall_rules, spec, sq_pattern, tenant, write,
 };
+
+/// Held by tests that change or read the host's count of kills for lack of memory.
+static OOM_KILLS_OF_THE_HOST: Mutex<()> = Mutex::const_new(());
 
 /// One installation on the daemon. Dropping it removes everything of it, after a failed test too.
 pub(crate) struct Installation {
@@ -168,6 +172,7 @@ async fn key_file_is_private_and_ends_with_its_container() {
 #[tokio::test]
 #[ignore = "a Docker daemon is needed: `make integration-test` runs it"]
 async fn kill_by_the_host_is_no_lack_of_memory() {
+    let _alone = OOM_KILLS_OF_THE_HOST.lock().await;
     for version in VERSIONS {
         let home = Installation::new();
         let runtime = home.runtime().await;
@@ -182,6 +187,7 @@ async fn kill_by_the_host_is_no_lack_of_memory() {
 #[tokio::test]
 #[ignore = "a Docker daemon is needed: `make integration-test` runs it"]
 async fn out_of_memory_kills_one_tenant_only() {
+    let _alone = OOM_KILLS_OF_THE_HOST.lock().await;
     for version in VERSIONS {
         let home = Installation::new();
         contract::out_of_memory_kills_one_tenant_only(&home.runtime().await, version).await;
