@@ -106,19 +106,37 @@ setup_envoy() {
   touch "$stamp"
 }
 
-# Static, so that the same file runs as a child process and in an image `FROM scratch`.
+# Static, so that the same file runs as a child process and in an image `FROM scratch`. Built with
+# the lock file of the release, or with scripts/sq-<version>.lock where that one has a fault.
 setup_sq() {
-  local version dir
+  local version dir source
   for version in "${SQ_VERSIONS[@]}"; do
     dir=$TOOLS/sq-$version
     [ -x "$dir/bin/sq" ] && continue
     say "building SQ $version"
+    source=(sq --version "=$version")
+    if [ -e "scripts/sq-$version.lock" ]; then
+      sq_source "$version"
+      source=(--path "$SCRATCH/vendor/sq")
+    fi
     quietly env -u CARGO_ENCODED_RUSTFLAGS RUSTFLAGS="-C target-feature=+crt-static" \
-      cargo install sq --locked --version "=$version" --target "$HOST_TARGET" --root "$dir" \
+      cargo install "${source[@]}" --locked --target "$HOST_TARGET" --root "$dir" \
       --target-dir "$TOOLS/.build" --force ||
       die "SQ $version does not build: does this version exist, and is crates.io reachable?"
   done
   rm -rf "$TOOLS/.build"
+}
+
+# The sources of a release of SQ with the lock file of this folder, in $SCRATCH/vendor/sq.
+sq_source() {
+  scratch
+  mkdir -p "$SCRATCH/src"
+  touch "$SCRATCH/src/lib.rs"
+  printf '%s\n' '[package]' 'name = "sources"' 'edition = "2024"' '[dependencies]' "sq = \"=$1\"" \
+    >"$SCRATCH/Cargo.toml"
+  quietly cargo vendor --quiet --manifest-path "$SCRATCH/Cargo.toml" "$SCRATCH/vendor" ||
+    die "cargo cannot fetch SQ $1: is crates.io reachable?"
+  cp "scripts/sq-$1.lock" "$SCRATCH/vendor/sq/Cargo.lock"
 }
 
 # The runner works with exactly one version of wasm-bindgen. Unoptimised, it builds in a third of
