@@ -131,7 +131,13 @@ enum Command {
 #[derive(Debug, Args)]
 struct AdminSocket {
     /// Admin socket of the orchestrator.
-    #[arg(long = "admin", value_name = "PATH", env = "SQ_ADMIN", default_value = DEFAULT_ADMIN)]
+    #[arg(
+        long = "admin",
+        value_name = "PATH",
+        env = "SQ_ADMIN",
+        default_value = DEFAULT_ADMIN,
+        global = true
+    )]
     path: PathBuf,
 }
 
@@ -250,6 +256,21 @@ mod tests {
             assert!(command.get_about().is_some(), "{name}");
             let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
             assert!(help.starts_with("Example"), "{name}");
+        }
+    }
+
+    #[test]
+    fn the_admin_socket_may_be_named_after_a_subcommand() {
+        for words in [
+            "snapshots --admin /a list alice",
+            "snapshots list alice --admin /a",
+            "usage reconcile --envoy-admin /e --admin /a",
+            "usage repair list --admin /a",
+        ] {
+            let words = std::iter::once("orchestrator").chain(words.split(' '));
+            let cli = Cli::try_parse_from(words).unwrap();
+            let text = format!("{cli:?}");
+            assert!(text.contains("\"/a\""), "{text}");
         }
     }
 

@@ -21,10 +21,12 @@ async fn main() -> ExitCode {
     cli.run(stop_signal()).await
 }
 
-/// Resolves at SIGTERM or SIGINT.
+/// Resolves at SIGTERM or SIGINT. A hang-up, which would end the process by default, is ignored: there
+/// is nothing to reload.
 async fn stop_signal() {
     let terminate = signal(SignalKind::terminate());
     let interrupt = signal(SignalKind::interrupt());
+    let _hangup = signal(SignalKind::hangup());
     let (Ok(mut terminate), Ok(mut interrupt)) = (terminate, interrupt) else {
         // Without handlers the default action of the signals ends the process.
         return std::future::pending().await;

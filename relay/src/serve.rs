@@ -62,6 +62,9 @@ pub enum RunError {
     /// The operating system has no randomness for the epoch.
     #[error("no randomness for the epoch: {0}")]
     Random(#[from] getrandom::Error),
+    /// The listening socket has no address.
+    #[error("listening socket: {0}")]
+    Listener(std::io::Error),
     /// A task that reads or writes the registry or the certificates panicked.
     #[error("a task panicked: {0}")]
     Task(#[from] tokio::task::JoinError),
@@ -75,6 +78,7 @@ pub async fn run(
 ) -> Result<(), RunError> {
     let metrics = Arc::new(Metrics::default());
     let (certificates, tls) = CertificateReloader::new(config.tls, Arc::clone(&metrics))?;
+    info!(address = %listener.local_addr().map_err(RunError::Listener)?, "relay is listening");
     let source = match config.source {
         SourceConfig::File(path) => Source::File(FileSource::new(path)),
         SourceConfig::Sq(address) => Source::Sq(SqSource::new(address)),

@@ -9,6 +9,7 @@
 //! | `sq.rs` | a phext in an SQ server |
 //! | `settling.rs` | the version of a file, and when it has stopped changing |
 //! | `last_good.rs` | the last good copy, for the next start |
+//! | `written.rs` | the text that a command wrote last |
 
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ pub(crate) mod file;
 pub(crate) mod last_good;
 pub(crate) mod settling;
 pub mod sq;
+pub(crate) mod written;
 
 use file::FileSource;
 use sq::SqSource;
@@ -36,10 +38,18 @@ pub(crate) enum Reading {
     Unchanged,
     /// The text has changed and may still be changing.
     Changing,
-    /// A complete new text.
-    New(Vec<u8>),
+    /// A new text.
+    New(Text),
     /// The source can't be read, with the reason.
     Unreadable(String),
+}
+
+/// A text of the registry.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Text {
+    pub(crate) bytes: Vec<u8>,
+    /// True if a command wrote it, which makes it complete.
+    pub(crate) by_command: bool,
 }
 
 /// Poll interval of a file. A change is seen within one interval and read after another one without

@@ -46,6 +46,7 @@ pub(crate) fn cases() -> Vec<Case> {
         case!(On::Own(two_tenants), orchestrator_killed_amid_a_forced_sleep_wakes_its_clients),
         case!(On::Own(two_tenants), returned_orchestrator_is_found_again_at_once),
         case!(On::Own(two_tenants), orderly_orchestrator_restarts_lose_no_request),
+        case!(On::Own(two_tenants), hang_up_ends_no_daemon),
         case!(On::Own(two_tenants), killed_sq_is_hidden_by_retries),
         case!(On::Own(two_tenants), read_is_retried_when_sq_loses_its_network).docker_only(),
         case!(MAIN, shipped_filter_ignores_the_panic_header),
@@ -196,6 +197,21 @@ async fn orderly_orchestrator_restarts_lose_no_request(stack: Arc<Stack>) -> Res
         stack.orchestrator.start().await?;
     }
     finish_without_errors(load).await
+}
+
+/// Operators and log rotation send SIGHUP to daemons.
+async fn hang_up_ends_no_daemon(stack: Arc<Stack>) -> Result<()> {
+    write(&stack, "alice").await?;
+    for service in [stack.orchestrator.service(), stack.relay.service()] {
+        let process = service.process()?;
+        process.signal(Signal::HUP);
+        // The second signal is handled after the first.
+        process.signal(Signal::TERM);
+        let status =
+            until("the daemon to end in order", PATIENCE, || async { process.ended() }).await?;
+        ensure!(status.code() == Some(0), "{status}");
+    }
+    Ok(())
 }
 
 async fn killed_sq_is_hidden_by_retries(stack: Arc<Stack>) -> Result<()> {

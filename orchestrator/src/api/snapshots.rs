@@ -2,7 +2,7 @@
 //!
 //! | request | response |
 //! |---|---|
-//! | `GET /v1/tenants/{id}/snapshots` | list of [`crate::storage::vault::snapshots::Snapshot`], oldest first |
+//! | `GET /v1/tenants/{id}/snapshots` | 200 list of [`crate::storage::vault::snapshots::Snapshot`], oldest first; 404 for a tenant without data |
 //! | `POST /v1/tenants/{id}/snapshots/{taken_s}/restore[?sleep=true]` | 200 [`RestoreReport`]; 404; 409 while the tenant is awake or another restore is running |
 //! | `GET /v1/tenants/{id}/snapshots/folder[?taken_s=N]` | 200 [`SnapshotFolder`], for an export on this host; 404 |
 //!
@@ -112,7 +112,11 @@ pub(crate) fn router(api: SnapshotsApi) -> Router {
 }
 
 async fn list(State(api): State<SnapshotsApi>, Path(id): Path<TenantId>) -> Response {
-    respond(blocking(move || api.vault.snapshots(&id)).await)
+    let snapshots = move || {
+        api.vault.require(&id)?;
+        api.vault.snapshots(&id)
+    };
+    respond(blocking(snapshots).await)
 }
 
 async fn folder(
@@ -120,7 +124,11 @@ async fn folder(
     Path(id): Path<TenantId>,
     Query(query): Query<FolderQuery>,
 ) -> Response {
-    let folder = blocking(move || api.vault.folder(&id, query.taken_s)).await;
+    let folder = move || {
+        api.vault.require(&id)?;
+        api.vault.folder(&id, query.taken_s)
+    };
+    let folder = blocking(folder).await;
     respond(folder.map(|folder| SnapshotFolder { folder }))
 }
 

@@ -111,6 +111,11 @@ pub(super) async fn run(args: UsageArgs) -> anyhow::Result<String> {
         None => {
             let client = args.admin.client()?;
             let usage = fetch_month(&client, args.month, args.tenant.as_ref()).await?;
+            if let Some(tenant) = &args.tenant
+                && usage.tenants.is_empty()
+            {
+                bail!("{tenant} has no usage in {}: check the name and the month", usage.month);
+            }
             Ok(match args.format {
                 UsageFormat::Json => serde_json::to_string_pretty(&usage)? + "\n",
                 UsageFormat::Csv => month::csv(&usage.tenants),

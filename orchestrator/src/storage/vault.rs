@@ -148,6 +148,16 @@ impl Vault {
         })
     }
 
+    /// Fails with `NotFound` unless the tenant has data or copies here.
+    pub fn require(&self, tenant: &TenantId) -> io::Result<()> {
+        let folders = [self.data_root.join(tenant.as_str()), self.root.join(tenant.as_str())];
+        if folders.iter().any(|folder| folder.is_dir()) {
+            return Ok(());
+        }
+        let text = format!("no tenant {tenant} has data on this host: check the name");
+        Err(io::Error::new(io::ErrorKind::NotFound, text))
+    }
+
     /// Returns how many of the tenant's files were repaired since this process began.
     pub fn repaired(&self, tenant: &TenantId) -> u64 {
         self.tenant(tenant).repaired.load(Ordering::Relaxed)

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing::{error, info};
+use tracing::error;
 use tracing_subscriber::EnvFilter;
 
 use super::{EXIT_CONFIG, EXIT_FAULT};
@@ -60,7 +60,6 @@ async fn serve_until_signal(config: Config) -> anyhow::Result<()> {
     let _hangup = signal(SignalKind::hangup())?;
     let bound = TcpListener::bind(config.listen).await;
     let listener = bound.with_context(|| format!("can't listen on {}", config.listen))?;
-    info!(address = %listener.local_addr()?, "relay is listening");
     let shutdown = async {
         tokio::select! { _ = terminate.recv() => (), _ = interrupt.recv() => () }
     };

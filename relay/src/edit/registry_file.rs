@@ -7,7 +7,8 @@
 //! ```
 //!
 //! A file that looks truncated beside the relay's last good copy is not changed: it may be one half of
-//! a file that is being written in place, and the rename would make that half the registry.
+//! a file that is being written in place, and the rename would make that half the registry. A file
+//! that another command wrote is complete; see `source/written.rs`.
 //!
 //! The lock keeps two commands from losing each other's edit. It is on the folder, because each rename
 //! replaces the file. Editors take no lock: what one saves in the microseconds between the last check
@@ -30,6 +31,7 @@ use crate::registry::truncation::Suspicion;
 use crate::source::file::read_bounded;
 use crate::source::last_good;
 use crate::source::settling::FileVersion;
+use crate::source::written;
 
 /// Reasons why the file was not read or changed.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +59,11 @@ pub enum RegistryFileError {
          being written, wait and try again; if the loss is intended, add --allow-loss"
     )]
     Truncated(PathBuf, Suspicion, PathBuf),
+    /// The file is a mount point, over which no file can be renamed.
+    #[error(
+        "{0}: the file is mounted by itself and can't be replaced; mount the folder that it lies in"
+    )]
+    Mounted(PathBuf),
     /// Another command has held the lock for this long.
     #[error("{0}: locked by another `relay registry` command for {1:?}; try again later")]
     Busy(PathBuf, Duration),
@@ -100,7 +107,8 @@ pub(crate) fn change(
     loop {
         let version = FileVersion::of(&target).map_err(to_error)?;
         let document = load(&target)?;
-        if !allow_loss {
+        let is_complete = written::is_last(&target, document.text().as_bytes());
+        if !allow_loss && !is_complete {
             // The relay may be configured with either name.
             check_complete(path, document.registry())?;
             check_complete(&target, document.registry())?;
@@ -113,9 +121,18 @@ pub(crate) fn change(
             .map_err(to_error)?;
         copy_ownership(&target, staged.as_file()).map_err(to_error)?;
         if FileVersion::of(&target).map_err(to_error)? == version {
+            record(&target, edited.text()).map_err(to_error)?;
             return atomic_file::replace(staged, &target).map_err(to_error);
         }
     }
+}
+
+/// Records the text that is about to replace `target`, for the relay and the next command.
+fn record(target: &Path, text: &str) -> io::Result<()> {
+    let record = written::record_of(text.as_bytes());
+    let staged = atomic_file::stage(folder_of(target), TEMPORARY_PREFIX, record.as_bytes())?;
+    copy_ownership(target, staged.as_file())?;
+    atomic_file::replace(staged, &written::path_of(target))
 }
 
 /// Compares the registry with the relay's last good copy beside `path`, if there is one.
@@ -163,6 +180,7 @@ fn io_error(path: &Path, error: io::Error) -> RegistryFileError {
     match error.kind() {
         io::ErrorKind::NotFound => RegistryFileError::NotFound(path.to_owned()),
         io::ErrorKind::AlreadyExists => RegistryFileError::Exists(path.to_owned()),
+        io::ErrorKind::ResourceBusy => RegistryFileError::Mounted(path.to_owned()),
         _ => RegistryFileError::Io(path.to_owned(), error),
     }
 }

@@ -35,6 +35,7 @@ pub(crate) struct Metrics {
     pub(crate) handshakes_failed: Counter,
     pub(crate) handshakes_displaced: Counter,
     pub(crate) certificate_loads: Family<OutcomeLabel, Counter>,
+    pub(crate) certificate_end_s: Gauge<u64, AtomicU64>,
 }
 
 /// The label `outcome`.
@@ -90,6 +91,7 @@ impl Default for Metrics {
             handshakes_failed: Counter::default(),
             handshakes_displaced: Counter::default(),
             certificate_loads: Family::default(),
+            certificate_end_s: Gauge::default(),
         };
         metrics.register_requests();
         metrics.register_registry();
@@ -136,6 +138,8 @@ impl Metrics {
         r.register("tls_handshakes_displaced", displaced, self.handshakes_displaced.clone());
         let loads = "Reloads of the certificates, by result";
         r.register("certificate_loads", loads, self.certificate_loads.clone());
+        let end = "End of the certificate in use, in seconds since 1970 UTC";
+        r.register("certificate_end_timestamp_seconds", end, self.certificate_end_s.clone());
     }
 
     /// Creates every series with the value 0: a rate includes the first event of its kind, and a

@@ -5,6 +5,8 @@
 //! tick ──► end keys whose time has come ──► publish
 //! ```
 //!
+//! A text that a command wrote is never held for truncated.
+//!
 //! A text that is invalid or looks truncated, or a source that can't be read, changes the view's
 //! [`SourceHealth`] only: the last good registry is still served.
 
@@ -24,7 +26,7 @@ use crate::clock::now_s;
 use crate::registry::truncation::{Candidate, Suspicion, TruncationGuard};
 use crate::registry::{Faults, Registry};
 use crate::source::last_good::{self, GoodText};
-use crate::source::{Reading, Source};
+use crate::source::{Reading, Source, Text};
 
 /// Interval at which ended keys are looked for, during slow polls and between fast ones. A key ends at
 /// most this late, plus the time to parse a registry that has just changed.
@@ -137,8 +139,8 @@ impl Publisher {
                 }
             }
             Reading::Changing => self.guard.on_changing(now),
-            Reading::New(bytes) => {
-                self.on_text(bytes, now).await?;
+            Reading::New(text) => {
+                self.on_text(text, now).await?;
                 self.publish();
             }
             Reading::Unreadable(reason) => {
@@ -150,13 +152,18 @@ impl Publisher {
         Ok(())
     }
 
-    async fn on_text(&mut self, bytes: Vec<u8>, now: Instant) -> Result<(), JoinError> {
+    async fn on_text(&mut self, text: Text, now: Instant) -> Result<(), JoinError> {
+        let Text { bytes, by_command } = text;
         // Parsing a large registry would delay responses on this thread.
         let parsed = spawn_blocking(move || {
             let registry = Registry::parse(&bytes)?;
             Ok(Candidate { bytes, registry })
         });
         match parsed.await? {
+            Ok(candidate) if by_command => {
+                self.guard.discard();
+                self.accept(candidate);
+            }
             Ok(candidate) => {
                 let current = self.state.registry();
                 match self.guard.check(current, candidate, now_s(), now) {

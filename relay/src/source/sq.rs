@@ -14,7 +14,7 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::Reading;
+use super::{Reading, Text};
 use crate::registry::scroll::REGISTRY_MAX_BYTES;
 use crate::secret_file::warn_if_open_to_others;
 
@@ -61,7 +61,7 @@ impl SqSource {
             Ok(text) if self.last.as_ref() == Some(&text) => Reading::Unchanged,
             Ok(text) => {
                 self.last = Some(text.clone());
-                Reading::New(text.into())
+                Reading::New(Text { bytes: text.into(), by_command: false })
             }
             Err(error) => {
                 self.last = None;

@@ -3,6 +3,7 @@
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::client::Client;
@@ -88,6 +89,52 @@ async fn a_removed_tenant_is_refused_at_once() {
         assert_eq!(client.changes(&at, 20_000).await.changed, [key(n).hash()]);
         assert!(saved.elapsed() < Duration::from_millis(500), "{:?}", saved.elapsed());
     }
+    relay.stop().await;
+}
+
+/// Runs `relay registry` on the ranch's registry. It must succeed.
+fn run(ranch: &TestRanch, args: &[&str]) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_relay"));
+    let output = command.arg("registry").args(args).arg("--file").arg(ranch.registry()).output();
+    let output = output.unwrap();
+    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// The hold time of [`TestRanch::config`] is five seconds.
+#[tokio::test]
+async fn removals_in_a_loop_take_effect_at_once() {
+    let ranch = TestRanch::new();
+    ranch.save(&full_registry());
+    let (relay, client) = ranch.serve().await;
+    until("the last good copy is written", || async {
+        ranch.path("registry.phext.last-good").exists()
+    })
+    .await;
+    for n in 1..TENANTS {
+        run(&ranch, &["remove", &format!("t{n}")]);
+    }
+    let removed = Instant::now();
+    for n in 1..TENANTS {
+        until("the removal", || async { client.verdict(&key(n)).await.is_none() }).await;
+    }
+    assert!(removed.elapsed() < Duration::from_secs(1), "{:?}", removed.elapsed());
+    assert!(client.verdict(&key(TENANTS)).await.is_some());
+    assert!(source_is(&client, "good").await);
+    relay.stop().await;
+}
+
+#[tokio::test]
+async fn removal_of_many_keys_takes_effect_at_once() {
+    let ranch = TestRanch::new();
+    for _ in 0..4 {
+        run(&ranch, &["rotate", "alice", "--overlap", "24h"]);
+    }
+    let (relay, client) = ranch.serve().await;
+    assert!(client.verdict(&key(1)).await.is_some());
+    run(&ranch, &["remove", "alice"]);
+    let removed = Instant::now();
+    until("the removal", || async { client.verdict(&key(1)).await.is_none() }).await;
+    assert!(removed.elapsed() < Duration::from_secs(1), "{:?}", removed.elapsed());
     relay.stop().await;
 }
 
