@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{GatewayId, Limits, SqVersion, TenantId, TierName};
+use crate::{CountLimit, GatewayId, Limits, SqVersion, TenantId, TierName};
 
 /// Body of `POST /v1/lease`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -178,9 +178,8 @@ impl TenantNotice {
     }
 }
 
-/// True if the quota `cap` is used up; a cap of 0 means unlimited.
-fn is_exhausted(used: u64, cap: u64) -> bool {
-    cap > 0 && used >= cap
+fn is_exhausted(used: u64, limit: CountLimit) -> bool {
+    limit.max().is_some_and(|cap| used >= cap)
 }
 
 #[cfg(test)]
@@ -204,7 +203,11 @@ mod tests {
 
     #[test]
     fn exhausted_requests_resume_with_day_or_month() {
-        let limits = Limits { requests_per_day: 10, requests_per_month: 100, ..Limits::default() };
+        let limits = Limits {
+            requests_per_day: CountLimit::Count(10),
+            requests_per_month: CountLimit::Count(100),
+            ..Limits::default()
+        };
         let notice = |requests_day, requests_month| TenantNotice {
             requests_day,
             requests_month,
@@ -217,7 +220,11 @@ mod tests {
             [resume(9, 99), resume(10, 10), resume(10, 100)],
             [None, Some(500), Some(9_000)]
         );
-        let unlimited = Limits { requests_per_day: 0, requests_per_month: 0, ..limits.clone() };
+        let unlimited = Limits {
+            requests_per_day: CountLimit::Unlimited,
+            requests_per_month: CountLimit::Unlimited,
+            ..limits.clone()
+        };
         assert_eq!(notice(10, 100).requests_resume_s(&unlimited), None);
         let unknown = TenantNotice { day_ends_s: 0, ..notice(10, 100) };
         assert_eq!(unknown.requests_resume_s(&limits), None, "the ledger is still being opened");

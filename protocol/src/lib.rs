@@ -34,7 +34,7 @@ pub mod verify;
 pub use config::FilterConfig;
 pub use key::{ApiKey, KeyHash};
 pub use lease::{LeaseRefusal, LeaseRequest, LeaseResponse, TenantNotice, WakeKind};
-pub use limits::{ByteLimit, KeepAwake, Limits, WarmHours};
+pub use limits::{ByteLimit, CountLimit, KeepAwake, Limits, WarmHours};
 pub use sq_version::SqVersion;
 pub use tenant::{GatewayId, TenantId, TierName};
 pub use usage::{Counters, UsageReport, UsageResponse};

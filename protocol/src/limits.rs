@@ -17,12 +17,12 @@ pub struct Limits {
     pub burst: u32,
     /// Tokens that a mutating request takes from the bucket; a read takes one.
     pub write_cost: u32,
-    /// Requests per UTC day; 0 is unlimited.
-    pub requests_per_day: u64,
-    /// Requests per UTC calendar month; 0 is unlimited.
-    pub requests_per_month: u64,
-    /// Mutating requests per UTC day; 0 is unlimited.
-    pub writes_per_day: u64,
+    /// Requests per UTC day.
+    pub requests_per_day: CountLimit,
+    /// Requests per UTC calendar month.
+    pub requests_per_month: CountLimit,
+    /// Mutating requests per UTC day.
+    pub writes_per_day: CountLimit,
     /// Bytes of responses and rewritten phexts per second, sustained.
     pub bytes_per_s: ByteLimit,
     /// Bytes of responses per UTC day.
@@ -41,8 +41,8 @@ pub struct Limits {
     /// Concurrent requests to SQ. Releases with a single thread get one: see
     /// [`SqVersion::safe_concurrency`](crate::SqVersion::safe_concurrency).
     pub concurrency: u32,
-    /// Starts from sleep per hour; 0 is unlimited. Wakes from a doze do not count.
-    pub wakes_per_hour: u32,
+    /// Starts from sleep per hour. Wakes from a doze do not count.
+    pub wakes_per_hour: CountLimit,
     /// Idle time until the tenant is paused; `None`: the orchestrator's default.
     pub doze_after_s: Option<u32>,
     /// Idle time until the tenant is stopped; `None`: the orchestrator's default.
@@ -59,6 +59,58 @@ pub struct Limits {
     pub snapshots_daily: u32,
     /// Price in US cents per month; 0 is free.
     pub price_cents_month: u32,
+}
+
+/// A limit on a number of requests or starts. Zero means that none is allowed. In JSON a number or
+/// `"unlimited"`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "RawCountLimit", into = "RawCountLimit")]
+pub enum CountLimit {
+    /// There is no limit.
+    Unlimited,
+    /// This number.
+    Count(u64),
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum RawCountLimit {
+    Count(u64),
+    Word(CountLimitWord),
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum CountLimitWord {
+    Unlimited,
+}
+
+impl From<RawCountLimit> for CountLimit {
+    fn from(raw: RawCountLimit) -> Self {
+        match raw {
+            RawCountLimit::Count(count) => Self::Count(count),
+            RawCountLimit::Word(CountLimitWord::Unlimited) => Self::Unlimited,
+        }
+    }
+}
+
+impl From<CountLimit> for RawCountLimit {
+    fn from(limit: CountLimit) -> Self {
+        match limit {
+            CountLimit::Count(count) => Self::Count(count),
+            CountLimit::Unlimited => Self::Word(CountLimitWord::Unlimited),
+        }
+    }
+}
+
+impl CountLimit {
+    /// The largest number; `None` is unlimited.
+    pub fn max(self) -> Option<u64> {
+        match self {
+            Self::Unlimited => None,
+            Self::Count(count) => Some(count),
+        }
+    }
 }
 
 /// A limit on bytes. Zero means that no byte is allowed. In JSON a number, `"auto"` or `"unlimited"`.
@@ -170,9 +222,9 @@ impl Default for Limits {
             requests_per_s: 10,
             burst: 50,
             write_cost: 1,
-            requests_per_day: 10_000,
-            requests_per_month: 100_000,
-            writes_per_day: 5_000,
+            requests_per_day: CountLimit::Count(10_000),
+            requests_per_month: CountLimit::Count(100_000),
+            writes_per_day: CountLimit::Count(5_000),
             bytes_per_s: ByteLimit::Auto,
             egress_bytes_per_day: ByteLimit::Auto,
             storage_bytes: 25 * MB,
@@ -181,7 +233,7 @@ impl Default for Limits {
             phexts: 100,
             body_bytes: 0,
             concurrency: 4,
-            wakes_per_hour: 60,
+            wakes_per_hour: CountLimit::Count(60),
             doze_after_s: None,
             sleep_after_s: None,
             keep: KeepAwake::Sleep,
@@ -228,8 +280,7 @@ impl Limits {
     /// requests if no number is set.
     pub fn egress_per_day_max(&self) -> Option<u64> {
         match self.egress_bytes_per_day {
-            ByteLimit::Auto if self.requests_per_day == 0 => None,
-            ByteLimit::Auto => Some(self.requests_per_day.saturating_mul(REQUEST_BYTES)),
+            ByteLimit::Auto => Some(self.requests_per_day.max()?.saturating_mul(REQUEST_BYTES)),
             ByteLimit::Unlimited => None,
             ByteLimit::Bytes(bytes) => Some(bytes),
         }
@@ -265,7 +316,8 @@ mod tests {
 
     #[test]
     fn limits_of_bytes_follow_those_of_requests() {
-        let limits = Limits { requests_per_s: 25, requests_per_day: 0, ..Limits::default() };
+        let requests_per_day = CountLimit::Unlimited;
+        let limits = Limits { requests_per_s: 25, requests_per_day, ..Limits::default() };
         assert_eq!(limits.token_bytes(), Some(REQUEST_BYTES));
         assert_eq!(limits.egress_per_day_max(), None, "requests are unlimited too");
         let bytes_per_s = ByteLimit::Bytes(5_000);
@@ -308,5 +360,14 @@ mod tests {
     fn absent_limits_are_the_free_tiers() {
         let limits: Limits = serde_json::from_str(r#"{"burst": 5}"#).unwrap();
         assert_eq!(limits, Limits { burst: 5, ..Limits::default() });
+    }
+    #[test]
+    fn zero_and_unlimited_are_different_limits() {
+        let json = r#"{"writes_per_day":0,"requests_per_day":"unlimited"}"#;
+        let limits: Limits = serde_json::from_str(json).unwrap();
+        assert_eq!(limits.writes_per_day.max(), Some(0));
+        assert_eq!(limits.requests_per_day.max(), None);
+        let text = serde_json::to_string(&limits).unwrap();
+        assert_eq!(serde_json::from_str::<Limits>(&text).unwrap(), limits);
     }
 }

@@ -152,25 +152,25 @@ pub fn check(
     let today = |used: u64| if is_new_day { 0 } else { used };
     let month = if has_ended(notice.month_ends_s, now_s) { 0 } else { notice.requests_month };
     let is_read = class == Class::Read;
-    let writes_cap = if is_read { 0 } else { limits.writes_per_day };
+    let writes_cap = if is_read { None } else { limits.writes_per_day.max() };
     let egress_cap = if is_read { limits.egress_per_day_max() } else { None };
     let quotas = [
         (
             Quota::Day,
             today(notice.requests_day) + since.requests_day,
-            unless_zero(limits.requests_per_day),
+            limits.requests_per_day.max(),
             notice.day_ends_s,
         ),
         (
             Quota::Month,
             month + since.requests_month,
-            unless_zero(limits.requests_per_month),
+            limits.requests_per_month.max(),
             notice.month_ends_s,
         ),
         (
             Quota::WritesDay,
             today(notice.writes_day) + since.writes_day,
-            unless_zero(writes_cap),
+            writes_cap,
             notice.day_ends_s,
         ),
         (
@@ -201,11 +201,6 @@ pub fn check(
     Ok(warning)
 }
 
-/// The cap of a quota of requests, for which 0 means unlimited.
-fn unless_zero(cap: u64) -> Option<u64> {
-    if cap > 0 { Some(cap) } else { None }
-}
-
 /// Returns whether a period that ends at `ends_s` has ended. 0 means unknown and has not.
 fn has_ended(ends_s: u64, now_s: u64) -> bool {
     ends_s != 0 && now_s >= ends_s
@@ -213,7 +208,7 @@ fn has_ended(ends_s: u64, now_s: u64) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use protocol::ByteLimit;
+    use protocol::{ByteLimit, CountLimit};
 
     use super::*;
     use crate::RefusalKind;
@@ -233,19 +228,31 @@ mod tests {
         }
     }
 
+    /// Limits that are never reached unless a test names them.
+    const MANY: u64 = u64::MAX;
+
     fn limits(day: u64, month: u64, writes: u64) -> Limits {
         Limits {
-            requests_per_day: day,
-            requests_per_month: month,
-            writes_per_day: writes,
+            requests_per_day: CountLimit::Count(day),
+            requests_per_month: CountLimit::Count(month),
+            writes_per_day: CountLimit::Count(writes),
             egress_bytes_per_day: ByteLimit::Unlimited,
             ..Limits::default()
         }
     }
 
+    fn unlimited() -> Limits {
+        Limits {
+            requests_per_day: CountLimit::Unlimited,
+            requests_per_month: CountLimit::Unlimited,
+            writes_per_day: CountLimit::Unlimited,
+            ..limits(MANY, MANY, MANY)
+        }
+    }
+
     #[test]
     fn last_request_passes_and_the_next_is_refused() {
-        let limits = limits(100, 0, 0);
+        let limits = limits(100, MANY, MANY);
         let none = Delta::default();
         assert!(check(&notice(99, 99, 0), &limits, &none, Class::Read, NOW).is_ok());
         let refused = check(&notice(100, 100, 0), &limits, &none, Class::Read, NOW).unwrap_err();
@@ -257,21 +264,23 @@ mod tests {
     #[test]
     fn requests_since_the_notice_count() {
         let since = Delta { requests_day: 1, requests_month: 1, ..Delta::default() };
-        assert!(check(&notice(99, 99, 0), &limits(100, 0, 0), &since, Class::Read, NOW).is_err());
+        assert!(
+            check(&notice(99, 99, 0), &limits(100, MANY, MANY), &since, Class::Read, NOW).is_err()
+        );
     }
 
     #[test]
     fn raised_tier_applies_at_once() {
         let full = notice(100, 100, 0);
         let none = Delta::default();
-        assert!(check(&full, &limits(100, 0, 0), &none, Class::Read, NOW).is_err());
-        assert!(check(&full, &limits(1_000, 0, 0), &none, Class::Read, NOW).is_ok());
+        assert!(check(&full, &limits(100, MANY, MANY), &none, Class::Read, NOW).is_err());
+        assert!(check(&full, &limits(1_000, MANY, MANY), &none, Class::Read, NOW).is_ok());
     }
 
     #[test]
     fn used_up_writes_leave_reads() {
         let full = notice(10, 10, 5);
-        let limits = limits(0, 0, 5);
+        let limits = limits(MANY, MANY, 5);
         let none = Delta::default();
         assert!(check(&full, &limits, &none, Class::Write, NOW).is_err());
         assert_eq!(check(&full, &limits, &none, Class::Read, NOW), Ok(None));
@@ -280,16 +289,17 @@ mod tests {
     #[test]
     fn new_day_starts_at_zero_without_a_notice() {
         let full = notice(100, 100, 5);
-        let limits = limits(100, 0, 5);
+        let limits = limits(100, MANY, 5);
         let none = Delta::default();
         assert_eq!(check(&full, &limits, &none, Class::Write, NOW + 600), Ok(None));
-        let refused = check(&full, &super::tests::limits(0, 100, 0), &none, Class::Read, NOW + 600);
+        let refused =
+            check(&full, &super::tests::limits(MANY, 100, MANY), &none, Class::Read, NOW + 600);
         assert_eq!(refused.unwrap_err().retry_after_s, Some(5_400), "the month goes on");
     }
 
     #[test]
     fn warning_names_the_quota_nearest_to_its_end() {
-        let limits = limits(100, 1_000, 0);
+        let limits = limits(100, 1_000, MANY);
         let none = Delta::default();
         assert_eq!(check(&notice(78, 78, 0), &limits, &none, Class::Read, NOW), Ok(None));
         let warned = check(&notice(79, 899, 0), &limits, &none, Class::Read, NOW).unwrap();
@@ -298,14 +308,24 @@ mod tests {
     }
 
     #[test]
-    fn zero_is_unlimited() {
+    fn unlimited_is_never_used_up() {
         let much = notice(u64::MAX / 2, u64::MAX / 2, u64::MAX / 2);
+        assert_eq!(check(&much, &unlimited(), &Delta::default(), Class::Write, NOW), Ok(None));
+    }
+
+    #[test]
+    fn zero_allows_nothing() {
         let none = Delta::default();
-        assert_eq!(check(&much, &limits(0, 0, 0), &none, Class::Write, NOW), Ok(None));
+        let unused = notice(0, 0, 0);
+        let no_writes = limits(MANY, MANY, 0);
+        assert!(check(&unused, &no_writes, &none, Class::Write, NOW).is_err());
+        assert_eq!(check(&unused, &no_writes, &none, Class::Read, NOW), Ok(None));
+        assert!(check(&unused, &limits(0, MANY, MANY), &none, Class::Read, NOW).is_err());
+        assert!(check(&unused, &limits(MANY, 0, MANY), &none, Class::Read, NOW).is_err());
     }
 
     fn egress(cap: ByteLimit) -> Limits {
-        Limits { egress_bytes_per_day: cap, ..limits(0, 0, 0) }
+        Limits { egress_bytes_per_day: cap, ..unlimited() }
     }
 
     fn answered(bytes_out_day: u64) -> TenantNotice {

@@ -9,6 +9,7 @@ use harness::client::TOC;
 use harness::client::response::Problem;
 use harness::parts::orchestrator::responses::TenantUsage;
 use harness::{Client, Http, Lifecycle, Response, Stack, StackBuilder, Tier, until};
+use protocol::ByteLimit;
 use protocol::time::DAY_S;
 use tokio::task::JoinSet;
 
@@ -28,7 +29,9 @@ fn tiers() -> StackBuilder {
         .tier(Tier::unlimited("day").set("requests-per-day", QUOTA))
         .tier(Tier::unlimited("month").set("requests-per-month", QUOTA))
         .tier(Tier::unlimited("writes").set("writes-per-day", QUOTA))
+        .tier(Tier::unlimited("reads").set("writes-per-day", 0))
         .tenant_in_tier("day", "day")
+        .tenant_in_tier("reader", "reads")
         .tenant_in_tier("many", "day")
         .tenant_in_tier("warned", "day")
         .tenant_in_tier("raised", "day")
@@ -50,6 +53,7 @@ pub(crate) fn cases() -> Vec<Case> {
         case!(quotas, two_envoys_count_together).exclusive(),
         case!(quotas, used_up_month_is_refused_until_its_end).exclusive(),
         case!(quotas, used_up_writes_leave_reads),
+        case!(quotas, zero_writes_make_a_tenant_read_only),
         case!(On::Own(tiers_with_short_leases), tenant_over_quota_is_refused_without_wake),
     ]
 }
@@ -195,6 +199,16 @@ async fn used_up_month_is_refused_until_its_end(stack: Arc<Stack>) -> Result<()>
     let whole_days = (ends + 2) / DAY_S * DAY_S;
     ensure!(ends.abs_diff(whole_days + midnight) <= 2 || ends.abs_diff(midnight) <= 2, "{ends} s");
     ensure!(refused.text().contains("requests of this month"), "{}", refused.text());
+    Ok(())
+}
+
+async fn zero_writes_make_a_tenant_read_only(stack: Arc<Stack>) -> Result<()> {
+    let reader = client(&stack, "reader")?;
+    ensure!(is_over_quota(&reader.update("note", "text").await?)?, "the write was served");
+    reader.get(TOC).await?.expect_ok()?;
+    let usage: TenantUsage = reader.get("/api/v2/usage").await?.expect_ok()?.json()?;
+    ensure!(usage.quotas["writes_day"].limit == Some(ByteLimit::Bytes(0)), "{usage:?}");
+    ensure!(usage.quotas["requests_day"].limit == Some(ByteLimit::Unlimited), "{usage:?}");
     Ok(())
 }
 

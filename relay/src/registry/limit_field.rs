@@ -7,7 +7,8 @@ use protocol::time::DAY_S;
 
 use super::unit::{
     AUTO, HOURS_MAX, UNLIMITED, Unit, byte_limit_from_number, byte_limit_to_number,
-    hours_from_number, hours_to_number, keep_from_number, keep_to_number,
+    count_limit_from_number, count_limit_to_number, hours_from_number, hours_to_number,
+    keep_from_number, keep_to_number,
 };
 
 /// A limit as the registry writes it.
@@ -31,17 +32,20 @@ const MEMORY_MAX: u64 = 64 << 30;
 const STORAGE_MAX: u64 = 10_000_000_000_000;
 /// 10 Gbit/s for a whole day are a tenth of this.
 const EGRESS_MAX: u64 = 1_000_000_000_000_000;
+/// More requests than a gateway could count in a century.
+const COUNT_MAX: u64 = 1_000_000_000_000_000;
 /// SQ accepts no more connections than this.
 const CONCURRENCY_MAX: u64 = 512;
 
 /// Least sustained bytes per second: a response of a megabyte then takes as long as a tenant may owe.
 const BYTES_PER_S_MIN: u64 = 1_000;
 
+// These words stand for a 0 that can't be written as a number.
 const ZERO_IS_AUTO: &[(&str, u64)] = &[("auto", 0)];
-const ZERO_IS_UNLIMITED: &[(&str, u64)] = &[("unlimited", 0)];
 const ZERO_IS_DEFAULT: &[(&str, u64)] = &[("default", 0)];
 const ZERO_IS_NONE: &[(&str, u64)] = &[("none", 0)];
 /// Here 0 is a number like any other.
+const COUNT_LIMIT_WORDS: &[(&str, u64)] = &[("unlimited", UNLIMITED)];
 const BYTE_LIMIT_WORDS: &[(&str, u64)] = &[("auto", AUTO), ("unlimited", UNLIMITED)];
 
 /// All limits, in the order in which they are displayed.
@@ -68,9 +72,9 @@ pub(crate) const FIELDS: [LimitField; 23] = [
         |l, v| l.memory_bytes = v,
     ),
     field("phexts", Unit::Count, (1, U32_MAX), |l| l.phexts.into(), |l, v| l.phexts = saturate(v)),
-    field("phext-max", Unit::Bytes, (0, STORAGE_MAX), |l| l.phext_bytes, |l, v| l.phext_bytes = v)
+    field("phext-max", Unit::Bytes, (1, STORAGE_MAX), |l| l.phext_bytes, |l, v| l.phext_bytes = v)
         .words(ZERO_IS_AUTO),
-    field("body-max", Unit::Bytes, (0, STORAGE_MAX), |l| l.body_bytes, |l, v| l.body_bytes = v)
+    field("body-max", Unit::Bytes, (1, STORAGE_MAX), |l| l.body_bytes, |l, v| l.body_bytes = v)
         .words(ZERO_IS_AUTO),
     field(
         "requests-per-s",
@@ -97,27 +101,27 @@ pub(crate) const FIELDS: [LimitField; 23] = [
     field(
         "requests-per-day",
         Unit::Count,
-        (0, u64::MAX),
-        |l| l.requests_per_day,
-        |l, v| l.requests_per_day = v,
+        (0, COUNT_MAX),
+        |l| count_limit_to_number(l.requests_per_day),
+        |l, v| l.requests_per_day = count_limit_from_number(v),
     )
-    .words(ZERO_IS_UNLIMITED),
+    .words(COUNT_LIMIT_WORDS),
     field(
         "requests-per-month",
         Unit::Count,
-        (0, u64::MAX),
-        |l| l.requests_per_month,
-        |l, v| l.requests_per_month = v,
+        (0, COUNT_MAX),
+        |l| count_limit_to_number(l.requests_per_month),
+        |l, v| l.requests_per_month = count_limit_from_number(v),
     )
-    .words(ZERO_IS_UNLIMITED),
+    .words(COUNT_LIMIT_WORDS),
     field(
         "writes-per-day",
         Unit::Count,
-        (0, u64::MAX),
-        |l| l.writes_per_day,
-        |l, v| l.writes_per_day = v,
+        (0, COUNT_MAX),
+        |l| count_limit_to_number(l.writes_per_day),
+        |l, v| l.writes_per_day = count_limit_from_number(v),
     )
-    .words(ZERO_IS_UNLIMITED),
+    .words(COUNT_LIMIT_WORDS),
     field(
         "bytes-per-s",
         Unit::BytesPerSecond,
@@ -138,14 +142,14 @@ pub(crate) const FIELDS: [LimitField; 23] = [
         "wakes-per-hour",
         Unit::Count,
         (0, U32_MAX),
-        |l| l.wakes_per_hour.into(),
-        |l, v| l.wakes_per_hour = saturate(v),
+        |l| count_limit_to_number(l.wakes_per_hour),
+        |l, v| l.wakes_per_hour = count_limit_from_number(v),
     )
-    .words(ZERO_IS_UNLIMITED),
+    .words(COUNT_LIMIT_WORDS),
     field(
         "doze-after",
         Unit::Seconds,
-        (0, 365 * DAY_S),
+        (1, 365 * DAY_S),
         |l| l.doze_after_s.unwrap_or(0).into(),
         |l, v| l.doze_after_s = non_zero(v),
     )
@@ -153,7 +157,7 @@ pub(crate) const FIELDS: [LimitField; 23] = [
     field(
         "sleep-after",
         Unit::Seconds,
-        (0, 365 * DAY_S),
+        (1, 365 * DAY_S),
         |l| l.sleep_after_s.unwrap_or(0).into(),
         |l, v| l.sleep_after_s = non_zero(v),
     )
@@ -232,7 +236,9 @@ impl LimitField {
         if !(self.min..=self.max).contains(&number) {
             let min = self.unit.format(self.min);
             let max = self.unit.format(self.max);
-            return Err(format!("{}: must be between {min} and {max}", self.name));
+            let mut range = format!("{}: must be between {min} and {max}", self.name);
+            self.append_words(&mut range);
+            return Err(range);
         }
         (self.set)(limits, number);
         Ok(())
@@ -249,11 +255,15 @@ impl LimitField {
 
     fn expected(&self) -> String {
         let mut expected = self.unit.expected().to_owned();
-        for (word, _) in self.words {
-            expected.push_str(", or ");
-            expected.push_str(word);
-        }
+        self.append_words(&mut expected);
         expected
+    }
+
+    fn append_words(&self, text: &mut String) {
+        for (word, _) in self.words {
+            text.push_str(", or ");
+            text.push_str(word);
+        }
     }
 
     const fn words(mut self, words: &'static [(&'static str, u64)]) -> Self {

@@ -14,6 +14,7 @@ const SMALL_BYTES: u64 = 1_000;
 /// Returns one line for each odd combination.
 pub(super) fn findings(limits: &Limits) -> Vec<String> {
     let mut findings = Vec::new();
+    judge_hours(limits, &mut findings);
     if let Some(bytes_per_s) = limits.bytes_per_s_max() {
         judge_bytes_per_s(limits, bytes_per_s, &mut findings);
     }
@@ -31,11 +32,12 @@ pub(super) fn findings(limits: &Limits) -> Vec<String> {
         findings.push("egress-per-day is 0, so that every read is refused".to_owned());
         return findings;
     }
-    if egress / limits.requests_per_day.max(1) < SMALL_BYTES && limits.requests_per_day > 0 {
-        findings.push(format!(
-            "egress-per-day leaves {} bytes for each of the requests-per-day",
-            egress / limits.requests_per_day
-        ));
+    let requests = limits.requests_per_day.max().filter(|requests| *requests > 0);
+    if let Some(bytes) = requests.map(|requests| egress / requests)
+        && bytes < SMALL_BYTES
+    {
+        findings
+            .push(format!("egress-per-day leaves {bytes} bytes for each of the requests-per-day"));
     }
     let most = limits.bytes_per_s_max().map(|bytes_per_s| bytes_per_s.saturating_mul(DAY_S));
     if let Some(most) = most.filter(|most| *most < egress) {
@@ -45,6 +47,15 @@ pub(super) fn findings(limits: &Limits) -> Vec<String> {
         ));
     }
     findings
+}
+
+fn judge_hours(limits: &Limits, findings: &mut Vec<String>) {
+    if let Some(hours) = limits.warm_hours
+        && hours.from_h == hours.to_h % 24
+    {
+        findings
+            .push("warm-hours are the whole day; write `keep: awake` if it is meant".to_owned());
+    }
 }
 
 fn judge_bytes_per_s(limits: &Limits, bytes_per_s: u64, findings: &mut Vec<String>) {
@@ -68,6 +79,7 @@ fn judge_bytes_per_s(limits: &Limits, bytes_per_s: u64, findings: &mut Vec<Strin
 mod tests {
     use protocol::ByteLimit::{Bytes, Unlimited};
     use protocol::limits::MB;
+    use protocol::{CountLimit, WarmHours};
 
     use super::*;
 
@@ -85,7 +97,14 @@ mod tests {
         for (limits, expected) in [
             (Limits { bytes_per_s: Bytes(500_000), ..free.clone() }, "50000 bytes for each"),
             (Limits { bytes_per_s: Bytes(1_000), ..free.clone() }, "4000 s of it"),
-            (Limits { requests_per_day: 0, ..free.clone() }, "because requests-per-day is"),
+            (
+                Limits { requests_per_day: CountLimit::Unlimited, ..free.clone() },
+                "because requests-per-day is",
+            ),
+            (
+                Limits { warm_hours: Some(WarmHours { from_h: 8, to_h: 8 }), ..free.clone() },
+                "the whole day",
+            ),
             (Limits { egress_bytes_per_day: Bytes(0), ..free.clone() }, "every read is refused"),
             (Limits { egress_bytes_per_day: Bytes(MB), ..free.clone() }, "100 bytes for each"),
             (

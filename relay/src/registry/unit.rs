@@ -3,7 +3,7 @@
 //! A value is a number inside; [`Unit`] says how that number is written.
 
 use protocol::time::SECOND_MS;
-use protocol::{ByteLimit, KeepAwake, WarmHours};
+use protocol::{ByteLimit, CountLimit, KeepAwake, WarmHours};
 use settings::units::{self, DURATIONS_MS, SIZES, parse_whole};
 
 /// The written form of a number.
@@ -33,7 +33,7 @@ const KEEP_WORDS: [(&str, KeepAwake); 3] =
 /// Number of the latest warm hours, `23-24`. 0 stands for no warm hours.
 pub(super) const HOURS_MAX: u64 = 24 * 24;
 
-/// Numbers of the words of a [`ByteLimit`], beyond every number that the registry accepts.
+/// Numbers of the words of a [`ByteLimit`] or [`CountLimit`], beyond every number that the registry accepts.
 pub(super) const AUTO: u64 = u64::MAX - 1;
 pub(super) const UNLIMITED: u64 = u64::MAX;
 
@@ -100,6 +100,17 @@ pub(super) fn byte_limit_from_number(number: u64) -> ByteLimit {
         AUTO => ByteLimit::Auto,
         UNLIMITED => ByteLimit::Unlimited,
         bytes => ByteLimit::Bytes(bytes),
+    }
+}
+
+pub(super) fn count_limit_to_number(limit: CountLimit) -> u64 {
+    limit.max().unwrap_or(UNLIMITED)
+}
+
+pub(super) fn count_limit_from_number(number: u64) -> CountLimit {
+    match number {
+        UNLIMITED => CountLimit::Unlimited,
+        count => CountLimit::Count(count),
     }
 }
 

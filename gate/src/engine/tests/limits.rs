@@ -1,7 +1,9 @@
 //! Rate, quotas, storage and metering.
 
 use protocol::usage::bounds::REPORT_ROWS;
-use protocol::{FilterConfig, LeaseResponse, Limits, TenantNotice, UsageReport, Verdict};
+use protocol::{
+    CountLimit, FilterConfig, LeaseResponse, Limits, TenantNotice, UsageReport, Verdict,
+};
 #[cfg(target_family = "wasm")]
 use wasm_bindgen_test::wasm_bindgen_test as test;
 
@@ -138,7 +140,7 @@ fn rows_beyond_one_report_follow_at_once() {
 
 /// A VM whose lease on alice has expired and whose counters are all reported. Alice has a quota of
 /// `requests_per_day`.
-fn without_a_lease(config: FilterConfig, requests_per_day: u64) -> Host {
+fn without_a_lease(config: FilterConfig, requests_per_day: CountLimit) -> Host {
     let mut host = configured(config, Limits { requests_per_day, ..Limits::default() });
     host.tick(SECOND);
     acknowledge(&mut host);
@@ -149,7 +151,7 @@ fn without_a_lease(config: FilterConfig, requests_per_day: u64) -> Host {
 #[test]
 fn wake_is_counted_only_by_its_waker() {
     let wakes = |waker: bool| {
-        let mut host = without_a_lease(config(), 0);
+        let mut host = without_a_lease(config(), CountLimit::Unlimited);
         let ids: Vec<StreamId> = (0..20).map(|_| host.get(&key(1))).collect();
         let mut answer: LeaseResponse = serde_json::from_slice(&granted("alice", 30_000)).unwrap();
         answer.waker = waker;

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use anyhow::{Result, ensure};
 use protocol::key::{KEY_HEX_DIGITS, KEY_PREFIX};
-use protocol::{KeepAwake, Limits};
+use protocol::{CountLimit, KeepAwake, Limits};
 
 /// The tier of tenants that are never paused.
 pub(super) const AWAKE_TIER: &str = "awake";
@@ -68,5 +68,5 @@ pub(super) fn tenant_key(tenant: &str) -> Result<String> {
 pub(super) fn limits(tier: &str) -> Limits {
     let keep = if tier == AWAKE_TIER { KeepAwake::Awake } else { KeepAwake::Sleep };
     let doze_after_s = (tier == IDLE_TIER).then_some(1);
-    Limits { keep, doze_after_s, wakes_per_hour: 0, ..Limits::default() }
+    Limits { keep, doze_after_s, wakes_per_hour: CountLimit::Unlimited, ..Limits::default() }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use protocol::time::HOUR_S;
 use protocol::usage::UsageRow;
-use protocol::{ByteLimit, Counters, TierName, UsageReport};
+use protocol::{ByteLimit, CountLimit, Counters, TierName, UsageReport};
 use tempfile::TempDir;
 use tokio::net::UnixListener;
 
@@ -227,7 +227,7 @@ async fn both_routers_respond_over_http() {
 #[tokio::test]
 async fn exhausted_quota_reaches_gateways_without_reports() {
     let served = served().await;
-    let limits = Limits { requests_per_day: 7, ..Limits::default() };
+    let limits = Limits { requests_per_day: CountLimit::Count(7), ..Limits::default() };
     let mut over = report_of(5, 2);
     over.rows[0].limits = limits.clone();
     post_report(&served, &over).await;
@@ -289,7 +289,7 @@ async fn invented_tenants_enter_neither_notices_nor_metrics() {
     let row = flood.rows[0].clone();
     for n in 0..200 {
         let tenant = TenantId::parse(&format!("invented-{n}")).unwrap();
-        let limits = Limits { requests_per_day: 1, ..Limits::default() };
+        let limits = Limits { requests_per_day: CountLimit::Count(1), ..Limits::default() };
         flood.rows.push(UsageRow { tenant, limits, ..row.clone() });
     }
     let (status, response) = post_report(&served, &flood).await;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use protocol::{ByteLimit, Limits, TenantId, TierName};
+use protocol::{ByteLimit, CountLimit, Limits, TenantId, TierName};
 use serde::{Deserialize, Serialize};
 
 use crate::api::status::LastWake;
@@ -53,8 +53,8 @@ pub struct Quotas {
 pub struct Quota {
     /// Requests counted in this period.
     pub used: u64,
-    /// Requests allowed; 0 is unlimited, `None` is not known yet.
-    pub limit: Option<u64>,
+    /// Requests allowed, or `"unlimited"`; `None` is not known yet.
+    pub limit: Option<CountLimit>,
     /// End of the period, in seconds since 1970.
     pub ends_s: u64,
 }

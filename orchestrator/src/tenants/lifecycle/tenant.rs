@@ -1,7 +1,7 @@
 //! Facts about one tenant, which its rules decide by.
 
 use protocol::time::HOUR_MS;
-use protocol::{GatewayId, Limits, TierName, WakeKind};
+use protocol::{CountLimit, GatewayId, Limits, TierName, WakeKind};
 
 use super::state::{Drain, Ms, State, WaiterId};
 use crate::runtime::{ExitKind, InstanceId};
@@ -147,11 +147,14 @@ pub(super) struct Budget {
 }
 
 impl Budget {
-    /// Returns the time until the next start is allowed; `None` if one is allowed now. A `per_hour`
-    /// of 0 sets no bound.
-    pub(super) fn wait(&self, per_hour: u32, now: Ms) -> Option<Ms> {
+    /// Returns the time until the next start is allowed; `None` if one is allowed now.
+    pub(super) fn wait(&self, per_hour: CountLimit, now: Ms) -> Option<Ms> {
+        let per_hour = per_hour.max()?;
+        if per_hour == 0 {
+            return Some(HOUR_MS);
+        }
         let ends = self.began + HOUR_MS;
-        let is_used_up = per_hour > 0 && self.starts >= per_hour;
+        let is_used_up = u64::from(self.starts) >= per_hour;
         if is_used_up && now < ends { Some(ends - now) } else { None }
     }
 

@@ -14,7 +14,7 @@ mod world;
 use std::collections::VecDeque;
 
 use protocol::lease::LeaseRefusalKind;
-use protocol::{GatewayId, LeaseRequest, Limits, TenantId, TierName, WakeKind};
+use protocol::{CountLimit, GatewayId, LeaseRequest, Limits, TenantId, TierName, WakeKind};
 
 use super::*;
 use crate::runtime::{ExitKind, Found, FoundState, InstanceId, RuntimeError};

@@ -7,7 +7,12 @@ use super::*;
 
 #[test]
 fn own_usage_takes_a_token_but_no_quota() {
-    let limits = Limits { requests_per_day: 1, burst: 3, requests_per_s: 1, ..Limits::default() };
+    let limits = Limits {
+        requests_per_day: CountLimit::Count(1),
+        burst: 3,
+        requests_per_s: 1,
+        ..Limits::default()
+    };
     let mut host = with(limits);
     let read = host.get(&key(1));
     assert_eq!(host.status(read), Some(429), "the day is used up");
@@ -28,7 +33,7 @@ fn own_usage_takes_a_token_but_no_quota() {
 
 #[test]
 fn reports_are_urgent_near_the_end_of_quota() {
-    let mut host = with(Limits { requests_per_day: 1, ..Limits::default() });
+    let mut host = with(Limits { requests_per_day: CountLimit::Count(1), ..Limits::default() });
     host.tick(SECOND);
     acknowledge(&mut host);
     let id = host.get(&key(1));
@@ -42,7 +47,7 @@ fn reports_are_urgent_near_the_end_of_quota() {
 
 #[test]
 fn idle_vm_learns_of_quota_used_up_elsewhere() {
-    let mut host = with(Limits { requests_per_day: 100, ..Limits::default() });
+    let mut host = with(Limits { requests_per_day: CountLimit::Count(100), ..Limits::default() });
     host.tick(SECOND);
     acknowledge(&mut host);
     host.tick(SECOND);
@@ -60,7 +65,7 @@ fn idle_vm_learns_of_quota_used_up_elsewhere() {
 
 #[test]
 fn notice_without_ledger_keeps_the_known_use() {
-    let mut host = with(Limits { requests_per_day: 100, ..Limits::default() });
+    let mut host = with(Limits { requests_per_day: CountLimit::Count(100), ..Limits::default() });
     let in_flight = host.get(&key(1));
     assert!(host.is_forwarded(in_flight));
     host.tick(SECOND);
@@ -101,7 +106,7 @@ fn refuse_lease(host: &mut Host, notice: &TenantNotice) {
 
 #[test]
 fn quota_is_judged_by_the_lease_notice() {
-    let mut host = without_a_lease(config(), 100);
+    let mut host = without_a_lease(config(), CountLimit::Count(100));
     let ids: Vec<StreamId> = (0..50).map(|_| host.get(&key(1))).collect();
     let used = used(&host, 100);
     grant(&mut host, used);
@@ -110,7 +115,7 @@ fn quota_is_judged_by_the_lease_notice() {
 
 #[test]
 fn tenant_over_quota_is_asked_about_each_second() {
-    let mut host = without_a_lease(config(), 100);
+    let mut host = without_a_lease(config(), CountLimit::Count(100));
     let asked = host.made["/v1/lease"];
     let id = host.get(&key(1));
     let call = host.call_to("/v1/lease").unwrap();
@@ -133,7 +138,7 @@ fn tenant_over_quota_is_asked_about_each_second() {
 
 #[test]
 fn raised_tier_is_refused_for_one_second_only() {
-    let mut host = without_a_lease(config(), 100);
+    let mut host = without_a_lease(config(), CountLimit::Count(100));
     let id = host.get(&key(1));
     let fewer = used(&host, 99);
     refuse_lease(&mut host, &fewer);
@@ -145,7 +150,7 @@ fn raised_tier_is_refused_for_one_second_only() {
 
 #[test]
 fn waiting_request_gets_warning_and_shadow_mark() {
-    let mut host = without_a_lease(config(), 100);
+    let mut host = without_a_lease(config(), CountLimit::Count(100));
     let id = host.get(&key(1));
     let nearly = used(&host, 89);
     grant(&mut host, nearly);
@@ -153,7 +158,8 @@ fn waiting_request_gets_warning_and_shadow_mark() {
     let warning = value(headers, "x-sq-response-quota-warning");
     assert_eq!(warning, "\"day\";used=90;limit=100;t=600");
 
-    let mut host = without_a_lease(FilterConfig { shadow: true, ..config() }, 100);
+    let mut host =
+        without_a_lease(FilterConfig { shadow: true, ..config() }, CountLimit::Count(100));
     let id = host.get(&key(1));
     let call = host.call_to("/v1/lease").unwrap();
     assert!(host.calls[&call].0.body.as_deref().unwrap().contains("\"within_quotas\":false"));
@@ -165,7 +171,7 @@ fn waiting_request_gets_warning_and_shadow_mark() {
 
 #[test]
 fn closed_ledger_refuses_no_request() {
-    let mut host = without_a_lease(config(), 100);
+    let mut host = without_a_lease(config(), CountLimit::Count(100));
     let id = host.get(&key(1));
     grant(&mut host, TenantNotice::default());
     assert!(host.is_forwarded(id));
@@ -173,7 +179,7 @@ fn closed_ledger_refuses_no_request() {
 
 #[test]
 fn requests_in_flight_use_the_quota() {
-    let mut host = without_a_lease(config(), 100);
+    let mut host = without_a_lease(config(), CountLimit::Count(100));
     let ids: Vec<StreamId> = (0..40).map(|_| host.get(&key(1))).collect();
     let nearly = used(&host, 99);
     grant(&mut host, nearly);
@@ -185,7 +191,7 @@ fn requests_in_flight_use_the_quota() {
 
 #[test]
 fn writes_in_flight_use_only_the_write_quota() {
-    let mut host = with(Limits { writes_per_day: 2, ..Limits::default() });
+    let mut host = with(Limits { writes_per_day: CountLimit::Count(2), ..Limits::default() });
     let writes: Vec<StreamId> = (0..4).map(|_| write(&mut host)).collect();
     let passed = writes.iter().filter(|id| host.is_forwarded(**id)).count();
     assert_eq!((passed, host.status(writes[2])), (2, Some(429)));
@@ -195,7 +201,7 @@ fn writes_in_flight_use_only_the_write_quota() {
 
 #[test]
 fn report_in_doubt_is_not_counted_twice() {
-    let mut host = without_a_lease(config(), 100);
+    let mut host = without_a_lease(config(), CountLimit::Count(100));
     let id = host.get(&key(1));
     let forty = used(&host, 40);
     grant(&mut host, forty);

@@ -83,7 +83,7 @@ pub struct TenantUsage {
 pub struct Quota {
     /// Requests or bytes counted in this period.
     pub used: u64,
-    /// Requests or bytes allowed, `None` is not known yet. 0 requests are unlimited, and bytes may be.
+    /// Requests or bytes allowed, `None` is not known yet.
     pub limit: Option<ByteLimit>,
 }
 

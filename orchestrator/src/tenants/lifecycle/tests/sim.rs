@@ -67,7 +67,11 @@ fn run(seed: u64, sabotage: Option<Sabotage>) -> Result<u64, String> {
         restores: up_to(2),
         memory_shortages: up_to(10),
     };
-    let limits = (0..4).map(|t| Limits { priority: t / 2, wakes_per_hour: 0, ..Limits::default() });
+    let limits = (0..4).map(|t| Limits {
+        priority: t / 2,
+        wakes_per_hour: CountLimit::Unlimited,
+        ..Limits::default()
+    });
     let mut world = World::new(fast_settings(), sabotage, limits.collect(), 2, faults);
     for _ in 0..ACTIONS {
         // Completions are more frequent than new faults.

@@ -65,7 +65,11 @@ fn suspects_leave_start_permits_to_others() {
 #[test]
 fn starts_beyond_the_hourly_budget_are_refused() {
     let mut bench = Bench::new();
-    let limits = || Limits { wakes_per_hour: 1, doze_after_s: Some(9_999), ..Limits::default() };
+    let limits = || Limits {
+        wakes_per_hour: CountLimit::Count(1),
+        doze_after_s: Some(9_999),
+        ..Limits::default()
+    };
     bench.wake_with("a", Limits { sleep_after_s: Some(0), ..limits() });
     bench.pass(65_000);
     bench.stopped("a");
