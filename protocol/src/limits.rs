@@ -53,6 +53,8 @@ pub struct Limits {
     pub warm_hours: Option<WarmHours>,
     /// Order of starts when several tenants wait: higher before lower.
     pub priority: u8,
+    /// Share of the host's processors and disks, relative to other tenants, while they are contended.
+    pub weight: u32,
     /// Number of hourly snapshots to retain.
     pub snapshots_hourly: u32,
     /// Number of daily snapshots to retain.
@@ -211,6 +213,11 @@ pub const DEBT_MAX_S: u64 = 300;
 /// Bound on a tier's price: a million US dollars per month. A larger one is a mistake.
 pub const PRICE_CENTS_MAX: u32 = 100_000_000;
 
+/// Least weight of a tenant. The kernel's shares of disk time begin at a tenth of the default.
+pub const WEIGHT_MIN: u32 = 10;
+/// Largest weight of a tenant.
+pub const WEIGHT_MAX: u32 = 1_000;
+
 /// A mebibyte: 2^20 bytes.
 pub const MIB: u64 = 1 << 20;
 /// A megabyte: 10^6 bytes.
@@ -239,6 +246,7 @@ impl Default for Limits {
             keep: KeepAwake::Sleep,
             warm_hours: None,
             priority: 0,
+            weight: 100,
             snapshots_hourly: 6,
             snapshots_daily: 3,
             price_cents_month: 0,

@@ -18,6 +18,7 @@ mod network;
 mod network_pool;
 mod oom_kills;
 mod start;
+mod weight;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -202,6 +203,9 @@ impl Runtime for DockerRuntime {
             ),
             (_, size) => format!("{size} networks are prepared ahead of starts"),
         });
+        if !inner.engine.weighs_disks {
+            notes.push("disk time is not shared by weight: the kernel has no weights".to_owned());
+        }
         notes.push(Reclaim::note(inner.reclaim.as_ref()).to_owned());
         Description { kind: KIND, notes }
     }

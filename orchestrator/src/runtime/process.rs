@@ -188,7 +188,7 @@ impl Runtime for ProcessRuntime {
         let notes = [
             &user,
             &firewall,
-            "memory is limited by RLIMIT_DATA, not by a cgroup",
+            "memory is limited by RLIMIT_DATA, not by a cgroup; weights have no effect",
             "exit codes of processes from an earlier orchestrator are not known",
             "memory of dozing tenants is not returned to the host: not available for processes",
         ];

@@ -236,6 +236,65 @@ async fn tenants_reach_neither_each_other_nor_the_world() {
     assert!(!reaches(&home, "bob", "192.0.2.1:80".parse().unwrap()), "bob reaches the world");
 }
 
+#[tokio::test]
+#[ignore = "a Docker daemon is needed: `make integration-test` runs it"]
+async fn weight_of_the_tier_shares_processors_and_disks() {
+    let home = Installation::new();
+    let runtime = home.runtime().await;
+    for (name, weight) in [("light", 10), ("ordinary", 100), ("heavy", 1_000)] {
+        let mut spec = spec(name, "0.6.0");
+        spec.limits.weight = weight;
+        runtime.start(spec).await.unwrap();
+        let id = home.container_of(name);
+        let format = "{{.HostConfig.CpuShares}} {{.HostConfig.BlkioWeight}} {{.State.Pid}}";
+        let inspected = docker(&["inspect", "-f", format, &id]);
+        let [cpu, disk, pid] = inspected.split_whitespace().collect::<Vec<_>>()[..] else {
+            panic!("{inspected}");
+        };
+        let shares = weight * 1_024 / 100;
+        assert_eq!(cpu, shares.to_string(), "{name}");
+        // Where the kernel has no weights, none is requested, and the container starts all the same.
+        let has_weights = !runtime.describe().notes.iter().any(|note| note.contains("disk time"));
+        let expected = if has_weights { 10 + weight / 10 } else { 0 };
+        assert_eq!(disk, expected.to_string(), "{name}");
+        let expected = if is_cgroup_v2() { cpu_weights(shares) } else { vec![shares] };
+        assert!(
+            expected.contains(&cpu_weight_of(pid)),
+            "{name}: {} of {expected:?}",
+            cpu_weight_of(pid)
+        );
+    }
+}
+
+fn is_cgroup_v2() -> bool {
+    Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
+}
+
+/// What container runtimes make of shares in cgroup v2: until 2025 linear, then logarithmic.
+fn cpu_weights(shares: u32) -> Vec<u32> {
+    let linear = 1 + (shares - 2) * 9_999 / 262_142;
+    let exponent = f64::from(shares).log2();
+    let curved = 10_f64.powf((exponent.powi(2) + 125.0 * exponent) / 612.0 - 7.0 / 34.0).ceil();
+    vec![linear, curved as u32]
+}
+
+/// The kernel's figure for the group of a process.
+fn cpu_weight_of(pid: &str) -> u32 {
+    let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    let file = groups.lines().find_map(|line| {
+        let (controllers, group) = line.split_once(':')?.1.split_once(':')?;
+        let group = group.trim_start_matches('/');
+        match controllers {
+            "" if is_cgroup_v2() => Some(format!("/sys/fs/cgroup/{group}/cpu.weight")),
+            _ if controllers.split(',').any(|name| name == "cpu") => {
+                Some(format!("/sys/fs/cgroup/cpu/{group}/cpu.shares"))
+            }
+            _ => None,
+        }
+    });
+    fs::read_to_string(file.unwrap()).unwrap().trim().parse().unwrap()
+}
+
 /// Asks for SQ at `address` from inside the tenant's network namespace.
 fn reaches(home: &Installation, name: &str, address: SocketAddr) -> bool {
     let pid = docker(&["inspect", "-f", "{{.State.Pid}}", &home.container_of(name)]);

@@ -2,7 +2,7 @@
 //! is written and the range of its values.
 
 use protocol::Limits;
-use protocol::limits::PRICE_CENTS_MAX;
+use protocol::limits::{PRICE_CENTS_MAX, WEIGHT_MAX, WEIGHT_MIN};
 use protocol::time::DAY_S;
 
 use super::unit::{
@@ -49,7 +49,7 @@ const COUNT_LIMIT_WORDS: &[(&str, u64)] = &[("unlimited", UNLIMITED)];
 const BYTE_LIMIT_WORDS: &[(&str, u64)] = &[("auto", AUTO), ("unlimited", UNLIMITED)];
 
 /// All limits, in the order in which they are displayed.
-pub(crate) const FIELDS: [LimitField; 23] = [
+pub(crate) const FIELDS: [LimitField; 24] = [
     field(
         "price-usd-month",
         Unit::Usd,
@@ -183,6 +183,13 @@ pub(crate) const FIELDS: [LimitField; 23] = [
         (0, 255),
         |l| l.priority.into(),
         |l, v| l.priority = u8::try_from(v).unwrap_or(u8::MAX),
+    ),
+    field(
+        "weight",
+        Unit::Count,
+        (WEIGHT_MIN as u64, WEIGHT_MAX as u64),
+        |l| l.weight.into(),
+        |l, v| l.weight = saturate(v),
     ),
     field(
         "snapshots-hourly",

@@ -19,6 +19,7 @@ use bollard::query_parameters::{
 };
 use futures_util::{Stream, StreamExt};
 
+use super::weight;
 use crate::runtime::folder::Owner;
 use crate::runtime::{ExitKind, RuntimeError};
 
@@ -51,6 +52,8 @@ pub(super) struct Engine {
     docker: Docker,
     /// The daemon remaps uids. Containers must opt out, else none could write its folder.
     remaps_uids: bool,
+    /// Containers may have weights for disks.
+    pub(super) weighs_disks: bool,
     /// The daemon's version.
     pub(super) version: String,
 }
@@ -68,6 +71,8 @@ pub(super) struct ContainerSpec {
     pub(super) owner: Owner,
     pub(super) memory_bytes: u64,
     pub(super) pids: i64,
+    /// Weight of the tenant; `None` leaves Docker's default.
+    pub(super) weight: Option<u32>,
     /// A network's name, or `container:<id>` to join the namespace of that container.
     pub(super) network: String,
     pub(super) mounts: Vec<HostPath>,
@@ -159,7 +164,12 @@ impl Engine {
         let info = docker.info().await?;
         let security = info.security_options.unwrap_or_default();
         let remaps_uids = security.iter().any(|option| option.contains("name=userns"));
-        Ok(Self { docker, remaps_uids, version: info.server_version.unwrap_or_default() })
+        Ok(Self {
+            docker,
+            remaps_uids,
+            weighs_disks: weight::kernel_weighs_disks(),
+            version: info.server_version.unwrap_or_default(),
+        })
     }
 
     /// Creates the tenants' bridge unless it exists, and returns the name of its network interface.
@@ -255,6 +265,8 @@ impl Engine {
             memory: Some(memory),
             memory_swap: Some(memory),
             pids_limit: Some(spec.pids),
+            cpu_shares: spec.weight.map(weight::cpu_shares),
+            blkio_weight: spec.weight.filter(|_| self.weighs_disks).map(weight::blkio_weight),
             ulimits: Some(vec![no_core_dumps]),
             readonly_rootfs: Some(true),
             cap_drop: Some(vec!["ALL".to_owned()]),

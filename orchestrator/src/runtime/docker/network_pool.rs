@@ -175,6 +175,7 @@ impl PoolTask {
             owner: self.owner,
             memory_bytes: MEMORY_BYTES,
             pids: PIDS,
+            weight: None,
             network: self.network.clone(),
             mounts: Vec::new(),
         };

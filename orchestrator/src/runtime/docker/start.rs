@@ -119,6 +119,7 @@ impl Inner {
             owner: self.owner,
             memory_bytes: spec.limits.memory_bytes,
             pids: PIDS,
+            weight: Some(spec.limits.weight),
             network: self.config.network.clone(),
             mounts,
         })

@@ -86,6 +86,8 @@ fn invalid_values_report_the_expected_form() {
         ("storage", "-1 MB"),
         ("storage", "99999999999 GB"),
         ("priority", "256"),
+        ("weight", "9"),
+        ("weight", "1001"),
         ("price-usd-month", "4.9"),
         ("keep", "Awake"),
         ("warm-hours", "8-18"),
