@@ -195,6 +195,11 @@ table: test-binaries binaries ## each way to corrupt or kill SQ: what SQ alone d
 proof: test-binaries binaries ## kills SQ during writes, with and without the gateway; counts losses; SEED=, PROOF_ARGS=
 	@exec $(INTEGRATION) proof $(PROOF_ARGS)
 
+.PHONY: syscalls
+syscalls: test-binaries ## system calls of SQ in the end-to-end tests, against the seccomp profile (needs strace)
+	@scripts/syscalls.sh
+	@SQ_VERSION=0.5.0 scripts/syscalls.sh
+
 .PHONY: user-test
 user-test: test-binaries ## what users' programs do, in a real browser too (installs Debian's chromium)
 	@scripts/user-test.sh

@@ -73,6 +73,34 @@ pub struct DockerConfig {
     pub pause_image: String,
     /// Whether a start without firewall rules is refused.
     pub firewall: FirewallMode,
+    /// System calls that a container may make.
+    pub seccomp: SeccompProfile,
+}
+
+/// Choice of the seccomp profile of containers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SeccompProfile {
+    /// The calls that SQ makes.
+    BuiltIn,
+    /// The daemon's own profile, which allows several times as many.
+    Docker,
+    /// A file in Docker's format.
+    File(PathBuf),
+}
+
+impl SeccompProfile {
+    fn from_raw(text: &str, faults: &mut Faults) -> Self {
+        match text {
+            "builtin" => Self::BuiltIn,
+            "docker" => Self::Docker,
+            path if path.starts_with('/') => Self::File(path.into()),
+            other => {
+                let expected = "is neither `builtin`, `docker` nor an absolute path";
+                faults.push("docker.seccomp", format_args!("`{other}` {expected}"));
+                Self::BuiltIn
+            }
+        }
+    }
 }
 
 /// Handling of the firewall rules between tenants and this host.
@@ -164,6 +192,7 @@ impl Config {
                 network_pool: raw.docker.network_pool.as_usize(),
                 pause_image: raw.docker.pause_image.into_string(),
                 firewall: raw.docker.firewall,
+                seccomp: SeccompProfile::from_raw(raw.docker.seccomp.as_str(), faults),
             },
             process: ProcessConfig { sq: Text::into_string(raw.process.sq) },
             lifecycle: lifecycle_settings(&raw.lifecycle),

@@ -20,6 +20,7 @@
 //! | `docker/network.rs` | the tenants' bridge and its firewall rules |
 //! | `docker/start.rs` | creating and starting a tenant's container |
 //! | `docker/network_pool.rs` | network namespaces prepared ahead of starts |
+//! | `docker/seccomp.rs` | the system calls that a container may make |
 //! | `docker/weight.rs` | a tenant's weight as shares of processor and disk |
 //! | `docker/deaths.rs` | deaths, from the daemon's events and from reconciliation |
 //! | `docker/oom_kills.rs` | evidence that lack of memory caused a death |

@@ -65,6 +65,9 @@ pub(super) struct RawDocker {
     /// Firewall rules that let only Envoy and the orchestrator reach tenants, and tenants reach
     /// nothing.
     pub(super) firewall: FirewallMode,
+    /// System calls that a container may make: `builtin` allows those of SQ, `docker` those of the
+    /// daemon's own profile, and an absolute path those of a file in Docker's format.
+    pub(super) seccomp: Text,
 }
 
 /// The process runtime.
@@ -153,6 +156,7 @@ impl Default for RawDocker {
             network_pool: Integer::new(4),
             pause_image: "sq-gateway/pause:1".into(),
             firewall: FirewallMode::Required,
+            seccomp: "builtin".into(),
         }
     }
 }

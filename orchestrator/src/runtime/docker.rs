@@ -17,6 +17,7 @@ mod engine;
 mod network;
 mod network_pool;
 mod oom_kills;
+mod seccomp;
 mod start;
 mod weight;
 
@@ -130,7 +131,7 @@ impl DockerRuntime {
         config: DockerConfig,
         client_uids: Vec<u32>,
     ) -> Result<Self, RuntimeError> {
-        let engine = Engine::connect().await?;
+        let engine = Engine::connect(&config.seccomp).await?;
         let data_root = data_root
             .canonicalize()
             .map_err(|error| RuntimeError::Failed(format!("{}: {error}", data_root.display())))?;

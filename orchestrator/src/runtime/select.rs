@@ -13,7 +13,7 @@ use anyhow::{Context, anyhow, bail};
 use tokio::time::sleep;
 use tracing::{error, info, warn};
 
-use crate::config::{Config, FirewallMode, RuntimeKind};
+use crate::config::{Config, FirewallMode, RuntimeKind, SeccompProfile};
 use crate::runtime::docker::{self, DockerRuntime};
 use crate::runtime::folder::Owner;
 use crate::runtime::process::{self, ProcessRuntime};
@@ -137,6 +137,7 @@ async fn connect_docker(config: &Config) -> Result<DockerRuntime, RuntimeError> 
         // Its instances are only stopped.
         docker.firewall = FirewallMode::Off;
         docker.network_pool = 0;
+        docker.seccomp = SeccompProfile::Docker;
     } else if docker.firewall == FirewallMode::Off {
         warn!("docker.firewall is off: every user of this host reaches tenants, and tenants it");
     }

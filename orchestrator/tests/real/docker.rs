@@ -1,15 +1,18 @@
 //! The Docker runtime: the contract of all runtimes, and its own rules. Without a daemon these tests
 //! fail; `make integration-test` runs them.
 
+use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
-use orchestrator::config::{Config, DockerConfig, RuntimeKind};
+use orchestrator::config::{Config, DockerConfig, RuntimeKind, SeccompProfile};
 use orchestrator::runtime::docker::DockerRuntime;
 use orchestrator::runtime::{ExitKind, FoundState, Runtime, RuntimeError, select};
 use protocol::containers::{BOOT, INSTALLATION, ROLE, ROLE_NAMESPACE, TENANT};
+use rustix::io::Errno;
 use tempfile::TempDir;
 use tokio::sync::Mutex;
 
@@ -27,6 +30,7 @@ pub(crate) struct Installation {
     state: TempDir,
     pub(crate) network: String,
     network_pool: usize,
+    seccomp: SeccompProfile,
 }
 
 impl Installation {
@@ -38,13 +42,21 @@ impl Installation {
         let dir = TempDir::new().unwrap();
         let unique = dir.path().file_name().unwrap().to_str().unwrap().trim_start_matches('.');
         let network = format!("sq-test-{}", unique.to_lowercase());
-        Self { dir, state: TempDir::new().unwrap(), network, network_pool }
+        let seccomp = SeccompProfile::BuiltIn;
+        Self { dir, state: TempDir::new().unwrap(), network, network_pool, seccomp }
+    }
+
+    fn with_seccomp(seccomp: SeccompProfile) -> Self {
+        let mut home = Self::new();
+        home.seccomp = seccomp;
+        home
     }
 
     pub(crate) async fn runtime(&self) -> DockerRuntime {
         let config = DockerConfig {
             network: self.network.clone(),
             network_pool: self.network_pool,
+            seccomp: self.seccomp.clone(),
             ..Config::default().docker
         };
         DockerRuntime::connect(self.dir.path(), self.state.path(), OWNER, config, vec![0])
@@ -209,13 +221,17 @@ async fn container_is_hardened_and_limited() {
     runtime.start(spec("alice", "0.6.0")).await.unwrap();
     let format = "{{.Config.User}} {{.HostConfig.Memory}} {{.HostConfig.MemorySwap}} \
                   {{.HostConfig.PidsLimit}} {{.HostConfig.ReadonlyRootfs}} {{.HostConfig.CapDrop}} \
-                  {{.HostConfig.SecurityOpt}} {{.HostConfig.LogConfig.Type}} \
+                  {{index .HostConfig.SecurityOpt 0}} {{.HostConfig.LogConfig.Type}} \
                   {{.HostConfig.RestartPolicy.Name}} {{.HostConfig.Privileged}} \
-                  {{.HostConfig.Ulimits}} {{.HostConfig.DNS}}";
+                  {{.HostConfig.Ulimits}} {{.HostConfig.DNS}} {{.HostConfig.CPUShares}} \
+                  {{index .HostConfig.SecurityOpt 1}}";
     let inspected = docker(&["inspect", "-f", format, &home.container_of("alice")]);
-    let expected = "10001:10001 67108864 67108864 600 true [ALL] [no-new-privileges] none  false \
-                    [core=0:0] [198.51.100.53]";
-    assert_eq!(inspected.trim_end().replace(" no false", "  false"), expected);
+    let expected = "10001:10001 67108864 67108864 600 true [ALL] no-new-privileges none  false \
+                    [core=0:0] [198.51.100.53] 1024 ";
+    let (properties, profile) = inspected.split_once("seccomp=").unwrap();
+    assert_eq!(properties.replace(" no false", "  false"), expected);
+    let profile: serde_json::Value = serde_json::from_str(profile).unwrap();
+    assert_eq!(profile["defaultAction"], "SCMP_ACT_ERRNO");
 }
 
 #[tokio::test]
@@ -236,6 +252,49 @@ async fn tenants_reach_neither_each_other_nor_the_world() {
     assert!(!reaches(&home, "bob", "192.0.2.1:80".parse().unwrap()), "bob reaches the world");
 }
 
+/// System calls that succeed or fail for a reason of their own with Docker's profile, where code in
+/// a tenant's container makes them.
+const CALLS_OF_DOCKERS_PROFILE: [&str; 8] =
+    ["connect", "fast_open", "datagram", "netlink", "unix", "symlink", "mknod", "ptrace"];
+
+#[tokio::test]
+#[ignore = "a Docker daemon is needed: `make integration-test` runs it"]
+async fn container_makes_no_call_but_sqs() {
+    let calls = calls_in_container(SeccompProfile::BuiltIn).await;
+    assert_eq!(calls["socket"], 0, "the probe must be able to succeed: {calls:?}");
+    for (call, error) in &calls {
+        // Programs try another call where the kernel does not know this one.
+        let expected = match call.as_str() {
+            "socket" => 0,
+            "clone3" => Errno::NOSYS.raw_os_error(),
+            _ => Errno::PERM.raw_os_error(),
+        };
+        assert_eq!(*error, expected, "{call}");
+    }
+    let permissive = calls_in_container(SeccompProfile::Docker).await;
+    assert_eq!(permissive.len(), calls.len());
+    for call in CALLS_OF_DOCKERS_PROFILE {
+        assert_ne!(permissive[call], Errno::PERM.raw_os_error(), "{call} with Docker's profile");
+    }
+}
+
+/// Runs `forbidden_calls.c` in a tenant's container and returns the error of each call.
+async fn calls_in_container(seccomp: SeccompProfile) -> BTreeMap<String, i32> {
+    let home = Installation::with_seccomp(seccomp);
+    let runtime = home.runtime().await;
+    runtime.start(spec("alice", "0.6.0")).await.unwrap();
+    compile(include_str!("forbidden_calls.c"), &home.dir.path().join("alice/probe"));
+    let id = home.container_of("alice");
+    let output = docker(&["exec", "--workdir", "/data/alice", &id, "/data/alice/probe"]);
+    let call = |line: &str| {
+        let (name, error) = line.split_once(' ')?;
+        Some((name.to_owned(), error.parse().ok()?))
+    };
+    let calls: BTreeMap<String, i32> = output.lines().filter_map(call).collect();
+    assert_eq!(calls.len(), 22, "{output}");
+    calls
+}
+
 #[tokio::test]
 #[ignore = "a Docker daemon is needed: `make integration-test` runs it"]
 async fn weight_of_the_tier_shares_processors_and_disks() {
@@ -246,7 +305,7 @@ async fn weight_of_the_tier_shares_processors_and_disks() {
         spec.limits.weight = weight;
         runtime.start(spec).await.unwrap();
         let id = home.container_of(name);
-        let format = "{{.HostConfig.CpuShares}} {{.HostConfig.BlkioWeight}} {{.State.Pid}}";
+        let format = "{{.HostConfig.CPUShares}} {{.HostConfig.BlkioWeight}} {{.State.Pid}}";
         let inspected = docker(&["inspect", "-f", format, &id]);
         let [cpu, disk, pid] = inspected.split_whitespace().collect::<Vec<_>>()[..] else {
             panic!("{inspected}");
@@ -257,7 +316,7 @@ async fn weight_of_the_tier_shares_processors_and_disks() {
         let has_weights = !runtime.describe().notes.iter().any(|note| note.contains("disk time"));
         let expected = if has_weights { 10 + weight / 10 } else { 0 };
         assert_eq!(disk, expected.to_string(), "{name}");
-        let expected = if is_cgroup_v2() { cpu_weights(shares) } else { vec![shares] };
+        let expected = if is_cgroup_v2() { cpu_weights(shares) } else { vec![shares.to_string()] };
         assert!(
             expected.contains(&cpu_weight_of(pid)),
             "{name}: {} of {expected:?}",
@@ -266,33 +325,88 @@ async fn weight_of_the_tier_shares_processors_and_disks() {
     }
 }
 
+/// Code in both containers keeps all processors busy.
+#[tokio::test]
+#[ignore = "a Docker daemon is needed: `make integration-test` runs it"]
+async fn heavier_tenant_gets_more_processor_time() {
+    let home = Installation::new();
+    let runtime = home.runtime().await;
+    let mut pids = Vec::new();
+    for (name, weight) in [("light", 100), ("heavy", 1_000)] {
+        let mut spec = spec(name, "0.6.0");
+        spec.limits.weight = weight;
+        runtime.start(spec).await.unwrap();
+        compile("int main(void) { for (;;); }", &home.dir.path().join(name).join("spin"));
+        for _ in 0..std::thread::available_parallelism().unwrap().get() {
+            docker(&["exec", "-d", &home.container_of(name), &format!("/data/{name}/spin")]);
+        }
+        pids.push(runtime.pid(&tenant(name)).await.unwrap().unwrap().to_string());
+    }
+    let [light, heavy] = &pids[..] else { panic!("two tenants") };
+    let before = [processor_ms(light), processor_ms(heavy)];
+    let spent = || [processor_ms(light) - before[0], processor_ms(heavy) - before[1]];
+    eventually("both have used processor time", async || {
+        (spent().iter().sum::<u64>() > 5_000).then_some(())
+    })
+    .await;
+    let [light, heavy] = spent();
+    println!("weights 100 and 1000 got {light} and {heavy} ms of processor time");
+    assert!(heavy > 2 * light, "{light} and {heavy} ms");
+}
+
+/// Compiles a C program that needs no library where it runs.
+fn compile(source: &str, program: &Path) {
+    let mut cc = Command::new("cc");
+    cc.args(["-static", "-Wall", "-Werror", "-x", "c", "-", "-o"]).arg(program);
+    let mut cc = cc.stdin(Stdio::piped()).spawn().unwrap();
+    cc.stdin.take().unwrap().write_all(source.as_bytes()).unwrap();
+    assert!(cc.wait().unwrap().success(), "cc");
+}
+
+/// Processor time that the group of a process has used.
+fn processor_ms(pid: &str) -> u64 {
+    if !is_cgroup_v2() {
+        return group_file(pid, "cpuacct", "cpuacct.usage").trim().parse::<u64>().unwrap()
+            / 1_000_000;
+    }
+    let stat = group_file(pid, "cpu", "cpu.stat");
+    let usage_us = stat.lines().find_map(|line| line.strip_prefix("usage_usec ")).unwrap();
+    usage_us.parse::<u64>().unwrap() / 1_000
+}
+
 fn is_cgroup_v2() -> bool {
     Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
 }
 
 /// What container runtimes make of shares in cgroup v2: until 2025 linear, then logarithmic.
-fn cpu_weights(shares: u32) -> Vec<u32> {
+fn cpu_weights(shares: u32) -> Vec<String> {
     let linear = 1 + (shares - 2) * 9_999 / 262_142;
     let exponent = f64::from(shares).log2();
     let curved = 10_f64.powf((exponent.powi(2) + 125.0 * exponent) / 612.0 - 7.0 / 34.0).ceil();
-    vec![linear, curved as u32]
+    vec![linear.to_string(), curved.to_string()]
 }
 
-/// The kernel's figure for the group of a process.
-fn cpu_weight_of(pid: &str) -> u32 {
+/// The kernel's share of processor time for the group of a process.
+fn cpu_weight_of(pid: &str) -> String {
+    let name = if is_cgroup_v2() { "cpu.weight" } else { "cpu.shares" };
+    group_file(pid, "cpu", name).trim().to_owned()
+}
+
+/// Content of a file in the group of a process. cgroup v2 has one group for all controllers.
+fn group_file(pid: &str, controller: &str, name: &str) -> String {
     let groups = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
-    let file = groups.lines().find_map(|line| {
+    let folder = groups.lines().find_map(|line| {
         let (controllers, group) = line.split_once(':')?.1.split_once(':')?;
-        let group = group.trim_start_matches('/');
-        match controllers {
-            "" if is_cgroup_v2() => Some(format!("/sys/fs/cgroup/{group}/cpu.weight")),
-            _ if controllers.split(',').any(|name| name == "cpu") => {
-                Some(format!("/sys/fs/cgroup/cpu/{group}/cpu.shares"))
+        let root = match controllers {
+            "" if is_cgroup_v2() => "/sys/fs/cgroup".to_owned(),
+            _ if controllers.split(',').any(|name| name == controller) => {
+                format!("/sys/fs/cgroup/{controller}")
             }
-            _ => None,
-        }
+            _ => return None,
+        };
+        Some(format!("{root}{group}"))
     });
-    fs::read_to_string(file.unwrap()).unwrap().trim().parse().unwrap()
+    fs::read_to_string(format!("{}/{name}", folder.unwrap())).unwrap()
 }
 
 /// Asks for SQ at `address` from inside the tenant's network namespace.

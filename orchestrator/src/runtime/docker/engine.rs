@@ -11,7 +11,7 @@ use bollard::errors::Error;
 use bollard::models::{
     ContainerCreateBody, ContainerInspectResponse, ContainerStateStatusEnum, ContainerSummary,
     ContainerSummaryStateEnum, ContainerUpdateBody, EventMessage, HostConfig, HostConfigLogConfig,
-    Ipam, IpamConfig, Mount, MountType, NetworkCreateRequest, ResourcesUlimits,
+    Ipam, IpamConfig, Mount, MountType, NetworkCreateRequest, ResourcesUlimits, SystemInfo,
 };
 use bollard::query_parameters::{
     CreateContainerOptions, EventsOptions, InspectContainerOptions, InspectNetworkOptions,
@@ -19,7 +19,8 @@ use bollard::query_parameters::{
 };
 use futures_util::{Stream, StreamExt};
 
-use super::weight;
+use super::{seccomp, weight};
+use crate::config::SeccompProfile;
 use crate::runtime::folder::Owner;
 use crate::runtime::{ExitKind, RuntimeError};
 
@@ -52,6 +53,8 @@ pub(super) struct Engine {
     docker: Docker,
     /// The daemon remaps uids. Containers must opt out, else none could write its folder.
     remaps_uids: bool,
+    /// Security options of every container.
+    security: Vec<String>,
     /// Containers may have weights for disks.
     pub(super) weighs_disks: bool,
     /// The daemon's version.
@@ -158,18 +161,27 @@ type EngineResult<T> = Result<T, EngineError>;
 
 impl Engine {
     /// Connects to the daemon of `DOCKER_HOST`, or of the local socket.
-    pub(super) async fn connect() -> EngineResult<Self> {
-        let docker = Docker::connect_with_defaults()?.with_timeout(CALL_TIMEOUT);
-        let docker = docker.negotiate_version().await?;
-        let info = docker.info().await?;
-        let security = info.security_options.unwrap_or_default();
-        let remaps_uids = security.iter().any(|option| option.contains("name=userns"));
+    pub(super) async fn connect(profile: &SeccompProfile) -> Result<Self, RuntimeError> {
+        let (docker, info) = Self::reach_daemon().await?;
+        let abilities = info.security_options.unwrap_or_default();
+        let has = |name| abilities.iter().any(|option| option.contains(name));
+        let remaps_uids = has("name=userns");
+        let mut security = vec!["no-new-privileges".to_owned()];
+        security.extend(seccomp::security_option(profile, has("name=seccomp"))?);
         Ok(Self {
             docker,
             remaps_uids,
+            security,
             weighs_disks: weight::kernel_weighs_disks(),
             version: info.server_version.unwrap_or_default(),
         })
+    }
+
+    async fn reach_daemon() -> EngineResult<(Docker, SystemInfo)> {
+        let docker = Docker::connect_with_defaults()?.with_timeout(CALL_TIMEOUT);
+        let docker = docker.negotiate_version().await?;
+        let info = docker.info().await?;
+        Ok((docker, info))
     }
 
     /// Creates the tenants' bridge unless it exists, and returns the name of its network interface.
@@ -270,7 +282,7 @@ impl Engine {
             ulimits: Some(vec![no_core_dumps]),
             readonly_rootfs: Some(true),
             cap_drop: Some(vec!["ALL".to_owned()]),
-            security_opt: Some(vec!["no-new-privileges".to_owned()]),
+            security_opt: Some(self.security.clone()),
             // SQ 0.5.0 prints every request's headers, keys included.
             log_config: Some(HostConfigLogConfig { typ: Some("none".to_owned()), config: None }),
             network_mode: Some(spec.network),
