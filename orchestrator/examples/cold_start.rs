@@ -12,16 +12,16 @@ use std::time::{Duration, Instant};
 
 use orchestrator::config::{Config, DockerConfig, FirewallMode, ProcessConfig};
 use orchestrator::runtime::docker::DockerRuntime;
-use orchestrator::runtime::folder::Owner;
 use orchestrator::runtime::probe::wait_until_ready;
 use orchestrator::runtime::process::ProcessRuntime;
+use orchestrator::runtime::users::UserRange;
 use orchestrator::runtime::{Endpoint, Runtime, Spec};
 use protocol::containers::installation_id;
 use protocol::{Limits, SqVersion, TenantId, TierName};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
-const OWNER: Owner = Owner { uid: 10001, gid: 10001 };
+const USERS: UserRange = UserRange { first: 10_001, count: 1_000 };
 const READY_TIMEOUT: Duration = Duration::from_secs(30);
 /// Size of the pool of network namespaces.
 const NETWORK_POOL: usize = 2;
@@ -118,13 +118,13 @@ async fn docker(data_root: &Path, network: &str, network_pool: usize) -> DockerR
     let firewall = if is_root { FirewallMode::Required } else { FirewallMode::Off };
     let config = DockerConfig { network, network_pool, firewall, ..Config::default().docker };
     let state_dir = data_root.with_extension("state");
-    DockerRuntime::connect(data_root, &state_dir, OWNER, config, vec![0]).await.unwrap()
+    DockerRuntime::connect(data_root, &state_dir, USERS, config, vec![0]).await.unwrap()
 }
 
 fn process(root: &Path) -> ProcessRuntime {
     let sq = concat!(env!("CARGO_MANIFEST_DIR"), "/../.tools/sq-{version}/bin/sq").to_owned();
     let config = ProcessConfig { sq };
-    ProcessRuntime::new(&root.join("process"), &root.join("state"), OWNER, &config).unwrap()
+    ProcessRuntime::new(&root.join("process"), &root.join("state"), USERS, &config).unwrap()
 }
 
 fn tenant() -> TenantId {

@@ -16,6 +16,7 @@ use settings::{Faults, Text, Tree};
 
 pub use self::listen::Listen;
 use self::raw::{RawConfig, RawLifecycle};
+use crate::runtime::users::UserRange;
 use crate::tenants::lifecycle::Settings;
 
 mod listen;
@@ -42,8 +43,8 @@ pub struct Config {
     pub listen: Listen,
     /// The program that runs SQ: Docker or the orchestrator itself.
     pub runtime: RuntimeKind,
-    /// User and group that own the tenants' folders and run SQ.
-    pub uid: u32,
+    /// Users, each with a group, that own the tenants' folders and run SQ.
+    pub users: UserRange,
     /// Settings of the Docker runtime.
     pub docker: DockerConfig,
     /// Settings of the process runtime.
@@ -82,7 +83,7 @@ pub struct DockerConfig {
 pub enum SeccompProfile {
     /// The calls that SQ makes.
     BuiltIn,
-    /// The daemon's own profile, which allows several times as many.
+    /// The daemon's own profile, which allows many more.
     Docker,
     /// A file in Docker's format.
     File(PathBuf),
@@ -178,13 +179,16 @@ impl Config {
             let message = format_args!("`{backoff_max}` is shorter than `backoff`, `{backoff}`");
             faults.push("lifecycle.backoff_max", message);
         }
+        let listen = Listen::from_raw(raw.listen, faults);
+        let users = UserRange { first: raw.runtime.uid.as_u32(), count: raw.runtime.uids.as_u32() };
+        check_users(users, &listen, faults);
         Self {
             data_root: raw.data_root.into_string().into(),
             state_dir: raw.state_dir.into_string().into(),
             sq_version: raw.sq_version,
-            listen: Listen::from_raw(raw.listen, faults),
+            listen,
             runtime: raw.runtime.kind,
-            uid: raw.runtime.uid.as_u32(),
+            users,
             docker: DockerConfig {
                 image: raw.docker.image.into_string(),
                 network: raw.docker.network.into_string(),
@@ -232,6 +236,23 @@ impl Config {
             ));
         }
         warnings
+    }
+}
+
+/// Users of tenants must be no one who may use a socket: that tenant could too.
+fn check_users(users: UserRange, listen: &Listen, faults: &mut Faults) {
+    if users.first.checked_add(users.count).is_none() {
+        let message = format_args!("`{}` ids from `{}` on are too many", users.count, users.first);
+        faults.push("runtime.uids", message);
+    }
+    let others = listen.envoy_uid.iter().chain(&listen.operator_uids).chain(&listen.group);
+    for id in others.filter(|id| users.ids().contains(id)) {
+        let (first, last) = users.ids().into_inner();
+        let message = format_args!(
+            "tenants have the ids `{first}` to `{last}`, and `listen` has `{id}`: choose others by \
+             `uid` and `uids`"
+        );
+        faults.push("runtime.uid", message);
     }
 }
 

@@ -40,6 +40,7 @@
 //! | `sq_command.rs` | SQ's command line and environment |
 //! | `probe.rs` | readiness probe over HTTP |
 //! | `folder.rs` | ownership of a tenant's folder, and proof that SQ can write it |
+//! | `users.rs` | the user of each tenant, and which ids are free |
 //! | `reclaim.rs` | returning a paused tenant's memory to the host |
 //! | `instance_key.rs` | the key that each instance is started with |
 //! | `key_file.rs` | the file from which SQ reads its key |
@@ -50,8 +51,8 @@
 //!  driver        runtime             SQ           folder
 //!    │  start       │                 │              │
 //!    ├─────────────►│ remove the old instance, if any│
-//!    │              ├── create, give to SQ's uid ───►│
-//!    │              ├── write a file as SQ's uid ───►│
+//!    │              ├── create, give to its user ───►│
+//!    │              ├── write a file as its user ───►│
 //!    │              ├── start, new key ─►│           │
 //!    │              ├── GET, no key ────►│           │
 //!    │              │◄───── 401 ─────────┤           │
@@ -69,6 +70,7 @@ pub mod process;
 mod reclaim;
 pub mod select;
 mod sq_command;
+pub mod users;
 
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -260,7 +262,7 @@ pub enum RuntimeError {
     /// The image or binary does not exist.
     #[error("{0}")]
     Missing(String),
-    /// SQ's uid can't write the tenant's data folder.
+    /// The tenant's user can't write the tenant's data folder.
     #[error("{path} can't be written by the tenant: {reason}")]
     Unwritable {
         /// The folder, or the file in it.

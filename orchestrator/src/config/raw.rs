@@ -15,6 +15,9 @@ use super::{FirewallMode, RuntimeKind};
 /// Upper bound of the floors: a pebibyte, more than any host has.
 const FLOOR_MAX_BYTES: u64 = 1 << 50;
 
+/// The largest user id; the next number means none.
+const UID_MAX: u64 = u32::MAX as u64 - 1;
+
 /// Settings of the gateway's orchestrator. Every key may be left out.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -42,8 +45,12 @@ pub(super) struct RawConfig {
 #[serde(default, deny_unknown_fields)]
 pub(super) struct RawRuntime {
     pub(super) kind: RuntimeKind,
-    /// User and group that own the tenants' folders and run SQ.
-    pub(super) uid: Integer<1, { u32::MAX as u64 }>,
+    /// First of the user and group ids that own the tenants' folders and run SQ, if the
+    /// orchestrator is root. It belongs to no tenant unless it is the only one.
+    pub(super) uid: Integer<1, UID_MAX>,
+    /// Number of these ids: one more than there are tenants, or 1 for a single one that all tenants
+    /// share. No user of the host may have one of them.
+    pub(super) uids: Integer<1, UID_MAX>,
 }
 
 /// The Docker runtime.
@@ -143,7 +150,7 @@ impl Default for RawConfig {
 
 impl Default for RawRuntime {
     fn default() -> Self {
-        Self { kind: RuntimeKind::Docker, uid: Integer::new(10_001) }
+        Self { kind: RuntimeKind::Docker, uid: Integer::new(10_001), uids: Integer::new(50_000) }
     }
 }
 

@@ -123,6 +123,41 @@ fn listed_users_may_use_their_sockets() {
 }
 
 #[test]
+fn users_of_tenants_may_use_no_socket() {
+    let text = "[runtime]\nuid = 100\nuids = 3\n[listen]\nenvoy_uid = 101\ngroup = 102\n\
+                operator_uids = [99, 103]\n";
+    assert_eq!(
+        faults(text),
+        ["101", "102"]
+            .map(|id| format!(
+                "runtime.uid: tenants have the ids `100` to `102`, and `listen` has `{id}`: choose \
+             others by `uid` and `uids`"
+            ))
+            .join("\n")
+    );
+    let faults = faults("[runtime]\nuid = 4294967290\nuids = 6\n");
+    assert!(
+        faults.starts_with("runtime.uids: `6` ids from `4294967290` on are too many"),
+        "{faults}"
+    );
+    assert!(Config::parse("[runtime]\nuid = 4294967290\nuids = 5\n").is_ok());
+}
+
+#[test]
+fn seccomp_profile_is_a_word_or_a_path() {
+    let profile = |text| Config::parse(text).map(|config| config.docker.seccomp);
+    for (text, expected) in [
+        ("", SeccompProfile::BuiltIn),
+        ("[docker]\nseccomp = \"docker\"\n", SeccompProfile::Docker),
+        ("[docker]\nseccomp = \"/etc/sq.json\"\n", SeccompProfile::File("/etc/sq.json".into())),
+    ] {
+        assert_eq!(profile(text), Ok(expected));
+    }
+    let faults = faults("[docker]\nseccomp = \"off\"\n");
+    assert!(faults.starts_with("docker.seccomp: `off` is neither"), "{faults}");
+}
+
+#[test]
 fn risky_settings_are_warned_about() {
     assert_eq!(Config::default().warnings(), [""; 0]);
     let text = "sq_version = \"0.5.0\"\n[lifecycle]\ngrace = \"29999ms\"\nlease = \"500ms\"\n\

@@ -40,6 +40,7 @@ use crate::runtime::firewall::{Firewall, FirewallState};
 use crate::runtime::folder::Owner;
 use crate::runtime::key_file::KeyFiles;
 use crate::runtime::reclaim::Reclaim;
+use crate::runtime::users::{UserRange, Users};
 use crate::runtime::{
     Capabilities, Description, Died, Endpoint, ExitKind, Found, Runtime, RuntimeError,
     RuntimeFuture, Spec, Started, Stopped, proc,
@@ -82,9 +83,7 @@ struct Inner {
     installation: String,
     /// Present boot of the host; empty if it is unknown.
     boot: String,
-    /// User and group of SQ; our own unless we may give files away.
-    owner: Owner,
-    may_chown: bool,
+    users: Users,
     key_files: KeyFiles,
     firewall: Firewall,
     /// Users of this host who may connect to tenants.
@@ -120,14 +119,14 @@ impl Drop for DockerRuntime {
 
 impl DockerRuntime {
     /// Connects to the daemon, creates the tenants' bridge with its firewall, removes unused
-    /// prepared networks and begins to follow deaths. SQ runs as `owner` if we are root, else as we
-    /// do. The path of `data_root` distinguishes this installation from others on the daemon.
+    /// prepared networks and begins to follow deaths. SQ runs as one of `users` if we are root, else
+    /// as we do. The path of `data_root` distinguishes this installation from others on the daemon.
     /// Instance keys are kept in `state_dir`. `client_uids` are the users of this host who may
     /// connect to tenants.
     pub async fn connect(
         data_root: &Path,
         state_dir: &Path,
-        owner: Owner,
+        users: UserRange,
         config: DockerConfig,
         client_uids: Vec<u32>,
     ) -> Result<Self, RuntimeError> {
@@ -139,7 +138,8 @@ impl DockerRuntime {
         let key_files = KeyFiles::open(state_dir).map_err(|error| {
             RuntimeError::Failed(format!("{}: instance keys: {error}", state_dir.display()))
         })?;
-        let may_chown = rustix::process::geteuid().is_root();
+        let users = Some(users).filter(|_| rustix::process::geteuid().is_root());
+        let users = Users::open(&data_root, users)?;
         let pool_size = if config.network_pool > 0 && engine.has_image(&config.pause_image).await? {
             config.network_pool.min(network_pool::SIZE_MAX)
         } else {
@@ -155,8 +155,7 @@ impl DockerRuntime {
             client_uids,
             installation,
             boot: host::boot().unwrap_or_default(),
-            owner: if may_chown { owner } else { own_ids() },
-            may_chown,
+            users,
             key_files,
             pool,
             pool_size,
@@ -190,12 +189,9 @@ impl Runtime for DockerRuntime {
         let inner = &self.inner;
         let mut notes = vec![
             format!("Docker {}, network {}", inner.engine.version, inner.config.network),
-            format!("SQ runs as {}:{}", inner.owner.uid, inner.owner.gid),
+            inner.users.note(),
             inner.firewall_note(),
         ];
-        if !inner.may_chown {
-            notes.push("the orchestrator is not root: SQ runs with its uid".to_owned());
-        }
         notes.push(match (inner.config.network_pool, inner.pool_size) {
             (0, _) => "no networks are prepared".to_owned(),
             (_, 0) => format!(

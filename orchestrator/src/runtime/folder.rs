@@ -1,8 +1,8 @@
 //! Prepares a tenant's data folder and proves that SQ will be able to write it.
 //!
 //! SQ 0.6.0 answers 200 and stores nothing when its folder is not writable, so every start proves
-//! the folder first: owner and mode of everything in it are checked against the uid that SQ will
-//! have (and corrected where we have the rights), and then that uid writes a file, which is removed
+//! the folder first: owner and mode of everything in it are checked against the user that SQ will
+//! have (and corrected where we have the rights), and then that user writes a file, which is removed
 //! again. The proof does not go through SQ, because that would put a phext into the tenant's data.
 
 use std::fs;
@@ -45,7 +45,7 @@ pub(super) fn create(folder: &Path) -> Result<(), RuntimeError> {
 }
 
 /// Creates the tenant's folder if it does not exist and proves that `owner` can write it. With
-/// `None`, SQ runs with our own uid and ownership is left as it is.
+/// `None`, SQ runs as we do and ownership is left as it is.
 pub(super) fn prepare(folder: &Path, owner: Option<Owner>) -> Result<(), RuntimeError> {
     create(folder)?;
     take_ownership(folder, owner, FOLDER_MODE).map_err(|reason| fault(folder, reason))?;

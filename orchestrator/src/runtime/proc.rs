@@ -5,6 +5,7 @@ use std::path::Path;
 use procfs::process::{Process, all_processes};
 use protocol::TenantId;
 
+use crate::runtime::folder::Owner;
 use crate::runtime::{key_file, sq_command};
 
 /// State of a process.
@@ -43,6 +44,12 @@ fn all_threads_stopped(process: &Process) -> bool {
 /// tells a process from a later one with the same pid.
 pub(super) fn start_ticks(pid: i32) -> Option<u64> {
     Some(Process::new(pid).ok()?.stat().ok()?.starttime)
+}
+
+/// User and group of a process.
+pub(super) fn owner(pid: i32) -> Option<Owner> {
+    let status = Process::new(pid).ok()?.status().ok()?;
+    Some(Owner { uid: status.ruid, gid: status.rgid })
 }
 
 /// Resident memory of a process, in bytes.

@@ -11,8 +11,8 @@
 //! ```
 //!
 //! Isolation is weaker than with containers, and `describe` says so: SQ listens on all addresses,
-//! which only a firewall rule for its uid closes to other hosts, all tenants share one uid, and memory
-//! is limited by address space (`RLIMIT_DATA`) instead of pages.
+//! which only a firewall rule for its users closes to other hosts, and memory is limited by address
+//! space (`RLIMIT_DATA`) instead of pages.
 //! For a process that an earlier orchestrator started, the exit code is not known, because the kernel
 //! reports it to the parent only.
 
@@ -44,6 +44,7 @@ use crate::host;
 use crate::runtime::firewall::{Firewall, FirewallState, Rules};
 use crate::runtime::folder::{self, Owner};
 use crate::runtime::proc::{self, ProcessState};
+use crate::runtime::users::{UserRange, Users};
 use crate::runtime::{
     Capabilities, Description, Died, ExitKind, Found, Runtime, RuntimeError, RuntimeFuture, Spec,
     Started, Stopped, probe,
@@ -85,8 +86,7 @@ struct Inner {
     sq: String,
     /// Present boot of the host.
     boot: String,
-    /// User and group of SQ; `None` if it runs as we do.
-    owner: Option<Owner>,
+    users: Users,
     firewall: Firewall,
     instances: Mutex<HashMap<TenantId, Instance>>,
     exit_watches: mpsc::UnboundedSender<ExitWatch>,
@@ -101,12 +101,12 @@ impl Drop for ProcessRuntime {
 }
 
 impl ProcessRuntime {
-    /// Creates the folder of the records. SQ runs as `owner` if we are root and that uid can reach
+    /// Creates the folder of the records. SQ runs as one of `users` if we are root and they can reach
     /// both the binary and the data. Nothing is adopted before `list`.
     pub fn new(
         data_root: &Path,
         state_dir: &Path,
-        owner: Owner,
+        users: UserRange,
         config: &ProcessConfig,
     ) -> Result<Self, RuntimeError> {
         let records = state_dir.join("process");
@@ -125,13 +125,15 @@ impl ProcessRuntime {
         tokio::spawn(follow_exits(new_watches, died));
         let root = data_root.canonicalize().unwrap_or_else(|_| data_root.to_owned());
         let installation = containers::installation_id(root.as_os_str().as_encoded_bytes());
+        let users = Some(users).filter(|_| can_switch_user(data_root, &config.sq));
+        let users = Users::open(data_root, users)?;
         let inner = Inner {
             firewall: Firewall::off(&installation),
             data_root: data_root.to_owned(),
             records,
             sq: config.sq.clone(),
             boot,
-            owner: if can_switch_user(data_root, &config.sq) { Some(owner) } else { None },
+            users,
             instances: Mutex::default(),
             exit_watches,
         };
@@ -139,14 +141,14 @@ impl ProcessRuntime {
         Ok(Self { inner: Arc::new(inner), deaths, firewall_watch: None })
     }
 
-    /// Makes firewall rules for the uid of SQ: other hosts do not reach SQ, and SQ opens no
+    /// Makes firewall rules for the users of SQ: other hosts do not reach SQ, and SQ opens no
     /// connections. Where that is not possible, the log and the status say so, and SQ runs without:
     /// this runtime is for development.
     #[must_use]
     pub async fn closed_to_other_hosts(mut self) -> Self {
-        let installed = match self.inner.owner {
-            Some(owner) => self.inner.firewall.install(Rules::Processes { uid: owner.uid }).await,
-            None => Err("SQ runs with the orchestrator's uid".to_owned()),
+        let installed = match self.inner.users.ids() {
+            Some(ids) => self.inner.firewall.install(Rules::Processes { ids }).await,
+            None => Err("SQ runs as the orchestrator's user".to_owned()),
         };
         match installed {
             Ok(()) => {
@@ -160,7 +162,7 @@ impl ProcessRuntime {
     }
 }
 
-/// True if we are root and another uid can reach the binary and the tenants' folders.
+/// True if we are root and other users can reach the binary and the tenants' folders.
 fn can_switch_user(data_root: &Path, sq: &str) -> bool {
     // The path contains `{version}`, so check the part of it that exists.
     let binary = Path::new(sq).ancestors().find(|path| path.exists());
@@ -171,10 +173,7 @@ fn can_switch_user(data_root: &Path, sq: &str) -> bool {
 
 impl Runtime for ProcessRuntime {
     fn describe(&self) -> Description {
-        let user = match self.inner.owner {
-            Some(owner) => format!("SQ runs as uid {}, the same for all tenants", owner.uid),
-            None => "SQ runs as the orchestrator's uid with access to all of its files".to_owned(),
-        };
+        let user = self.inner.users.note();
         let firewall = match self.inner.firewall.state() {
             FirewallState::InForce => format!(
                 "firewall: other hosts do not reach SQ, and SQ opens no connections (nftables, table \
@@ -239,10 +238,12 @@ impl Runtime for ProcessRuntime {
             let instance = self.inner.live_instance(tenant)?;
             let pid = instance.record.pid.to_string();
             let limit = memory_bytes.saturating_add(RESERVED_BYTES);
-            // Runs with the uid of SQ: for another uid's process even root needs CAP_SYS_RESOURCE.
+            // Runs as SQ's user: for another one's process even root needs CAP_SYS_RESOURCE.
+            let owner = proc::owner(instance.record.pid);
+            let Some(owner) = owner else { return Err(RuntimeError::NoInstance(tenant.clone())) };
             let mut command = Command::new("prlimit");
             command.args(["--pid", &pid, &format!("--data={limit}:")]);
-            let output = self.inner.as_owner(&mut command).output().await;
+            let output = as_user(&mut command, Some(owner)).output().await;
             let output = output.map_err(RuntimeError::failed)?;
             if !output.status.success() {
                 return Err(RuntimeError::failed(String::from_utf8_lossy(&output.stderr).trim()));
@@ -288,13 +289,6 @@ impl Inner {
 
     fn record_path(&self, tenant: &TenantId) -> PathBuf {
         self.records.join(format!("{tenant}.json"))
-    }
-
-    fn as_owner<'a>(&self, command: &'a mut Command) -> &'a mut Command {
-        match self.owner {
-            Some(Owner { uid, gid }) => command.uid(uid).gid(gid),
-            None => command,
-        }
     }
 
     async fn stop(self: &Arc<Self>, tenant: &TenantId) -> Result<Stopped, RuntimeError> {
@@ -349,6 +343,14 @@ impl Inner {
         };
         // Fails only if the follower is gone; then the orchestrator is going down.
         let _ = self.exit_watches.send(Box::pin(watch));
+    }
+}
+
+/// Has a program run as `user` if we are root and SQ does not run as we do.
+fn as_user(command: &mut Command, user: Option<Owner>) -> &mut Command {
+    match user.filter(|_| rustix::process::geteuid().is_root()) {
+        Some(Owner { uid, gid }) => command.uid(uid).gid(gid),
+        None => command,
     }
 }
 

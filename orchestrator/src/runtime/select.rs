@@ -15,7 +15,6 @@ use tracing::{error, info, warn};
 
 use crate::config::{Config, FirewallMode, RuntimeKind, SeccompProfile};
 use crate::runtime::docker::{self, DockerRuntime};
-use crate::runtime::folder::Owner;
 use crate::runtime::process::{self, ProcessRuntime};
 use crate::runtime::{Runtime, RuntimeError};
 
@@ -142,7 +141,7 @@ async fn connect_docker(config: &Config) -> Result<DockerRuntime, RuntimeError> 
         warn!("docker.firewall is off: every user of this host reaches tenants, and tenants it");
     }
     let uids = client_uids(config);
-    DockerRuntime::connect(&config.data_root, &config.state_dir, owner(config), docker, uids).await
+    DockerRuntime::connect(&config.data_root, &config.state_dir, config.users, docker, uids).await
 }
 
 /// Users of this host who may connect to tenants: root, this process's own and Envoy's.
@@ -165,11 +164,7 @@ fn checked_process_runtime(config: &Config) -> anyhow::Result<ProcessRuntime> {
 }
 
 fn process_runtime(config: &Config) -> Result<ProcessRuntime, RuntimeError> {
-    ProcessRuntime::new(&config.data_root, &config.state_dir, owner(config), &config.process)
-}
-
-fn owner(config: &Config) -> Owner {
-    Owner { uid: config.uid, gid: config.uid }
+    ProcessRuntime::new(&config.data_root, &config.state_dir, config.users, &config.process)
 }
 
 #[cfg(test)]

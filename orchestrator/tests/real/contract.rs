@@ -1,11 +1,16 @@
 //! Rules that every runtime must keep. Each is run by the tests of the single runtimes.
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
 
 use orchestrator::runtime::{Died, ExitKind, FoundState, Runtime, RuntimeError, Stopped};
 use tokio::sync::mpsc::Receiver;
 
-use crate::tools::{SCROLL, eventually, read, request, spec, tenant, write};
+use crate::tools::{SCROLL, USERS, eventually, read, request, spec, tenant, write};
 
 /// Takes an instance through all states, and through two restarts of the orchestrator: `reopen`
 /// makes another runtime on the same folders.
@@ -68,6 +73,132 @@ pub(crate) async fn instance_passes_through_all_states<R: Runtime>(
     runtime.pause(&alice).await.unwrap();
     assert_eq!(runtime.stop(&alice).await, Ok(Stopped::Alive));
     assert_eq!(runtime.list().await.unwrap(), []);
+}
+
+/// What two tenants' users can do to each other. Only root can give tenants users of their own.
+pub(crate) async fn each_tenant_is_a_user_of_its_own<R: Runtime>(runtime: &R, data_root: &Path) {
+    let mut users = Vec::new();
+    let mut pids = Vec::new();
+    for name in ["alice", "bob"] {
+        let endpoint = runtime.start(spec(name, "0.6.0")).await.unwrap().endpoint;
+        write(&endpoint, name).await;
+        let pid = runtime.pid(&tenant(name)).await.unwrap().unwrap();
+        let owner = fs::metadata(data_root.join(name)).unwrap().uid();
+        assert_eq!(fs::metadata(data_root.join(name).join("notes.phext")).unwrap().uid(), owner);
+        assert_eq!(fs::metadata(format!("/proc/{pid}")).unwrap().uid(), owner, "{name}'s SQ");
+        users.push(owner);
+        pids.push(pid);
+    }
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let [alice, bob] = users[..] else { panic!("two tenants") };
+    assert!(alice != bob && !users.contains(&USERS.first), "{users:?}");
+
+    // Neither reads nor writes the other's files, nor signals the other's processes.
+    fs::set_permissions(data_root, Permissions::from_mode(0o711)).unwrap();
+    let may = |user: u32, command: &str| run_as(user, data_root, command).success();
+    for (own, other, user) in [("alice", "bob", alice), ("bob", "alice", bob)] {
+        assert!(may(user, &format!("cat {own}/notes.phext")), "the check must be able to succeed");
+        assert!(!may(user, &format!("cat {other}/notes.phext")), "{own} reads {other}'s file");
+        assert!(!may(user, &format!("ls {other}")), "{own} lists {other}'s folder");
+        assert!(may(user, &format!("touch {own}/new.phext")));
+        assert!(
+            !may(user, &format!("touch {other}/new.phext")),
+            "{own} writes to {other}'s folder"
+        );
+    }
+    assert!(may(alice, &format!("kill -0 {}", pids[0])), "the check must be able to succeed");
+    assert!(!may(alice, &format!("kill -0 {}", pids[1])), "alice signals bob's SQ");
+
+    // What the kernel counts per user: alice has used up the inotify instances of her user.
+    let held = InotifyInstances::exhaust(alice);
+    assert!(!may(alice, TAKE_ONE), "the limit holds for alice");
+    assert!(may(bob, TAKE_ONE), "alice has used up bob's");
+    drop(held);
+    for name in ["alice", "bob"] {
+        runtime.stop(&tenant(name)).await.unwrap();
+    }
+}
+
+/// Takes one inotify instance.
+const TAKE_ONE: &str =
+    "python3 -c 'import ctypes, sys; sys.exit(ctypes.CDLL(None).inotify_init() < 0)'";
+
+/// Takes inotify instances until there are none left, says so and waits.
+const TAKE_ALL: &str = "import ctypes, sys\n\
+                        while ctypes.CDLL(None).inotify_init() >= 0: pass\n\
+                        print('exhausted', flush=True)\n\
+                        sys.stdin.read()";
+
+/// A process that has all inotify instances of a user, until it is dropped.
+struct InotifyInstances(Child);
+
+impl InotifyInstances {
+    fn exhaust(user: u32) -> Self {
+        let mut python = Command::new("python3");
+        python.args(["-c", TAKE_ALL]).uid(user).gid(user).current_dir("/");
+        let mut child = python.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        assert_eq!(line, "exhausted\n");
+        Self(child)
+    }
+}
+
+impl Drop for InotifyInstances {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+fn run_as(user: u32, folder: &Path, command: &str) -> ExitStatus {
+    let mut setpriv = Command::new("setpriv");
+    setpriv.args(["--reuid", &user.to_string(), "--regid", &user.to_string(), "--clear-groups"]);
+    setpriv.args(["sh", "-c", command]).current_dir(folder).stdout(Stdio::null());
+    setpriv.stderr(Stdio::null()).status().unwrap()
+}
+
+/// Releases before this one ran all tenants as one user.
+pub(crate) async fn folder_of_the_old_single_user_moves<R: Runtime>(
+    reopen: impl AsyncFn() -> R,
+    data_root: &Path,
+) {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    for name in ["alice", "bob"] {
+        let folder = data_root.join(name);
+        fs::create_dir(&folder).unwrap();
+        fs::write(folder.join("notes.phext"), name).unwrap();
+        for path in [&folder, &folder.join("notes.phext")] {
+            chown(path, Some(USERS.first), Some(USERS.first)).unwrap();
+        }
+    }
+    let owner_of = |path: &str| fs::metadata(data_root.join(path)).unwrap().uid();
+    let runtime = reopen().await;
+    let alice = runtime.start(spec("alice", "0.6.0")).await.unwrap().endpoint;
+    assert_eq!(read(&alice).await, "alice");
+    let owner = owner_of("alice");
+    assert_ne!(owner, USERS.first);
+    assert_eq!(owner_of("alice/notes.phext"), owner);
+    assert_eq!(owner_of("bob"), USERS.first, "bob has not been started");
+    write(&alice, "written").await;
+    runtime.stop(&tenant("alice")).await.unwrap();
+    drop(runtime);
+
+    // The next orchestrator finds the same user.
+    let runtime = reopen().await;
+    for (name, text) in [("bob", "bob"), ("alice", "written")] {
+        let endpoint = runtime.start(spec(name, "0.6.0")).await.unwrap().endpoint;
+        assert_eq!(read(&endpoint).await, text);
+    }
+    assert_eq!(owner_of("alice"), owner);
+    assert!(![owner, USERS.first].contains(&owner_of("bob")));
+    for name in ["alice", "bob"] {
+        runtime.stop(&tenant(name)).await.unwrap();
+    }
 }
 
 /// Any user of the host reads the command lines. SQ 0.5.0 takes its key on no other way, which shows

@@ -18,7 +18,7 @@ use tokio::sync::Mutex;
 
 use crate::contract;
 use crate::tools::{
-    OWNER, VERSIONS, eventually, read, remove_firewall_rules, spec, sq_pattern, tenant, write,
+    USERS, VERSIONS, eventually, read, remove_firewall_rules, spec, sq_pattern, tenant, write,
 };
 
 /// Held by tests that change or read the host's count of kills for lack of memory.
@@ -59,7 +59,7 @@ impl Installation {
             seccomp: self.seccomp.clone(),
             ..Config::default().docker
         };
-        DockerRuntime::connect(self.dir.path(), self.state.path(), OWNER, config, vec![0])
+        DockerRuntime::connect(self.dir.path(), self.state.path(), USERS, config, vec![0])
             .await
             .expect("these tests need a Docker daemon")
     }
@@ -147,6 +147,21 @@ async fn death_is_an_event_and_stop_is_none() {
 
 #[tokio::test]
 #[ignore = "a Docker daemon is needed: `make integration-test` runs it"]
+async fn each_tenant_is_a_user_of_its_own() {
+    let home = Installation::new();
+    contract::each_tenant_is_a_user_of_its_own(&home.runtime().await, home.dir.path()).await;
+}
+
+#[tokio::test]
+#[ignore = "a Docker daemon is needed: `make integration-test` runs it"]
+async fn folder_of_the_old_single_user_moves() {
+    let home = Installation::new();
+    let reopen = async || home.runtime().await;
+    contract::folder_of_the_old_single_user_moves(reopen, home.dir.path()).await;
+}
+
+#[tokio::test]
+#[ignore = "a Docker daemon is needed: `make integration-test` runs it"]
 async fn key_is_on_no_command_line() {
     let home = Installation::new();
     contract::key_is_on_no_command_line(&home.runtime().await).await;
@@ -226,7 +241,7 @@ async fn container_is_hardened_and_limited() {
                   {{.HostConfig.Ulimits}} {{.HostConfig.DNS}} {{.HostConfig.CPUShares}} \
                   {{index .HostConfig.SecurityOpt 1}}";
     let inspected = docker(&["inspect", "-f", format, &home.container_of("alice")]);
-    let expected = "10001:10001 67108864 67108864 600 true [ALL] no-new-privileges none  false \
+    let expected = "10002:10002 67108864 67108864 600 true [ALL] no-new-privileges none  false \
                     [core=0:0] [198.51.100.53] 1024 ";
     let (properties, profile) = inspected.split_once("seccomp=").unwrap();
     assert_eq!(properties.replace(" no false", "  false"), expected);

@@ -12,7 +12,7 @@ use orchestrator::runtime::{Endpoint, FirewallState, Runtime};
 use crate::docker::{Installation, docker};
 use crate::process;
 use crate::tools::{
-    OWNER, eventually, firewall_table, read, remove_firewall_rules, spec, tenant, write,
+    USERS, eventually, firewall_table, read, remove_firewall_rules, spec, tenant, write,
 };
 
 /// A user of this host who has nothing to do with the gateway.
@@ -258,9 +258,9 @@ async fn other_host_cannot_reach_a_process() {
     assert!(!other_host.reaches(alice.address.port()));
     write(&alice, "from this host").await;
 
-    // Nor does SQ's user connect to anything.
+    // Nor does any of SQ's users connect to anything.
     let loopback = SocketAddr::from(([127, 0, 0, 1], open.port()));
-    let connected = probe(loopback, "").uid(OWNER.uid).output().unwrap();
+    let connected = probe(loopback, "").uid(USERS.first).output().unwrap();
     let error = String::from_utf8_lossy(&connected.stderr).into_owned();
     assert!(error.contains("Connection refused"), "{error}");
     remove_firewall_rules(&home.data());

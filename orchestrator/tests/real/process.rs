@@ -13,7 +13,7 @@ use orchestrator::runtime::{ExitKind, FoundState, Runtime, RuntimeError};
 use tempfile::TempDir;
 
 use crate::contract;
-use crate::tools::{OWNER, VERSIONS, eventually, spec, sq_pattern};
+use crate::tools::{USERS, VERSIONS, eventually, spec, sq_pattern};
 
 /// Folders of one installation. Dropping it kills the processes that are left.
 pub(crate) struct Installation {
@@ -32,7 +32,7 @@ impl Installation {
     pub(crate) fn runtime(&self) -> ProcessRuntime {
         let state_dir = self.dir.path().join("state");
         let config = ProcessConfig { sq: sq_pattern() };
-        ProcessRuntime::new(&self.data(), &state_dir, OWNER, &config).unwrap()
+        ProcessRuntime::new(&self.data(), &state_dir, USERS, &config).unwrap()
     }
 
     /// Path of a socket of this installation.
@@ -81,6 +81,19 @@ async fn instance_passes_through_all_states() {
         let reopen = async || home.runtime();
         contract::instance_passes_through_all_states(home.runtime(), reopen, version).await;
     }
+}
+
+#[tokio::test]
+async fn each_tenant_is_a_user_of_its_own() {
+    let home = Installation::new();
+    contract::each_tenant_is_a_user_of_its_own(&home.runtime(), &home.data()).await;
+}
+
+#[tokio::test]
+async fn folder_of_the_old_single_user_moves() {
+    let home = Installation::new();
+    let reopen = async || home.runtime();
+    contract::folder_of_the_old_single_user_moves(reopen, &home.data()).await;
 }
 
 #[tokio::test]

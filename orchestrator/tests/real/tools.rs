@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use orchestrator::runtime::folder::Owner;
+use orchestrator::runtime::users::UserRange;
 use orchestrator::runtime::{Endpoint, Spec};
 use protocol::containers::installation_id;
 use protocol::{Limits, TenantId, TierName};
@@ -16,8 +16,8 @@ use tokio::time::{Instant, sleep};
 /// Releases of SQ that must work.
 pub(crate) const VERSIONS: [&str; 2] = ["0.6.0", "0.5.0"];
 
-/// User of SQ where the tests run as root.
-pub(crate) const OWNER: Owner = Owner { uid: 10_001, gid: 10_001 };
+/// Users of SQ where the tests run as root.
+pub(crate) const USERS: UserRange = UserRange { first: 10_001, count: 1_000 };
 
 /// Path and query of the scroll that [`write`] writes.
 pub(crate) const SCROLL: &str = "p=notes&c=1.1.1/1.1.1/1.1.1";

@@ -6,8 +6,8 @@ use std::collections::HashMap;
 use protocol::TenantId;
 use protocol::containers::{INSTALLATION, ROLE_NAMESPACE};
 
-use super::Inner;
 use super::network_pool::PoolTask;
+use super::{Inner, own_ids};
 use crate::config::FirewallMode;
 use crate::runtime::RuntimeError;
 use crate::runtime::firewall::{self, FirewallState, Rules};
@@ -60,7 +60,7 @@ impl Inner {
             size: self.pool_size,
             image: self.config.pause_image.clone(),
             network: self.config.network.clone(),
-            owner: self.owner,
+            owner: self.users.shared().unwrap_or_else(own_ids),
             labels: self.labels(ROLE_NAMESPACE),
             name_prefix: format!("sq-{}-network-", self.installation),
         }

@@ -9,7 +9,7 @@ use protocol::{TenantId, WakeKind};
 use tokio::task::spawn_blocking;
 
 use super::engine::{Container, ContainerSpec, ContainerState, EngineError, HostPath};
-use super::{INSPECT_EVERY, Inner, Instance, PIDS, PORT};
+use super::{INSPECT_EVERY, Inner, Instance, PIDS, PORT, own_ids};
 use crate::runtime::folder::Owner;
 use crate::runtime::instance_key::InstanceKey;
 use crate::runtime::sq_command::KeySource;
@@ -48,7 +48,7 @@ impl Inner {
         // the folder only to exist.
         let data_folder = self.data_root.join(spec.tenant.as_str());
         folder::create(&data_folder)?;
-        let owner = if self.may_chown { Some(self.owner) } else { None };
+        let owner = self.users.claim(&data_folder)?;
         let proof = spawn_blocking({
             let data_folder = data_folder.clone();
             move || folder::prepare(&data_folder, owner)
@@ -116,7 +116,7 @@ impl Inner {
             command,
             environment: environment.to_vec(),
             labels,
-            owner: self.owner,
+            owner: owner.unwrap_or_else(own_ids),
             memory_bytes: spec.limits.memory_bytes,
             pids: PIDS,
             weight: Some(spec.limits.weight),

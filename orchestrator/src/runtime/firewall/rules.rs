@@ -4,6 +4,8 @@
 //! no moment without rules. A verdict of `drop` or `reject` is final whatever other tables accept;
 //! `accept` ends this table's chain only, so rules of Docker and of the administrator still hold.
 
+use std::ops::RangeInclusive;
+
 /// Prefix of the tables' names; the installation's id follows.
 const TABLE_PREFIX: &str = "sq-gateway-";
 
@@ -28,10 +30,10 @@ pub(in crate::runtime) enum Rules {
         /// Users of this host who may connect to containers.
         uids: Vec<u32>,
     },
-    /// Processes of one user.
+    /// Processes of a range of users.
     Processes {
-        /// The user that SQ runs as.
-        uid: u32,
+        /// The users that SQ runs as.
+        ids: RangeInclusive<u32>,
     },
 }
 
@@ -77,7 +79,7 @@ impl Rules {
     fn chains(&self) -> Vec<Chain> {
         match self {
             Self::Bridge { interface, uids } => bridge_chains(interface, uids),
-            Self::Processes { uid } => vec![process_chain(*uid)],
+            Self::Processes { ids } => vec![process_chain(ids)],
         }
     }
 }
@@ -140,20 +142,15 @@ fn bridge_chains(interface: &str, uids: &[u32]) -> Vec<Chain> {
 
 /// SQ listens on all addresses. Its SYN-ACK carries the user of its listener, so dropping what
 /// leaves by another interface than the loopback closes it to other hosts.
-fn process_chain(uid: u32) -> Chain {
+fn process_chain(ids: &RangeInclusive<u32>) -> Chain {
+    let users = format!("meta skuid {}-{}", ids.start(), ids.end());
     let rules = vec![
         Rule::new(
-            format!("meta skuid {uid} ct direction original meta l4proto tcp {RESET}"),
+            format!("{users} ct direction original meta l4proto tcp {RESET}"),
             "no tenant opens a connection",
         ),
-        Rule::new(
-            format!("meta skuid {uid} ct direction original drop"),
-            "no tenant sends anything else",
-        ),
-        Rule::new(
-            format!("meta skuid {uid} oifname != \"lo\" drop"),
-            "no other host connects to a tenant",
-        ),
+        Rule::new(format!("{users} ct direction original drop"), "no tenant sends anything else"),
+        Rule::new(format!("{users} oifname != \"lo\" drop"), "no other host connects to a tenant"),
     ];
     Chain { name: "of_processes", hook: "output", rules }
 }
@@ -182,7 +179,7 @@ mod tests {
 
     #[test]
     fn own_script_passes_as_a_listing() {
-        for rules in [bridge(), Rules::Processes { uid: 10_001 }] {
+        for rules in [bridge(), Rules::Processes { ids: 10_001..=60_000 }] {
             assert!(rules.are_listed_in(&rules.script("sq-gateway-x")));
         }
     }

@@ -12,7 +12,8 @@ use tokio::process::{Child, Command};
 use tokio::sync::watch;
 
 use super::instance::{Instance, Record, wait_for_exit};
-use super::{Inner, READY_WITHIN, RESERVED_BYTES, pidfd};
+use super::{Inner, READY_WITHIN, RESERVED_BYTES, as_user, pidfd};
+use crate::runtime::folder::Owner;
 use crate::runtime::instance_key::InstanceKey;
 use crate::runtime::sq_command::KeySource;
 use crate::runtime::{
@@ -31,34 +32,35 @@ const PORT_ATTEMPTS: u32 = 3;
 /// session, the kernel sends SIGHUP, and every dozing tenant would die with the orchestrator.
 const LAUNCH_SCRIPT: &str = r#"ulimit -c 0 && ulimit -S -d "$1" && shift && exec setsid "$@""#;
 
-/// Files of one start.
-struct Paths {
+/// Files of one start, and the user of SQ; `None` if it runs as we do.
+struct Place {
     binary: PathBuf,
     data_folder: PathBuf,
+    owner: Option<Owner>,
 }
 
 impl Inner {
     pub(super) async fn start(self: &Arc<Self>, spec: Spec) -> Result<Started, RuntimeError> {
         self.stop(&spec.tenant).await?;
-        let paths = Paths {
-            binary: self.sq.replace("{version}", &spec.sq_version.to_string()).into(),
-            data_folder: self.data_root.join(spec.tenant.as_str()),
-        };
-        if !paths.binary.exists() {
+        let binary = PathBuf::from(self.sq.replace("{version}", &spec.sq_version.to_string()));
+        if !binary.exists() {
             return Err(RuntimeError::Missing(format!(
                 "{} does not exist: run `make setup`",
-                paths.binary.display()
+                binary.display()
             )));
         }
+        let data_folder = self.data_root.join(spec.tenant.as_str());
+        folder::create(&data_folder)?;
+        let owner = self.users.claim(&data_folder)?;
+        let place = Place { binary, data_folder, owner };
         let proof = tokio::task::spawn_blocking({
-            let data_folder = paths.data_folder.clone();
-            let owner = self.owner;
+            let data_folder = place.data_folder.clone();
             move || folder::prepare(&data_folder, owner)
         });
         proof.await.map_err(RuntimeError::failed)??;
         let mut started = Err(RuntimeError::DiedAtStart(ExitKind::Gone));
         for _ in 0..PORT_ATTEMPTS {
-            started = self.start_once(&spec, &paths).await;
+            started = self.start_once(&spec, &place).await;
             // SQ panics when it can't bind its port.
             if !matches!(started, Err(RuntimeError::DiedAtStart(ExitKind::Crashed(_)))) {
                 break;
@@ -70,12 +72,12 @@ impl Inner {
     async fn start_once(
         self: &Arc<Self>,
         spec: &Spec,
-        paths: &Paths,
+        place: &Place,
     ) -> Result<Started, RuntimeError> {
         // Spawn SQ, and get a pidfd for it. A process that can't be watched must not run.
         let key = InstanceKey::generate().map_err(RuntimeError::failed)?;
         let port = self.free_port()?;
-        let mut child = self.spawn(spec, paths, port, &key)?;
+        let mut child = Self::spawn(spec, place, port, &key)?;
         let record = self.record(spec, &child, port, &key)?;
         let pidfd = match pidfd::open(record.pid) {
             Ok(pidfd) => pidfd.map(Arc::new),
@@ -116,15 +118,14 @@ impl Inner {
     }
 
     fn spawn(
-        &self,
         spec: &Spec,
-        paths: &Paths,
+        place: &Place,
         port: u16,
         key: &InstanceKey,
     ) -> Result<Child, RuntimeError> {
         let limit_kib = spec.limits.memory_bytes.saturating_add(RESERVED_BYTES) / 1024;
         let (key_source, stdin) = if spec.sq_version.reads_key_file() {
-            let file = key_file::in_memory(key, self.owner).map_err(RuntimeError::failed)?;
+            let file = key_file::in_memory(key, place.owner).map_err(RuntimeError::failed)?;
             (KeySource::File(key_file::STDIN), Stdio::from(file))
         } else {
             (KeySource::Argument(key), Stdio::null())
@@ -132,9 +133,9 @@ impl Inner {
         let mut command = Command::new("/bin/sh");
         command
             .args(["-c", LAUNCH_SCRIPT, "sh", &limit_kib.to_string()])
-            .arg(&paths.binary)
+            .arg(&place.binary)
             .args(sq_command::arguments(&port.to_string(), key_source))
-            .arg(&paths.data_folder)
+            .arg(&place.data_folder)
             .env_clear()
             .envs(sq_command::ENVIRONMENT)
             // SQ creates a folder `.sq` in its working directory, and mistakes a file there that is
@@ -145,9 +146,9 @@ impl Inner {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .kill_on_drop(false);
-        self.as_owner(&mut command)
+        as_user(&mut command, place.owner)
             .spawn()
-            .map_err(|error| RuntimeError::Failed(format!("{}: {error}", paths.binary.display())))
+            .map_err(|error| RuntimeError::Failed(format!("{}: {error}", place.binary.display())))
     }
 
     fn record(
