@@ -65,6 +65,7 @@ impl Standalone {
             filter: &tools::filter().unwrap(),
             filter_config: &[],
             clusters: "",
+            changes: &[],
             host: EnvoyHost::Process,
             hot_restart: false,
         };

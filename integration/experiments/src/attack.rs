@@ -2,12 +2,14 @@
 //!
 //! | module | attack |
 //! |---|---|
+//! | [`idle_connections`] | as many connections as one address gets, without a request |
 //! | [`stalled_streams`] | HTTP/2 streams that never end, each with the largest head that is allowed |
 //!
 //! The end-to-end tests and `make drill` run the same attacks. [`watch`] measures Envoy's memory
 //! and sends a probe's requests while an attack runs.
 
 mod frames;
+pub mod idle_connections;
 pub mod stalled_streams;
 pub mod watch;
 

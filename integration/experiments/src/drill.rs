@@ -17,6 +17,7 @@ mod disk;
 pub mod doze;
 mod expectation;
 mod fault;
+pub mod hostile;
 mod mixed_load;
 mod outcomes;
 mod scroll_history;
@@ -256,6 +257,9 @@ pub async fn run(options: DrillOptions) -> Result<()> {
     println!("{}\n{}", ClientOutcomes::goals(), Expectation::NOTES);
     if options.only.as_ref().is_none_or(|only| throttle::TITLE.contains(only.as_str())) {
         summary.missed.extend(throttle::run(runtime, options.quick).await?);
+    }
+    if options.only.as_ref().is_none_or(|only| hostile::TITLE.contains(only.as_str())) {
+        summary.missed.extend(hostile::run(runtime).await?);
     }
     if options.only.is_none() {
         let p50 = doze::median_wake(runtime, doze::ROUNDS).await?;

@@ -5,6 +5,7 @@ pub mod certs;
 pub mod docker;
 pub mod files;
 pub mod firewall;
+pub mod nftables;
 pub mod ports;
 pub mod processes;
 pub mod signals;

@@ -5,24 +5,29 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use experiments::attack::stalled_streams::{StalledStreams, Withheld};
-use experiments::attack::{Credentials, watch};
+use experiments::attack::stalled_streams::Withheld;
+use experiments::attack::{idle_connections, watch};
+use experiments::drill::hostile::{self, CONNECTIONS, MEMORY_BYTES, OTHERS_CONNECT};
 use harness::client::TOC;
 use harness::{Http, Stack, StackBuilder, until};
 use rustix::process::Signal;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use crate::suite::{Case, On, case};
 
-/// Connections of the attack on Envoy's memory.
-const CONNECTIONS: usize = 400;
-/// Bound on Envoy's allocated memory during that attack.
-const MEMORY_BYTES: u64 = 1_000_000_000;
-/// Duration of an attack: longer than it takes to connect and to fill Envoy's memory.
-const ATTACK: Duration = Duration::from_secs(10);
-
 fn victim_and_attacker() -> StackBuilder {
     Stack::builder().tenant("victim").tenant_in_tier("mallory", "free")
+}
+
+/// Connections that this Envoy accepts at most.
+const FEW: usize = 200;
+
+fn few_connections() -> StackBuilder {
+    victim_and_attacker().envoy_change(
+        "max_active_downstream_connections: 10000",
+        "max_active_downstream_connections: 200",
+    )
 }
 
 /// All requests meet in one VM.
@@ -35,20 +40,15 @@ pub(crate) fn cases() -> Vec<Case> {
     vec![
         case!(own, unread_responses_leave_memory_to_others).exclusive(),
         case!(own, unended_requests_leave_memory_to_others).exclusive(),
+        case!(own, one_address_leaves_connections_to_others).exclusive(),
+        case!(On::Own(few_connections), idle_connections_end_before_none_is_left).exclusive(),
         case!(On::Own(one_worker), thousands_that_wait_together_each_get_a_response),
     ]
 }
 
 /// Holds streams with each kind of credentials and checks the bound.
 async fn hold(stack: &Stack, withheld: Withheld) -> Result<()> {
-    let valid = Credentials::Valid(stack.key("mallory")?.to_owned());
-    let attack = StalledStreams {
-        connections: CONNECTIONS,
-        withheld,
-        credentials: vec![Credentials::Absent, Credentials::Invented, valid],
-        path: "/api/v2/update?p=x&c=1.1.1/1.1.1/1.1.1".to_owned(),
-        duration: ATTACK,
-    };
+    let attack = hostile::stalled_streams(stack, withheld)?;
     let (sent, seen) = watch::during(stack, "victim", attack.run(stack)).await?;
     println!("{withheld:?} withheld, {sent:?}: {seen}");
     ensure!(sent.connections >= CONNECTIONS as u64, "the attack did not connect: {sent:?}");
@@ -97,4 +97,28 @@ async fn thousands_that_wait_together_each_get_a_response(stack: Arc<Stack>) -> 
     until("verdicts again", PATIENCE, || async { victim.get(TOC).await.ok()?.ok().then_some(()) })
         .await
         .context("the filter does not serve any more")
+}
+
+async fn one_address_leaves_connections_to_others(stack: Arc<Stack>) -> Result<()> {
+    let shared = hostile::hold_connections(&stack).await?;
+    println!("{shared:?}");
+    ensure!(shared.held <= shared.allowed, "the address got more: {shared:?}");
+    ensure!(shared.held > shared.allowed / 2, "the attack did not connect: {shared:?}");
+    Ok(())
+}
+
+/// Without the firewall, an address can take all connections for this time.
+const IDLE_UNDER_PRESSURE: Duration = Duration::from_secs(8);
+
+async fn idle_connections_end_before_none_is_left(stack: Arc<Stack>) -> Result<()> {
+    let held = idle_connections::open(&stack, idle_connections::ATTACKER, FEW).await;
+    ensure!(held.len() > FEW / 2, "only {} connections", held.len());
+    until("another client to be served", IDLE_UNDER_PRESSURE, || async {
+        let other = idle_connections::other_client(&stack, "victim").ok()?;
+        timeout(OTHERS_CONNECT, other.get(TOC)).await.ok()?.ok()?.ok().then_some(())
+    })
+    .await?;
+    let ended = stack.envoy.stat("http.https.downstream_cx_idle_timeout").await?;
+    ensure!(ended > 0, "the other client was served although no idle connection ended");
+    Ok(())
 }

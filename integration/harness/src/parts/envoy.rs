@@ -57,6 +57,8 @@ pub struct EnvoySetup<'a> {
     pub filter_config: &'a [(&'static str, String)],
     /// Additional static clusters, appended to the bootstrap.
     pub clusters: &'a str,
+    /// Texts of the bootstrap and what stands there instead.
+    pub changes: &'a [(&'static str, &'static str)],
     /// Process or container.
     pub host: EnvoyHost,
     /// True if a successor can take over its sockets.

@@ -32,6 +32,7 @@ pub struct StackBuilder {
     filter: Option<PathBuf>,
     filter_config: Vec<(&'static str, String)>,
     clusters: String,
+    envoy_changes: Vec<(&'static str, &'static str)>,
     orchestrator: String,
     data: Option<PathBuf>,
     second_envoy: bool,
@@ -50,6 +51,7 @@ impl Default for StackBuilder {
             filter: None,
             filter_config: Vec::new(),
             clusters: String::new(),
+            envoy_changes: Vec::new(),
             orchestrator: String::new(),
             data: None,
             second_envoy: false,
@@ -165,6 +167,13 @@ impl StackBuilder {
         self
     }
 
+    /// Replaces a text of Envoy's bootstrap, which must be there.
+    #[must_use]
+    pub fn envoy_change(mut self, from: &'static str, to: &'static str) -> Self {
+        self.envoy_changes.push((from, to));
+        self
+    }
+
     /// Adds a field to the filter's JSON config; `value` is JSON.
     #[must_use]
     pub fn filter_config(mut self, name: &'static str, value: &str) -> Self {
@@ -245,6 +254,7 @@ impl StackBuilder {
             filter: &filter,
             filter_config: &filter_config,
             clusters: &self.clusters,
+            changes: &self.envoy_changes,
             host: self.envoy_host,
             hot_restart: self.hot_restart,
         };

@@ -68,6 +68,7 @@ pub(super) fn bootstrap(etc: &Path, setup: &EnvoySetup<'_>) -> Result<String> {
             ("id: gateway-1", &format!("id: {}", setup.node)),
         ],
     )?;
+    text = replace_all(&text, setup.changes)?;
     for (name, value) in setup.filter_config {
         text = insert_filter_field(&text, name, value)?;
     }
@@ -157,6 +158,7 @@ mod tests {
             filter: &filter,
             filter_config: &[],
             clusters: "",
+            changes: &[],
             host: EnvoyHost::Process,
             hot_restart: false,
         };
