@@ -130,7 +130,7 @@ pub(crate) const TABLE: [Row; 32] = [
     row(K::RelayUnavailable, 503, "relay-unavailable", "API key cannot be verified right now",
         "The service that verifies API keys is not responding. Your request was not carried out.")
         .retry_after(1),
-    row(K::TooManyUnknownKeys, 503, "too-many-unknown-keys", "Too many unknown API keys",
+    row(K::TooManyUnknownKeys, 429, "too-many-unknown-keys", "Too many unknown API keys",
         "Unknown API keys are verified at a limited rate. Your request was not carried out.")
         .retry_after(1),
     row(K::UnknownEndpoint, 404, "unknown-endpoint", "Unknown endpoint",

@@ -42,6 +42,7 @@ pub(crate) fn cases() -> Vec<Case> {
         case!(own, unended_requests_leave_memory_to_others).exclusive(),
         case!(own, one_address_leaves_connections_to_others).exclusive(),
         case!(On::Own(few_connections), idle_connections_end_before_none_is_left).exclusive(),
+        case!(own, refused_requests_are_logged_in_samples).exclusive(),
         case!(On::Own(one_worker), thousands_that_wait_together_each_get_a_response),
     ]
 }
@@ -120,5 +121,66 @@ async fn idle_connections_end_before_none_is_left(stack: Arc<Stack>) -> Result<(
     .await?;
     let ended = stack.envoy.stat("http.https.downstream_cx_idle_timeout").await?;
     ensure!(ended > 0, "the other client was served although no idle connection ended");
+    Ok(())
+}
+
+/// Refused requests of each kind in the test of the log; one in a hundred is logged.
+const REFUSED: usize = 2_000;
+/// Bound on the lines that 2,000 refused requests add to the log; 20 are expected, and more than this
+/// come once in a million runs.
+const LOGGED_MAX: usize = 48;
+/// Bound on the bytes that a refused request adds to the log, on average; a line has 300.
+const LOGGED_BYTES: usize = 10;
+/// Requests that a part fails on.
+const FAILED: usize = 20;
+/// A path that stands out in the log.
+const REFUSED_PATH: &str = "/api/v2/refused";
+
+async fn refused_requests_are_logged_in_samples(stack: Arc<Stack>) -> Result<()> {
+    let before = stack.envoy.stat("http.https.downstream_rq_4xx").await?;
+    let victim = stack.tenant("victim")?;
+    let keyless = stack.client(Http::Two)?;
+    let invented = stack.client(Http::Two)?.key("pmb-v1-00000000000000000000000000000000");
+    let logged_bytes = stack.envoy.log()?.len();
+    for client in [&keyless, &invented] {
+        for _ in 0..REFUSED {
+            let status = client.get(REFUSED_PATH).await?.status;
+            ensure!(status == 401 || status == 429, "status {status}");
+        }
+    }
+    let mut told = Vec::new();
+    for _ in 0..FAILED {
+        let response = victim.get(TOC).await?.expect_ok()?;
+        told.push(response.header("x-request-id").to_owned());
+    }
+    // A key that the relay has not judged yet, while the relay does not respond.
+    let relay = stack.relay.service().process()?;
+    relay.signal(Signal::STOP);
+    let mut failed = JoinSet::new();
+    for _ in 0..FAILED {
+        let client = stack.client(Http::Two)?.key("pmb-v1-00000000000000000000000000000001");
+        failed.spawn(async move { client.get(TOC).await });
+    }
+    while let Some(response) = failed.join_next().await {
+        let response = response??;
+        ensure!(response.status == 503, "{response:?}");
+        told.push(response.header("x-request-id").to_owned());
+    }
+    relay.signal(Signal::CONT);
+    until("all responses and failures to be in the access log", PATIENCE, || async {
+        let log = stack.envoy.log().ok()?;
+        told.iter().all(|id| log.contains(id)).then_some(())
+    })
+    .await?;
+    let log = stack.envoy.log()?;
+    let sampled: Vec<&str> =
+        log[logged_bytes..].lines().filter(|line| line.contains(REFUSED_PATH)).collect();
+    let bytes: usize = sampled.iter().map(|line| line.len() + 1).sum();
+    let refused = 2 * REFUSED;
+    println!("{} of {refused} refused requests are logged, {bytes} bytes", sampled.len());
+    ensure!(bytes / refused < LOGGED_BYTES, "{bytes} bytes for {refused} refused requests");
+    ensure!(sampled.len() <= 2 * LOGGED_MAX, "{} of {refused} are logged", sampled.len());
+    let counted = stack.envoy.stat("http.https.downstream_rq_4xx").await? - before;
+    ensure!(counted >= refused as u64, "only {counted} refused requests are counted");
     Ok(())
 }

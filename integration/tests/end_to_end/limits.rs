@@ -338,8 +338,8 @@ async fn random_keys_reach_the_relay_at_limited_rate(stack: Arc<Stack>) -> Resul
     let samples = flood(keyless_clients(&stack)?, unknown_key, || start.elapsed() > FLOOD).await?;
     late.await??;
     let unknown = count(&samples, 401);
-    let limited = count(&samples, 503);
-    ensure!(unknown + limited == samples.len(), "neither 401 nor 503");
+    let limited = count(&samples, 429);
+    ensure!(unknown + limited == samples.len(), "neither 401 nor 429");
     ensure!(limited > 0, "{} requests did not exceed the rate", samples.len());
     // A burst of one second's share, the late tenant's key, and one long poll per worker that may
     // end during the flood.

@@ -18,7 +18,7 @@ use crate::suite::{Case, On, case};
 const LOGGED: Duration = Duration::from_secs(20);
 
 fn two_tenants() -> StackBuilder {
-    Stack::builder().tenant("alice").tenant("bob")
+    Stack::builder().log_every_request().tenant("alice").tenant("bob")
 }
 
 fn two_tenants_old_sq() -> StackBuilder {

@@ -242,7 +242,7 @@ fn exhaust(host: &mut Host) {
         host.get(&format!("pmb-v1-{n:032x}"));
     }
     let id = host.get("pmb-v1-ffffffffffffffffffffffffffffffff");
-    assert_eq!(host.status(id), Some(503));
+    assert_eq!(host.status(id), Some(429));
 }
 
 #[test]
@@ -277,5 +277,5 @@ fn vm_instances_share_one_budget() {
     let few = FilterConfig { verify_per_s: 4, ..config() };
     let mut vm = Host::after(few, host.shared.clone(), host.now);
     let id = vm.get(&key(3));
-    assert_eq!(vm.status(id), Some(503));
+    assert_eq!(vm.status(id), Some(429));
 }

@@ -174,6 +174,15 @@ impl StackBuilder {
         self
     }
 
+    /// Logs refused requests too, of which Envoy otherwise logs one in a hundred.
+    #[must_use]
+    pub fn log_every_request(self) -> Self {
+        self.envoy_change(
+            "{ numerator: 1, denominator: HUNDRED }",
+            "{ numerator: 100, denominator: HUNDRED }",
+        )
+    }
+
     /// Adds a field to the filter's JSON config; `value` is JSON.
     #[must_use]
     pub fn filter_config(mut self, name: &'static str, value: &str) -> Self {
