@@ -54,6 +54,10 @@ impl Gate {
         let (head, key) = RequestHead::read(headers, ends);
         #[cfg(feature = "test-panic")]
         assert!(!head.test_panic, "a test asked for this panic");
+        if head.has_two_hosts {
+            let refusal = Refusal::bad_request("it has two `Host` headers");
+            return self.refuse_unidentified(id, &refusal);
+        }
         if head.is_preflight {
             self.counts.add(Metric::Answered);
             let reply = self.preflight();

@@ -24,6 +24,8 @@ pub struct RequestHead {
     pub(crate) request_id: Option<String>,
     /// An `OPTIONS` request with `origin` and `access-control-request-method`: a CORS preflight.
     pub is_preflight: bool,
+    /// Has two `Host` headers, which Envoy joins with a comma.
+    pub(crate) has_two_hosts: bool,
     /// Has `x-sq-test-panic`.
     #[cfg(feature = "test-panic")]
     pub(crate) test_panic: bool,
@@ -43,6 +45,7 @@ impl RequestHead {
         for (name, value) in headers {
             match name.as_str() {
                 ":method" => head.method = lossy(value),
+                ":authority" => head.has_two_hosts = value.contains(&b','),
                 ":path" => head.path.clone_from(value),
                 "content-length" => {
                     head.content_length =

@@ -30,6 +30,11 @@ fn few_connections() -> StackBuilder {
     )
 }
 
+/// An Envoy that refuses every request for want of memory.
+fn overloaded() -> StackBuilder {
+    victim_and_attacker().envoy_change("threshold: { value: 0.95 }", "threshold: { value: 0.001 }")
+}
+
 /// All requests meet in one VM.
 fn one_worker() -> StackBuilder {
     Stack::builder().workers(1).tenant("victim")
@@ -43,6 +48,7 @@ pub(crate) fn cases() -> Vec<Case> {
         case!(own, one_address_leaves_connections_to_others).exclusive(),
         case!(On::Own(few_connections), idle_connections_end_before_none_is_left).exclusive(),
         case!(own, refused_requests_are_logged_in_samples).exclusive(),
+        case!(On::Own(overloaded), overload_is_a_problem_document),
         case!(On::Own(one_worker), thousands_that_wait_together_each_get_a_response),
     ]
 }
@@ -182,5 +188,19 @@ async fn refused_requests_are_logged_in_samples(stack: Arc<Stack>) -> Result<()>
     ensure!(sampled.len() <= 2 * LOGGED_MAX, "{} of {refused} are logged", sampled.len());
     let counted = stack.envoy.stat("http.https.downstream_rq_4xx").await? - before;
     ensure!(counted >= refused as u64, "only {counted} refused requests are counted");
+    Ok(())
+}
+
+async fn overload_is_a_problem_document(stack: Arc<Stack>) -> Result<()> {
+    let victim = stack.tenant("victim")?;
+    let response = until("Envoy to refuse requests", PATIENCE, || async {
+        victim.get(TOC).await.ok().filter(|response| response.status == 503)
+    })
+    .await?;
+    for name in ["x-request-id", "server-timing", "strict-transport-security"] {
+        ensure!(!response.header(name).is_empty(), "no {name}: {response:?}");
+    }
+    let problem = response.expect_problem(503, "overloaded")?;
+    ensure!(problem.retry_after_s == Some(5), "{problem:?}");
     Ok(())
 }

@@ -21,6 +21,7 @@ pub(crate) fn cases() -> Vec<Case> {
         case!(MAIN, key_is_accepted_in_all_three_forms),
         case!(MAIN, every_response_has_server_timing_and_request_id),
         case!(MAIN, malformed_http_is_refused_and_disturbs_no_tenant),
+        case!(MAIN, lenient_http1_is_refused_or_harmless),
         case!(MAIN, browser_may_send_requests_from_any_origin),
     ]
 }
@@ -180,12 +181,89 @@ async fn malformed_http_is_refused_and_disturbs_no_tenant(stack: Arc<Stack>) -> 
         let mut raw = Raw::connect(stack.listen.https, &stack.certs.ca()).await?;
         let response = raw.request(&request).await?;
         ensure!(!response.starts_with("HTTP/1.1 2"), "{fault} is accepted: {response}");
-        for name in ["server-timing", "x-request-id"] {
+        for name in ["server-timing", "x-request-id", "strict-transport-security"] {
             let count = response.matches(&format!("\r\n{name}: ")).count();
             ensure!(count == 1, "{fault}: {count} headers {name}: {response}");
         }
     }
     stack.tenant("alice")?.get(TOC).await?.expect_ok()?;
+    Ok(())
+}
+
+/// A way to write a request that the standard forbids or that other servers read otherwise.
+struct Lenient {
+    name: &'static str,
+    /// The request; `KEY` stands for the key.
+    request: &'static str,
+    /// Envoy has no setting against it and reads it as the plain request.
+    harmless: bool,
+}
+
+const LENIENT: [Lenient; 9] = [
+    Lenient {
+        name: "two Host headers",
+        request: "GET /api/v2/toc?p=x HTTP/1.1\r\nhost: x\r\nhost: y\r\nauthorization: KEY\r\n",
+        harmless: false,
+    },
+    Lenient {
+        name: "the same Host twice",
+        request: "GET /api/v2/toc?p=x HTTP/1.1\r\nhost: x\r\nhost: x\r\nauthorization: KEY\r\n",
+        harmless: false,
+    },
+    Lenient {
+        name: "space before a colon",
+        request: "GET /api/v2/toc?p=x HTTP/1.1\r\nhost : x\r\nauthorization: KEY\r\n",
+        harmless: false,
+    },
+    Lenient {
+        name: "transfer coding that is not chunked",
+        request: "POST /api/v2/update?p=x&c=1.1.1/1.1.1/1.1.1 HTTP/1.1\r\nhost: x\r\n\
+                  authorization: KEY\r\ntransfer-encoding: identity\r\n",
+        harmless: false,
+    },
+    Lenient {
+        name: "bare CR before a name",
+        request: "GET /api/v2/toc?p=x HTTP/1.1\r\nhost: x\r\n\rx-a: b\r\nauthorization: KEY\r\n",
+        harmless: false,
+    },
+    Lenient {
+        name: "bare LF",
+        request: "GET /api/v2/toc?p=x HTTP/1.1\nhost: x\nauthorization: KEY\r\n",
+        harmless: true,
+    },
+    Lenient {
+        name: "folded line",
+        request: "GET /api/v2/toc?p=x HTTP/1.1\r\nhost: x\r\nx-a: a\r\n b\r\nauthorization: KEY\r\n",
+        harmless: true,
+    },
+    Lenient {
+        name: "bare CR in a value",
+        request: "GET /api/v2/toc?p=x HTTP/1.1\r\nhost: x\r\nx-a: a\rb\r\nauthorization: KEY\r\n",
+        harmless: true,
+    },
+    Lenient {
+        name: "tab in the request line",
+        request: "GET\t/api/v2/toc?p=x\tHTTP/1.1\r\nhost: x\r\nauthorization: KEY\r\n",
+        harmless: true,
+    },
+];
+
+async fn lenient_http1_is_refused_or_harmless(stack: Arc<Stack>) -> Result<()> {
+    let plain = stack.tenant("alice")?.get("/api/v2/toc?p=x").await?.expect_ok()?.text();
+    for Lenient { name, request, harmless } in LENIENT {
+        let request = request.replace("KEY", stack.key("alice")?);
+        let request = format!("{request}connection: close\r\n\r\n");
+        let response =
+            Raw::exchange(stack.listen.https, &stack.certs.ca(), request.as_bytes()).await?;
+        if harmless {
+            ensure!(response.starts_with("HTTP/1.1 200 "), "{name}: {response}");
+            ensure!(response.ends_with(&plain), "{name}: {response}");
+        } else {
+            let refused = ["HTTP/1.1 400 ", "HTTP/1.1 501 "];
+            ensure!(refused.iter().any(|line| response.starts_with(line)), "{name}: {response}");
+            ensure!(response.contains("application/problem+json"), "{name}: {response}");
+        }
+    }
     Ok(())
 }
 

@@ -57,6 +57,7 @@ async fn empty_phext_export_has_the_usual_headers(stack: Arc<Stack>) -> Result<(
             "content-type",
             "x-content-type-options",
             "content-security-policy",
+            "strict-transport-security",
             "cache-control",
             "access-control-allow-origin",
             "access-control-expose-headers",

@@ -95,7 +95,9 @@ struct Mapper {
 fn mappers() -> Vec<Mapper> {
     let (_, config) = BOOTSTRAP.split_once("local_reply_config:").unwrap();
     let (config, _) = config.split_once("http_filters:").unwrap();
-    config.split("            - filter:\n").skip(1).map(mapper).collect()
+    let entries = config.split("            - filter:\n").skip(1);
+    // One entry only adds a header to the filter's own replies.
+    entries.filter(|text| text.contains("inline_string")).map(mapper).collect()
 }
 
 fn mapper(text: &str) -> Mapper {
