@@ -25,6 +25,7 @@ use tracing::{info, warn};
 
 use crate::api::admin::{self, AdminApi};
 use crate::api::audit;
+use crate::api::lease::claims::Claims;
 use crate::api::lease::{self, LeaseApi};
 use crate::api::metrics;
 use crate::api::snapshots::{self, SnapshotsApi};
@@ -205,6 +206,11 @@ impl App {
             handle,
             usage: self.usage.clone(),
             metrics: self.metrics.clone(),
+            claims: Arc::new(Claims::new(
+                self.config.data_root.clone(),
+                self.config.tenant_memory_max_bytes,
+                self.config.new_tenants_per_minute,
+            )),
             lease_ms: self.config.lifecycle.lease_ms,
             patience: Duration::from_millis(self.config.lifecycle.patience_ms),
         };

@@ -55,6 +55,10 @@ pub struct Config {
     pub memory_floor_bytes: u64,
     /// Free disk space below which no tenant may write; 0 disables it.
     pub disk_floor_bytes: u64,
+    /// Largest memory that a lease request may claim for a tenant.
+    pub tenant_memory_max_bytes: u64,
+    /// Tenants without a folder that are admitted in a minute.
+    pub new_tenants_per_minute: usize,
     /// Monthly revenue target in US dollars.
     pub revenue_target_usd_month: u64,
 }
@@ -202,6 +206,8 @@ impl Config {
             lifecycle: lifecycle_settings(&raw.lifecycle),
             memory_floor_bytes: raw.host.memory_floor.as_bytes(),
             disk_floor_bytes: raw.host.disk_floor.as_bytes(),
+            tenant_memory_max_bytes: raw.host.tenant_memory_max.as_bytes(),
+            new_tenants_per_minute: raw.lifecycle.new_tenants_per_minute.as_usize(),
             revenue_target_usd_month: raw.revenue_target_usd_month.get(),
         }
     }

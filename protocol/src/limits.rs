@@ -3,6 +3,8 @@
 //! They are written in the registry, reach the filter with a verdict, and reach the orchestrator with
 //! each lease request, so that it needs no registry.
 
+use std::ops::RangeInclusive;
+
 use serde::{Deserialize, Serialize};
 
 use crate::time::{DAY_S, HOUR_S};
@@ -217,6 +219,15 @@ pub const PRICE_CENTS_MAX: u32 = 100_000_000;
 pub const WEIGHT_MIN: u32 = 10;
 /// Largest weight of a tenant.
 pub const WEIGHT_MAX: u32 = 1_000;
+/// Memory of a container. SQ runs in less than the least, but then neither a phext of 2 MB nor a body of
+/// 1 MB would be safe.
+pub const MEMORY_BYTES: RangeInclusive<u64> = 32 * MIB..=64 << 30;
+/// Concurrent requests: SQ accepts no more connections.
+pub const CONCURRENCY: RangeInclusive<u32> = 1..=512;
+/// Snapshots of each kind that are retained.
+pub const SNAPSHOTS_MAX: u32 = 1_000;
+/// Longest idle time until a tenant is paused or stopped.
+pub const IDLE_MAX_S: u32 = 365 * 24 * 3_600;
 
 /// A mebibyte: 2^20 bytes.
 pub const MIB: u64 = 1 << 20;
@@ -255,6 +266,24 @@ impl Default for Limits {
 }
 
 impl Limits {
+    /// Names the first limit of those that tie up a host whose value no registry accepts.
+    pub fn out_of_bounds(&self) -> Option<&'static str> {
+        let idle_times = [self.doze_after_s, self.sleep_after_s];
+        if !MEMORY_BYTES.contains(&self.memory_bytes) {
+            Some("memory_bytes")
+        } else if !CONCURRENCY.contains(&self.concurrency) {
+            Some("concurrency")
+        } else if self.snapshots_hourly.max(self.snapshots_daily) > SNAPSHOTS_MAX {
+            Some("snapshots")
+        } else if idle_times.iter().flatten().any(|idle_s| *idle_s > IDLE_MAX_S) {
+            Some("idle time")
+        } else if !(WEIGHT_MIN..=WEIGHT_MAX).contains(&self.weight) {
+            Some("weight")
+        } else {
+            None
+        }
+    }
+
     /// Size of the largest phext: `phext_bytes` if set, else what `memory_bytes` can bear with four
     /// concurrent requests. Measured: 4 MB in 64 MiB, and in proportion above
     /// (docs/decisions/2026-11-23-how-much-a-tenants-memory-holds.md).

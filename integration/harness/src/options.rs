@@ -104,6 +104,9 @@ impl Listen {
     }
 }
 
+/// Name of the bound on new tenants.
+const NEW_TENANTS: &str = "new_tenants_per_minute";
+
 /// Settings of the orchestrator's `[lifecycle]` section; its defaults hold for the others.
 #[derive(Debug, Clone, Default)]
 pub struct Lifecycle {
@@ -136,9 +139,12 @@ impl Lifecycle {
         self
     }
 
-    /// The section as TOML of `orchestrator.toml`.
+    /// The section as TOML of `orchestrator.toml`. Stacks may have many new tenants.
     pub(crate) fn to_toml(&self) -> String {
         let mut text = "[lifecycle]\n".to_owned();
+        if !self.settings.contains_key(NEW_TENANTS) {
+            let _ = writeln!(text, "{NEW_TENANTS} = 1_000_000");
+        }
         for (name, value) in &self.settings {
             // Writing into a String does not fail.
             let _ = writeln!(text, "{name} = {value}");

@@ -1,5 +1,6 @@
-//! Usage reports that no filter should send, by a peer that the gate API allows: they neither end
-//! metering and quotas nor enter bills, also after a restart, and the operator can remove them.
+//! Reports and leases that no filter should send, by a peer that the gate API allows: they neither end
+//! metering and quotas nor enter bills, also after a restart, and the operator can remove them. Nor do
+//! they fill the host with containers and folders.
 
 use std::process::Command;
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use anyhow::{Context as _, Result, ensure};
 use harness::client::TOC;
 use harness::host::tools;
 use harness::parts::orchestrator::responses::MonthUsage;
-use harness::{Http, Stack, StackBuilder, Tier, until};
+use harness::{Http, Lifecycle, Stack, StackBuilder, Tier, until};
 use serde_json::{Value, json};
 
 use crate::suite::{Case, On, case};
@@ -18,6 +19,13 @@ use crate::suite::{Case, On, case};
 const REPORTED: Duration = Duration::from_secs(10);
 /// Requests per day of the tenants: more than bob sends until every worker knows the forged report.
 const QUOTA: u64 = 1_000;
+/// Bound on tenants without a folder per minute: alice and one more.
+const NEW_TENANTS: u64 = 2;
+
+fn few_new_tenants() -> StackBuilder {
+    let lifecycle = Lifecycle::default().set("new_tenants_per_minute", NEW_TENANTS);
+    Stack::builder().tenant("alice").lifecycle(lifecycle)
+}
 
 fn stack() -> StackBuilder {
     Stack::builder()
@@ -28,7 +36,10 @@ fn stack() -> StackBuilder {
 }
 
 pub(crate) fn cases() -> Vec<Case> {
-    vec![case!(On::Own(stack), poisoned_reports_end_neither_metering_nor_quotas).exclusive()]
+    vec![
+        case!(On::Own(stack), poisoned_reports_end_neither_metering_nor_quotas).exclusive(),
+        case!(On::Own(few_new_tenants), invented_leases_create_only_so_much),
+    ]
 }
 
 fn now_s() -> u64 {
@@ -183,5 +194,43 @@ fn repairs_are_written_down(stack: &Stack) -> Result<()> {
     std::fs::write(&path, log.replace("source=e-1", "source=e-2"))?;
     let fault = operator(stack, &["audit", "--verify"]).unwrap_err().to_string();
     ensure!(fault.contains("not whole"), "{fault}");
+    Ok(())
+}
+
+/// Requests a lease as a faulty filter would. Returns the status and the text of the response.
+async fn lease(stack: &Stack, tenant: &str, limits: Value) -> Result<(u16, String)> {
+    let request = json!({
+        "gateway": "gateway-1", "tenant": tenant, "tier": "free", "limits": limits,
+        "patience_ms": 1,
+    });
+    let headers = [("content-type", "application/json")];
+    let gate = stack.orchestrator.gate();
+    let body = request.to_string().into();
+    let response = gate.send(hyper::Method::POST, "/v1/lease", &headers, body).await?;
+    Ok((response.status, response.text()))
+}
+
+async fn invented_leases_create_only_so_much(stack: Arc<Stack>) -> Result<()> {
+    let alice = stack.tenant("alice")?;
+    alice.update("note", "text").await?.expect_ok()?;
+    for (memory, status, text) in [
+        (u64::MAX, 400, "limits.memory_bytes is beyond"),
+        (64 << 30, 503, "host.tenant_memory_max"),
+    ] {
+        let refused = lease(&stack, "alice", json!({ "memory_bytes": memory })).await?;
+        ensure!(refused.0 == status && refused.1.contains(text), "{memory}: {refused:?}");
+    }
+    let mut refused = 0;
+    for number in 0..6 {
+        let (_, text) = lease(&stack, &format!("evil-{number}"), json!({})).await?;
+        refused += u64::from(text.contains("lifecycle.new_tenants_per_minute"));
+    }
+    // Those before the end of a minute and those after it have a budget each.
+    ensure!((6 - 2 * NEW_TENANTS..=6).contains(&refused), "{refused} of 6 were refused");
+    let entries = std::fs::read_dir(stack.orchestrator.data())?.flatten();
+    let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let invented = names.filter(|name| name.starts_with("evil-")).count() as u64;
+    ensure!(invented == 6 - refused, "{invented} folders, {refused} of 6 were refused");
+    alice.select("note").await?.expect_text(200, "text")?;
     Ok(())
 }

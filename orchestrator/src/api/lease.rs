@@ -25,11 +25,17 @@ use crate::tenants::driver::Handle;
 use crate::tenants::lifecycle::LeaseDecision;
 use crate::tenants::metrics::Metrics;
 
+pub(crate) mod claims;
+
+use claims::{Claim, Claims};
+
 /// Bound on a request body: a few names and a tier's limits.
 const BODY_MAX_BYTES: usize = 64 * 1024;
 /// Time beyond the patience, which the lifecycle itself enforces, after which the driver counts as
 /// stuck.
 const SLACK: Duration = Duration::from_secs(5);
+/// Pause of a tenant whose tier has to be corrected first.
+const CLAIM_RETRY_S: u32 = 60;
 
 /// State of the route.
 #[derive(Clone)]
@@ -40,6 +46,8 @@ pub(crate) struct LeaseApi {
     pub usage: UsageApi,
     /// Counts the requests that the driver does not see.
     pub metrics: Arc<Metrics>,
+    /// Judges what requests claim.
+    pub claims: Arc<Claims>,
     /// Duration of a lease.
     pub lease_ms: u64,
     /// Longest time that the lifecycle lets a request wait.
@@ -59,6 +67,9 @@ async fn lease(
     ConnectInfo(peer): ConnectInfo<Peer>,
     Json(request): Json<LeaseRequest>,
 ) -> Response {
+    if let Err(claim) = api.claims.check(&request).await {
+        return refuse_claim(&api, &request.tenant, &claim);
+    }
     // Quotas come first: a tenant that may not be served is not woken.
     if let Some(resume_s) = quota_resumes_s(&api, &request) {
         return refuse_for_quota(&api, request.tenant, resume_s).await;
@@ -90,6 +101,23 @@ async fn lease(
             refuse(&LeaseRefusal { kind, retry_after_s, detail, notice: None })
         }
     }
+}
+
+/// Refuses a request that claims too much. What the registry can have meant is refused like a host that
+/// is busy; the rest is a fault of the gateway.
+fn refuse_claim(api: &LeaseApi, tenant: &TenantId, claim: &Claim) -> Response {
+    api.metrics.count_refused_claim(claim.kind());
+    api.claims.warn(tenant, claim);
+    let (kind, retry_after_s) = match claim {
+        Claim::Limit(_) => {
+            return (StatusCode::BAD_REQUEST, format!("{claim}\n")).into_response();
+        }
+        Claim::Memory { .. } => (LeaseRefusalKind::Unavailable, CLAIM_RETRY_S),
+        Claim::NewTenants { wait } => {
+            (LeaseRefusalKind::Queue, u32::try_from(wait.as_secs()).unwrap_or(0).max(1))
+        }
+    };
+    refuse(&LeaseRefusal { kind, retry_after_s, detail: claim.to_string(), notice: None })
 }
 
 /// Returns when the tenant's requests are allowed again, in seconds since 1970, if its day or month

@@ -4,6 +4,7 @@
 
 use protocol::SqVersion;
 use protocol::deadlines::LEASE_MAX_MS;
+use protocol::limits::MEMORY_BYTES;
 use protocol::time::{DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS, YEAR_MS};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -14,6 +15,8 @@ use super::{FirewallMode, RuntimeKind};
 
 /// Upper bound of the floors: a pebibyte, more than any host has.
 const FLOOR_MAX_BYTES: u64 = 1 << 50;
+const MEMORY_MIN_BYTES: u64 = *MEMORY_BYTES.start();
+const MEMORY_MAX_BYTES: u64 = *MEMORY_BYTES.end();
 
 /// The largest user id; the next number means none.
 const UID_MAX: u64 = u32::MAX as u64 - 1;
@@ -103,6 +106,8 @@ pub(super) struct RawLifecycle {
     /// Concurrent starts; by default the number of cores. At most half of them go to tenants whose
     /// last start failed, so that starts that hang do not block the others.
     pub(super) max_starts: Option<Integer<1, 1_024>>,
+    /// Tenants without a folder that are started in a minute. Bounds what a faulty gateway can create.
+    pub(super) new_tenants_per_minute: Integer<1, 1_000_000>,
     /// Longest wait of a lease request for a wake. A fifth below the filter's `lease_timeout`, so
     /// that the reason of a refusal reaches the client.
     pub(super) patience: Duration<50, { 2 * MINUTE_MS }>,
@@ -129,6 +134,8 @@ pub(super) struct RawHost {
     pub(super) memory_floor: Size<0, FLOOR_MAX_BYTES>,
     /// With less free disk space, no tenant may write. `0B` disables it.
     pub(super) disk_floor: Size<0, FLOOR_MAX_BYTES>,
+    /// Largest memory of one tenant. A lease request that claims more is refused.
+    pub(super) tenant_memory_max: Size<MEMORY_MIN_BYTES, MEMORY_MAX_BYTES>,
 }
 
 impl Default for RawConfig {
@@ -182,6 +189,7 @@ impl Default for RawLifecycle {
             doze_after: Duration::from_ms(2 * MINUTE_MS),
             sleep_after: Duration::from_ms(30 * MINUTE_MS),
             max_starts: None,
+            new_tenants_per_minute: Integer::new(120),
             patience: Duration::from_ms(8 * SECOND_MS),
             head_start: Duration::from_ms(2 * SECOND_MS),
             ack_timeout: Duration::from_ms(10 * SECOND_MS),
@@ -194,6 +202,10 @@ impl Default for RawLifecycle {
 
 impl Default for RawHost {
     fn default() -> Self {
-        Self { memory_floor: Size::from_bytes(256 << 20), disk_floor: Size::from_bytes(512 << 20) }
+        Self {
+            memory_floor: Size::from_bytes(256 << 20),
+            disk_floor: Size::from_bytes(512 << 20),
+            tenant_memory_max: Size::from_bytes(4 << 30),
+        }
     }
 }

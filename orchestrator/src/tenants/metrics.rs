@@ -18,6 +18,7 @@ use prometheus_client::registry::Registry;
 use protocol::WakeKind;
 use protocol::lease::LeaseRefusalKind;
 
+use crate::api::lease::claims::Claim;
 use crate::runtime::ExitKind;
 use crate::storage::vault::Damage;
 use crate::tenants::lifecycle::State;
@@ -81,6 +82,7 @@ pub struct Metrics {
     restored: Family<Kind, Counter>,
     memory_available: Gauge<u64, AtomicU64>,
     refused_peers: Family<Kind, Counter>,
+    refused_claims: Family<Kind, Counter>,
     registry: Registry,
 }
 
@@ -114,6 +116,7 @@ impl Metrics {
             restored: Family::default(),
             memory_available: Gauge::default(),
             refused_peers: Family::default(),
+            refused_claims: Family::default(),
             registry,
         };
         metrics.register_tenants();
@@ -135,6 +138,9 @@ impl Metrics {
         }
         for kind in DEATH_LABELS {
             drop(self.deaths.get_or_create(&Kind { kind }));
+        }
+        for kind in Claim::KINDS {
+            drop(self.refused_claims.get_or_create(&Kind { kind }));
         }
         for damage in Damage::ALL {
             drop(self.restored.get_or_create(&Kind { kind: damage.as_str() }));
@@ -190,6 +196,11 @@ impl Metrics {
             "refused_peers",
             "Number of connections refused because of the peer's user, by socket",
             self.refused_peers.clone(),
+        );
+        r.register(
+            "refused_claims",
+            "Number of lease requests that claimed more than the host allows, by what they claimed",
+            self.refused_claims.clone(),
         );
     }
 
@@ -264,6 +275,11 @@ impl Metrics {
             Some(LeaseRefusalKind::Asleep) => "asleep",
         };
         self.leases.get_or_create(&Kind { kind }).inc();
+    }
+
+    /// Counts a lease request that claimed too much.
+    pub fn count_refused_claim(&self, kind: &'static str) {
+        self.refused_claims.get_or_create(&Kind { kind }).inc();
     }
 
     /// Counts an instance that ended without having been stopped.

@@ -267,7 +267,7 @@ async fn tenants_reach_neither_each_other_nor_the_world() {
     assert!(!reaches(&home, "bob", "192.0.2.1:80".parse().unwrap()), "bob reaches the world");
 }
 
-/// System calls that succeed or fail for a reason of their own with Docker's profile, where code in
+/// System calls that succeed or fail for another reason with Docker's profile, where code in
 /// a tenant's container makes them.
 const CALLS_OF_DOCKERS_PROFILE: [&str; 8] =
     ["connect", "fast_open", "datagram", "netlink", "unix", "symlink", "mknod", "ptrace"];

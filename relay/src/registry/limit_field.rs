@@ -2,8 +2,9 @@
 //! is written and the range of its values.
 
 use protocol::Limits;
-use protocol::limits::{PRICE_CENTS_MAX, WEIGHT_MAX, WEIGHT_MIN};
-use protocol::time::DAY_S;
+use protocol::limits::{
+    CONCURRENCY, IDLE_MAX_S, MEMORY_BYTES, PRICE_CENTS_MAX, SNAPSHOTS_MAX, WEIGHT_MAX, WEIGHT_MIN,
+};
 
 use super::unit::{
     AUTO, HOURS_MAX, UNLIMITED, Unit, byte_limit_from_number, byte_limit_to_number,
@@ -26,17 +27,11 @@ pub(crate) struct LimitField {
 }
 
 const U32_MAX: u64 = u32::MAX as u64;
-/// SQ runs in less, but then neither a phext of 2 MB nor a body of 1 MB would be safe.
-const MEMORY_MIN: u64 = 32 << 20;
-const MEMORY_MAX: u64 = 64 << 30;
 const STORAGE_MAX: u64 = 10_000_000_000_000;
 /// 10 Gbit/s for a whole day are a tenth of this.
 const EGRESS_MAX: u64 = 1_000_000_000_000_000;
 /// More requests than a gateway could count in a century.
 const COUNT_MAX: u64 = 1_000_000_000_000_000;
-/// SQ accepts no more connections than this.
-const CONCURRENCY_MAX: u64 = 512;
-
 /// Least sustained bytes per second: a response of a megabyte then takes as long as a tenant may owe.
 const BYTES_PER_S_MIN: u64 = 1_000;
 
@@ -67,7 +62,7 @@ pub(crate) const FIELDS: [LimitField; 24] = [
     field(
         "memory",
         Unit::Bytes,
-        (MEMORY_MIN, MEMORY_MAX),
+        (*MEMORY_BYTES.start(), *MEMORY_BYTES.end()),
         |l| l.memory_bytes,
         |l, v| l.memory_bytes = v,
     ),
@@ -94,7 +89,7 @@ pub(crate) const FIELDS: [LimitField; 24] = [
     field(
         "concurrency",
         Unit::Count,
-        (1, CONCURRENCY_MAX),
+        (*CONCURRENCY.start() as u64, *CONCURRENCY.end() as u64),
         |l| l.concurrency.into(),
         |l, v| l.concurrency = saturate(v),
     ),
@@ -149,7 +144,7 @@ pub(crate) const FIELDS: [LimitField; 24] = [
     field(
         "doze-after",
         Unit::Seconds,
-        (1, 365 * DAY_S),
+        (1, IDLE_MAX_S as u64),
         |l| l.doze_after_s.unwrap_or(0).into(),
         |l, v| l.doze_after_s = non_zero(v),
     )
@@ -157,7 +152,7 @@ pub(crate) const FIELDS: [LimitField; 24] = [
     field(
         "sleep-after",
         Unit::Seconds,
-        (1, 365 * DAY_S),
+        (1, IDLE_MAX_S as u64),
         |l| l.sleep_after_s.unwrap_or(0).into(),
         |l, v| l.sleep_after_s = non_zero(v),
     )
@@ -194,14 +189,14 @@ pub(crate) const FIELDS: [LimitField; 24] = [
     field(
         "snapshots-hourly",
         Unit::Count,
-        (0, 1_000),
+        (0, SNAPSHOTS_MAX as u64),
         |l| l.snapshots_hourly.into(),
         |l, v| l.snapshots_hourly = saturate(v),
     ),
     field(
         "snapshots-daily",
         Unit::Count,
-        (0, 1_000),
+        (0, SNAPSHOTS_MAX as u64),
         |l| l.snapshots_daily.into(),
         |l, v| l.snapshots_daily = saturate(v),
     ),

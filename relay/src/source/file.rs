@@ -49,7 +49,7 @@ const POLL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Time after which a poll that does not return is abandoned for another one.
 const ABANDONED_AFTER: Duration = Duration::from_mins(1);
-/// Polls that may hang at once, each on a thread of its own.
+/// Polls that may hang at once, each on a separate thread.
 const ABANDONED_MAX: usize = 8;
 
 impl FileSource {

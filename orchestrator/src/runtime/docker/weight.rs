@@ -48,7 +48,7 @@ fn weighs_disks(cgroups: &Path) -> bool {
         return cgroups.join("blkio/blkio.weight").exists();
     }
     // `io.weight` is in every group but the root one, which has the settings of its cost model.
-    // The scheduler BFQ has a file of its own, which container runtimes prefer.
+    // The scheduler BFQ has a separate file, which container runtimes prefer.
     cgroups.join("io.cost.qos").exists()
         || fs::read_dir(cgroups).is_ok_and(|groups| {
             groups.flatten().any(|group| group.path().join("io.bfq.weight").exists())
