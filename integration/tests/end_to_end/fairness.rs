@@ -182,9 +182,12 @@ async fn answered_bytes_of_the_day_are_limited(stack: Arc<Stack>) -> Result<()> 
     .await?;
     // Writes pass, and the tenant sees why its reads do not.
     clients[0].update("note", "still there").await?.expect_ok()?;
-    let usage: TenantUsage = clients[0].get("/api/v2/usage").await?.expect_ok()?.json()?;
-    let egress = usage.quotas.get("egress_day").context("no quota egress_day")?;
-    ensure!(egress.used >= EGRESS, "{egress:?}");
+    // The ledger has what the workers have reported.
+    let egress = until("usage to show the responses", ENFORCED_WITHIN, || async {
+        let usage: TenantUsage = clients[0].get("/api/v2/usage").await.ok()?.json().ok()?;
+        usage.quotas.get("egress_day").filter(|egress| egress.used >= EGRESS).copied()
+    })
+    .await?;
     ensure!(egress.limit == Some(ByteLimit::Bytes(EGRESS)), "{egress:?}");
     // A higher tier takes effect at once.
     stack.registry.run("set", &["answered", "egress-per-day=unlimited"])?;
