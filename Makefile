@@ -33,6 +33,7 @@ setup: ## everything that is needed beside the sources, into .tools/ and the too
 .PHONY: setup-test
 setup-test: ## the checks of the set-up, a hundred times
 	@python3 scripts/tests/test_setup.py --quiet
+	@python3 scripts/tests/test_advisories.py --quiet
 
 .PHONY: setup-run
 setup-run:
@@ -104,6 +105,11 @@ fmt-check:
 policy: ## licences, sources and duplicates of the dependencies, by deny.toml
 	@if cargo deny --version >/dev/null 2>&1; then cargo deny check licenses bans sources; else \
 		scripts/dependency-policy.py; fi
+
+# Not part of `make test`: its result changes with the database, not with the code.
+.PHONY: advisories
+advisories: ## known faults of the dependencies, ours and SQ's, by cargo-audit (ADVISORY_DB=FOLDER)
+	@scripts/advisories.sh
 
 .PHONY: tidy
 tidy: ## how sources and docs read: plain English, links, file names, the glossary

@@ -59,3 +59,15 @@ import_image() {
     quietly docker import "${changes[@]}" - "$image" || die "Docker cannot import $image"
   say "built image $image"
 }
+
+# The sources of release $1 of SQ, in $SCRATCH/vendor/sq.
+sq_source() {
+  scratch
+  rm -rf "$SCRATCH/vendor"
+  mkdir -p "$SCRATCH/src"
+  touch "$SCRATCH/src/lib.rs"
+  printf '%s\n' '[package]' 'name = "sources"' 'edition = "2024"' '[dependencies]' "sq = \"=$1\"" \
+    >"$SCRATCH/Cargo.toml"
+  quietly cargo vendor --quiet --manifest-path "$SCRATCH/Cargo.toml" "$SCRATCH/vendor" ||
+    die "cargo cannot fetch SQ $1: is crates.io reachable?"
+}

@@ -117,6 +117,7 @@ setup_sq() {
     source=(sq --version "=$version")
     if [ -e "scripts/sq-$version.lock" ]; then
       sq_source "$version"
+      cp "scripts/sq-$version.lock" "$SCRATCH/vendor/sq/Cargo.lock"
       source=(--path "$SCRATCH/vendor/sq")
     fi
     quietly env -u CARGO_ENCODED_RUSTFLAGS RUSTFLAGS="-C target-feature=+crt-static" \
@@ -125,18 +126,6 @@ setup_sq() {
       die "SQ $version does not build: does this version exist, and is crates.io reachable?"
   done
   rm -rf "$TOOLS/.build"
-}
-
-# The sources of a release of SQ with the lock file of this folder, in $SCRATCH/vendor/sq.
-sq_source() {
-  scratch
-  mkdir -p "$SCRATCH/src"
-  touch "$SCRATCH/src/lib.rs"
-  printf '%s\n' '[package]' 'name = "sources"' 'edition = "2024"' '[dependencies]' "sq = \"=$1\"" \
-    >"$SCRATCH/Cargo.toml"
-  quietly cargo vendor --quiet --manifest-path "$SCRATCH/Cargo.toml" "$SCRATCH/vendor" ||
-    die "cargo cannot fetch SQ $1: is crates.io reachable?"
-  cp "scripts/sq-$1.lock" "$SCRATCH/vendor/sq/Cargo.lock"
 }
 
 # The runner works with exactly one version of wasm-bindgen. Unoptimised, it builds in a third of

@@ -205,6 +205,7 @@ async fn serve(
     for warning in config.warnings() {
         warn!("{warning}");
     }
+    host::keep_private();
     host::raise_open_files();
     app::serve(config, shutdown).await
 }

@@ -1,13 +1,26 @@
-//! Facts about this machine, read from the kernel: clock, boot id, available memory, open files.
+//! Facts about this machine, read from the kernel: clock, boot id, available memory; and what this
+//! process asks of it: open files, privacy.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::fs::Mode;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit, umask};
 use tracing::{info, warn};
 
 /// Reads `MemAvailable` of the kernel, in bytes; `None` on a host without `/proc`.
 pub fn memory_available() -> Option<u64> {
     parse_available(&std::fs::read_to_string("/proc/meminfo").ok()?)
+}
+
+/// Keeps what this process writes, and its memory, from the other users of the host: files are private
+/// unless they are opened up, and a crash leaves no core dump. SQ's processes inherit both.
+pub fn keep_private() {
+    // Folders that need not be closed stay passable: tenants' users pass through some.
+    umask(Mode::RGRP | Mode::WGRP | Mode::ROTH | Mode::WOTH);
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    if let Err(error) = setrlimit(Resource::Core, none) {
+        warn!(%error, "core dumps can't be disabled: one would contain texts and keys");
+    }
 }
 
 /// Raises the limit of open files to the hard limit. A tenant that runs as a process takes two, and

@@ -40,13 +40,13 @@ use tls::{CertificateReloader, TlsError};
 mod api;
 pub mod connection;
 mod handshakes;
+mod kernel;
 pub(crate) mod metrics;
-mod open_files;
 mod reload;
 mod state;
 pub mod tls;
 
-pub use open_files::raise_open_files;
+pub use kernel::{keep_private, raise_open_files};
 
 /// Time for requests in flight when the relay stops; each takes milliseconds.
 const DRAIN: Duration = Duration::from_secs(5);

@@ -2,11 +2,12 @@
 //! in a process's arguments or environment.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use harness::client::TOC;
 use harness::host::docker;
 use harness::host::processes;
@@ -14,6 +15,10 @@ use harness::{Client, Http, Runtime, Stack, StackBuilder, until};
 
 use crate::suite::{Case, On, case};
 
+/// Bits that let other users and the group pass through a folder.
+const PASS_BITS: u32 = 0o011;
+/// Ends of names of files that contain nothing private.
+const PUBLIC: [&str; 5] = [".crt", ".pem", ".toml", ".wasm", ".yaml"];
 /// Deadline for the requests to be in Envoy's access log.
 const LOGGED: Duration = Duration::from_secs(20);
 
@@ -29,6 +34,7 @@ pub(crate) fn cases() -> Vec<Case> {
     vec![
         case!(On::Own(two_tenants), no_key_is_found_on_the_gateway_host),
         case!(On::Own(two_tenants_old_sq), no_key_reaches_sq_that_prints_headers),
+        case!(On::Own(two_tenants), files_and_memory_are_private),
     ]
 }
 
@@ -65,6 +71,48 @@ async fn no_key_is_found_on_the_gateway_host(stack: Arc<Stack>) -> Result<()> {
     check_page(stack.orchestrator.metrics(), "/metrics", &secrets).await?;
     check_containers(&stack, &secrets)?;
     check_processes(&stack, &secrets)
+}
+
+/// Files with secrets, usage or texts are for their owner only, and no daemon leaves a core dump.
+async fn files_and_memory_are_private(stack: Arc<Stack>) -> Result<()> {
+    stack.tenant("alice")?.update("note", "text").await?.expect_ok()?;
+    until("alice's phext to be copied", LOGGED, || async {
+        stack.orchestrator.state().join("vault/alice/good/note.phext").exists().then_some(())
+    })
+    .await?;
+    let files = check_modes(&stack.dir)?;
+    ensure!(files > 5, "only {files} were checked");
+    for service in [stack.orchestrator.service(), stack.relay.service()] {
+        let pid = service.process()?.pid();
+        let limits = fs::read_to_string(format!("/proc/{pid}/limits"))?;
+        let core = limits.lines().find(|line| line.starts_with("Max core file size"));
+        let core = core.context("no limit of core files")?;
+        ensure!(core.split_whitespace().nth(4) == Some("0"), "{core}");
+    }
+    Ok(())
+}
+
+/// Checks that other users cannot read a file below `dir`: because of its own mode, or because a folder
+/// above it lets them not pass. Public files are left out. Returns the number of files and such folders.
+fn check_modes(dir: &Path) -> Result<usize> {
+    let mut files = 0;
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        let meta = fs::symlink_metadata(&path)?;
+        let mode = meta.mode() & 0o777;
+        let passable = PASS_BITS & mode != 0;
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if meta.is_dir() && !passable {
+            files += 1;
+        } else if meta.is_dir() {
+            files += check_modes(&path)?;
+        } else if meta.is_file() && !PUBLIC.iter().any(|end| name.ends_with(end)) {
+            let exposed = mode & 0o077;
+            ensure!(exposed == 0, "{} has mode {mode:o}", path.display());
+            files += 1;
+        }
+    }
+    Ok(files)
 }
 
 /// Byte strings that must not occur anywhere.

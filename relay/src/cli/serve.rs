@@ -12,7 +12,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::{EXIT_CONFIG, EXIT_FAULT};
 use crate::config::Config;
-use crate::serve::{RunError, raise_open_files};
+use crate::serve::{RunError, keep_private, raise_open_files};
 
 /// Serves with the configuration in this file. Returns only if the file has a fault; otherwise the
 /// process ends with the relay.
@@ -29,6 +29,7 @@ pub fn run(config: &Path) -> ExitCode {
 #[tokio::main]
 async fn serve(config: Config) -> ! {
     log_to_stderr();
+    keep_private();
     raise_open_files();
     let code = match serve_until_signal(config).await {
         Ok(()) => 0,

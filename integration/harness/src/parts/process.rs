@@ -4,6 +4,7 @@
 //! then ends its parts in their order.
 
 use std::fs::{self, File};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -42,7 +43,7 @@ impl Process {
     pub fn start(name: &str, logs: &Path, command: &mut Command) -> Result<Self> {
         fs::create_dir_all(logs)?;
         let log = logs.join(format!("{name}.log"));
-        let output = File::options().create(true).append(true).open(&log)?;
+        let output = File::options().create(true).append(true).mode(0o600).open(&log)?;
         let child = command
             .stdin(Stdio::null())
             .stdout(output.try_clone()?)
