@@ -371,7 +371,7 @@ mod tests {
             assert!(line.starts_with(PREFIX) && line.ends_with('.'), "{line}");
             helps += 1;
         }
-        assert_eq!(helps, 15);
+        assert_eq!(helps, 16);
     }
 
     #[test]
@@ -402,6 +402,9 @@ mod tests {
         }
         for exit in [ExitKind::Clean, ExitKind::Crashed(1), ExitKind::OutOfMemory, ExitKind::Gone] {
             metrics.count_death(exit);
+        }
+        for kind in Claim::KINDS {
+            metrics.count_refused_claim(kind);
         }
         assert_eq!(series(&metrics), before);
     }
