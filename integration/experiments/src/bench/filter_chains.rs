@@ -92,9 +92,9 @@ const FILTERS: &str = "type.googleapis.com/envoy.extensions.filters.http";
 const NETWORK: &str = "type.googleapis.com/envoy.extensions.filters.network";
 const BOOTSTRAP: &str = include_str!("../../../../envoy/bootstrap.yaml");
 
-/// Returns the bootstrap's listener without TLS, like all listeners of the benchmark.
+/// Returns the bootstrap's first listener without TLS, like all listeners of the benchmark.
 fn shipped_listener(port: u16, config: &ChainConfig<'_>) -> Result<String> {
-    let listener = between(BOOTSTRAP, "  listeners:\n", "\n  clusters:\n")?;
+    let listener = between(BOOTSTRAP, "  listeners:\n", "\n  - name: metrics\n")?;
     let tls = between(listener, "    listener_filters:\n", "\n      filters:\n")?;
     let tls = format!("    listener_filters:\n{tls}\n      filters:\n");
     let module = config.filter.display().to_string();
