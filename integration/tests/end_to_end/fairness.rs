@@ -143,8 +143,11 @@ async fn ordinary_requests_take_one_token(stack: Arc<Stack>) -> Result<()> {
     let insert = format!("/api/v2/insert?p=page&{FIRST_SCROLL}&s=x");
     for path in ["/api/v2/get?p=page", "/api/v2/json-export?p=page", "/api/v2/toc?p=page", &insert]
     {
-        let cost = cost(&client, path).await?;
-        ensure!(cost <= 1, "{path} costs {cost} tokens");
+        // A busy worker forfeits tokens, which makes a request look dearer and never cheaper.
+        until(&format!("{path} to cost one token"), Duration::from_secs(20), || async {
+            (cost(&client, path).await.ok()? <= 1).then_some(())
+        })
+        .await?;
     }
     Ok(())
 }
