@@ -65,7 +65,7 @@ impl RootContext for Root {
     }
 
     fn create_http_context(&self, id: u32) -> Option<Box<dyn HttpContext>> {
-        Some(Box::new(Http { id: StreamId(id), shell: self.shell.clone() }))
+        Some(Box::new(Http { id: StreamId(id), shell: self.shell.clone(), reply_is_plain: false }))
     }
 
     fn get_type(&self) -> Option<ContextType> {
@@ -90,6 +90,8 @@ fn source() -> String {
 struct Http {
     id: StreamId,
     shell: Option<Rc<Shell>>,
+    /// The head has come, and is not gRPC's: Envoy leaves the status of a reply as it is.
+    reply_is_plain: bool,
 }
 
 impl Context for Http {
@@ -105,6 +107,7 @@ impl HttpContext for Http {
         let Some(shell) = &self.shell else { return Action::Pause };
         let callback = shell.begin();
         let headers = host::request_headers();
+        self.reply_is_plain = !host::is_grpc(&headers);
         let now = Shell::coarse_now();
         shell.with(|gate, shared| {
             gate.on_request_head(self.id, &headers, end, host::client_address, now, shared);
@@ -137,6 +140,10 @@ impl HttpContext for Http {
     }
 
     fn on_http_response_headers(&mut self, _: usize, end: bool) -> Action {
+        if !self.reply_is_plain {
+            // A filter before this one or a refusal of ours has answered a gRPC request.
+            host::restore_status();
+        }
         let Some(shell) = &self.shell else { return Action::Continue };
         let callback = shell.begin();
         shell.with(|gate, _| gate.on_response_head(self.id, end, &host::CurrentResponse));

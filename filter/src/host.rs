@@ -7,6 +7,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use gate::effect::{Call, Headers, Reply};
 use gate::engine::{Origin, ResponseHead};
+use gate::http::grpc;
 use gate::shared::{Changed, Shared};
 use protocol::headers::RESERVED_PREFIX;
 use proxy_wasm::hostcalls;
@@ -104,6 +105,21 @@ pub(crate) fn set_response_headers(headers: &Headers) {
 pub(crate) fn remove_response_header(name: &str) {
     counted();
     let _ = hostcalls::set_map_value(MapType::HttpResponseHeaders, name, None);
+}
+
+/// Returns whether Envoy takes a request for gRPC.
+pub(crate) fn is_grpc(headers: &[(String, Vec<u8>)]) -> bool {
+    let content_type = headers.iter().find(|(name, _)| name == "content-type");
+    content_type.is_some_and(|(_, value)| std::str::from_utf8(value).is_ok_and(grpc::is_grpc))
+}
+
+/// Gives a response that Envoy has put into gRPC's form its HTTP status again.
+pub(crate) fn restore_status() {
+    counted();
+    let message = hostcalls::get_map_value_bytes(MapType::HttpResponseHeaders, "grpc-message");
+    if let Some(status) = message.ok().flatten().and_then(|message| grpc::status_of(&message)) {
+        set_response_headers(&vec![(":status", status.to_string().into())]);
+    }
 }
 
 /// The head of the response whose callback is running.

@@ -7,11 +7,15 @@
 //! | [`coordinate`], [`text`], `params`, `query` | the parts of a request and their syntax |
 //! | [`body`] | checks a request body while it passes |
 //! | [`response`] | rewrites SQ's response for the client |
+//! | [`pages`] | pages that need no key |
+//! | [`grpc`] | undoes what Envoy makes of responses to gRPC |
 //! | [`refusal`] | every error response of the gateway itself |
 
 pub(crate) mod body;
 pub(crate) mod coordinate;
 pub(crate) mod endpoint;
+pub mod grpc;
+pub(crate) mod pages;
 mod params;
 mod query;
 pub mod refusal;

@@ -44,6 +44,8 @@ pub struct FilterConfig {
     pub verify_per_s: u32,
     /// Value of `access-control-allow-origin`; empty disables CORS.
     pub cors_origin: String,
+    /// Envoy's `buffer` filter follows: a body without `content-length` reaches SQ whole, with one.
+    pub buffered: bool,
     /// Limits are evaluated and reported but not enforced.
     pub shadow: bool,
     /// Release of SQ where no orchestrator reports it.
@@ -85,6 +87,9 @@ pub struct RawFilterConfig {
     verify_per_s: Integer<1, 100_000>,
     /// Value of the header `access-control-allow-origin`: one origin or `*`. Empty disables CORS.
     cors_origin: String,
+    /// Envoy's `buffer` filter follows this one. Without it, SQ would store the framing of a chunked
+    /// body as text, so bodies of unknown length are refused.
+    buffered: bool,
     /// Limits are evaluated and reported but not enforced.
     shadow: bool,
     /// Release of SQ behind static clusters. An orchestrator reports it itself.
@@ -109,6 +114,7 @@ impl Default for RawFilterConfig {
             cache_entries: Integer::new(10_000),
             verify_per_s: Integer::new(400),
             cors_origin: "*".to_owned(),
+            buffered: false,
             shadow: false,
             sq_version: SqVersion::default(),
             problem_base: "urn:sq:problem:".to_owned(),
@@ -146,6 +152,7 @@ impl FilterConfig {
             cache_entries: raw.cache_entries.as_u32(),
             verify_per_s: raw.verify_per_s.as_u32(),
             cors_origin: checked_origin(raw.cors_origin, faults),
+            buffered: raw.buffered,
             shadow: raw.shadow,
             sq_version: raw.sq_version,
             problem_base: raw.problem_base,

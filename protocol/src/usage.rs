@@ -57,7 +57,7 @@ pub struct UsageRow {
 
 /// Names of refusals, the keys of [`Counters::refused`]. They become labels of metrics, so the ledger
 /// counts any other name as [`OTHER_REASON`].
-pub const REASONS: [&str; 33] = [
+pub const REASONS: [&str; 34] = [
     "bad-body",
     "bad-parameter",
     "bad-request",
@@ -70,6 +70,7 @@ pub const REASONS: [&str; 33] = [
     "database-unavailable",
     "egress-quota-exceeded",
     "encoded-body",
+    "grpc",
     "host-full",
     "internal",
     "malformed-key",

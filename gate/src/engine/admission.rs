@@ -58,9 +58,11 @@ impl Gate {
             let refusal = Refusal::bad_request("it has two `Host` headers");
             return self.refuse_unidentified(id, &refusal);
         }
-        if head.is_preflight {
+        if head.is_grpc() {
+            return self.refuse_unidentified(id, &Refusal::new(RefusalKind::Grpc));
+        }
+        if let Some(reply) = self.public_reply(&head) {
             self.counts.add(Metric::Answered);
-            let reply = self.preflight();
             return self.effects.push_back(Effect::Reply(id, reply));
         }
         let key = match key {
@@ -279,6 +281,9 @@ impl Gate {
             None
         };
         let body = match request.request.body() {
+            Some(check) if !check.accepts_nothing() && !self.may_stream(&stream.head) => {
+                return Err(Refusal::unknown_length());
+            }
             Some(check) => Body::Incoming(check),
             None => Body::Complete { bytes: 0 },
         };
@@ -307,6 +312,11 @@ impl Gate {
             failed: None,
         });
         Ok(Next::Forward(headers))
+    }
+
+    /// SQ stores the framing of a chunked body as text. Envoy's `buffer` filter replaces it by a length.
+    fn may_stream(&self, head: &RequestHead) -> bool {
+        self.config.buffered || head.content_length.is_some()
     }
 
     /// A live lease on the tenant; `None` if it was requested and the stream will be resumed.

@@ -3,7 +3,7 @@
 
 use protocol::KeyHash;
 
-use crate::http::request;
+use crate::http::{grpc, request};
 use crate::identity::credentials::{CredentialFault, Credentials};
 
 /// A request head without its credentials.
@@ -67,6 +67,11 @@ impl RequestHead {
         }
         head.is_preflight = has_origin && has_cors_method && head.method == "OPTIONS";
         (head, credentials.digest())
+    }
+
+    /// Returns whether Envoy takes the request for gRPC.
+    pub(crate) fn is_grpc(&self) -> bool {
+        self.content_type.as_deref().is_some_and(grpc::is_grpc)
     }
 
     /// The head in the form that the request parser takes.

@@ -6,21 +6,27 @@ use protocol::headers;
 
 use super::Gate;
 use super::forwarding::server_timing;
+use super::head::RequestHead;
 use super::metrics::Metric;
 use super::stream::{State, Stream};
 use crate::effect::{Effect, Headers, Reply, StreamId};
+use crate::http::response::TEXT;
+use crate::http::{pages, request};
 use crate::{Refusal, RefusalKind};
 
 /// `Server-Timing` of a reply to a request whose key was not looked up.
 const NO_KEY: &str = "auth;desc=none";
 /// Media type of RFC 9457.
 pub(super) const PROBLEM: &str = "application/problem+json";
-/// Methods that a browser may use. Those that an endpoint does not take are refused later.
-const CORS_METHODS: &str = "GET, HEAD, POST, DELETE, OPTIONS";
-const CORS_HEADERS: &str = "Authorization, Content-Type, X-SQ-API-Key";
+/// Methods that a page may send: all. It can read the refusal of one that an endpoint does not take,
+/// which is better than "Failed to fetch".
+const CORS_METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
+/// Headers that a page may send: all, because SQ gets none of them. `*` does not stand for
+/// `Authorization`.
+const CORS_HEADERS: &str = "Authorization, Content-Type, X-SQ-API-Key, *";
 /// Response headers that a page may read in addition to the safelisted ones.
-const CORS_EXPOSED: &str =
-    "X-Request-Id, Server-Timing, RateLimit, RateLimit-Policy, Retry-After, X-SQ-Quota-Warning";
+const CORS_EXPOSED: &str = "X-Request-Id, Server-Timing, RateLimit, RateLimit-Policy, Retry-After, X-SQ-Quota-Warning, Allow, \
+     WWW-Authenticate";
 /// Makes stored HTML inert in a browser. Responses that pass Envoy's filters get it from Envoy.
 const CONTENT_SECURITY: &str = "default-src 'none'; sandbox";
 /// Cache time of a preflight in browsers: a day, which most of them cap lower.
@@ -79,8 +85,24 @@ impl Gate {
         }
     }
 
+    /// The reply to a request that needs no key: a preflight, `OPTIONS`, a page for everybody.
+    pub(super) fn public_reply(&self, head: &RequestHead) -> Option<Reply> {
+        if head.is_preflight {
+            return Some(self.preflight());
+        }
+        if head.method == "OPTIONS" {
+            let allow = request::allowed_methods(&head.path)?;
+            let mut headers = self.reply_headers(None, TEXT);
+            headers.push(("allow", Cow::Borrowed(allow)));
+            return Some(Reply { status: 204, headers, body: String::new() });
+        }
+        let page = matches!(&*head.method, "GET" | "HEAD").then(|| pages::find(&head.path))??;
+        let headers = self.reply_headers(None, page.content_type);
+        Some(Reply { status: 200, headers, body: page.body.to_owned() })
+    }
+
     /// The reply to a CORS preflight.
-    pub(super) fn preflight(&self) -> Reply {
+    fn preflight(&self) -> Reply {
         let mut out: Headers = vec![("server-timing", Cow::Borrowed(NO_KEY))];
         if !self.config.cors_origin.is_empty() {
             self.add_cors(&mut out);

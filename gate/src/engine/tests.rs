@@ -222,6 +222,30 @@ fn preflight_needs_no_key() {
 }
 
 #[test]
+fn options_and_pages_need_no_key() {
+    let mut host = Host::new(config());
+    let id = host.request("OPTIONS", "/api/v2/delete?p=index", &[], true);
+    assert_eq!(host.status(id), Some(204));
+    assert_eq!(value(&reply(&host, id).headers, "allow"), Some("GET, POST, DELETE, OPTIONS"));
+    for method in ["GET", "HEAD"] {
+        let id = host.request(method, "/healthz", &[], true);
+        assert_eq!((host.status(id), &*reply(&host, id).body), (Some(200), "ok\n"));
+    }
+    for (method, path) in [("OPTIONS", "/other"), ("POST", "/healthz"), ("GET", "/")] {
+        let id = host.request(method, path, &[], true);
+        assert_eq!(host.status(id), Some(401), "{method} {path}");
+    }
+}
+
+#[test]
+fn grpc_is_refused_before_the_key_is_looked_up() {
+    let mut host = Host::warm(config());
+    let headers = [("authorization", &*key(1)), ("content-type", "application/grpc+proto")];
+    let id = host.request("POST", "/api/v2/update?p=index&c=1.1.1/1.1.1/1.1.2", &headers, false);
+    assert_eq!(host.status(id), Some(415));
+}
+
+#[test]
 fn shadow_mode_marks_suppressed_refusals() {
     let mut host = Host::warm(FilterConfig { shadow: true, ..config() });
     let ids: Vec<StreamId> = (0..100).map(|_| host.get(&key(1))).collect();

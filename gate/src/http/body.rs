@@ -41,9 +41,23 @@ pub struct BodyCheck {
 #[derive(Debug, Clone)]
 enum Kind {
     Empty,
-    Text(Utf8),
+    Text(Text),
     Lines(Lines),
     Set(Set),
+}
+
+#[derive(Debug, Clone)]
+struct Text {
+    utf8: Utf8,
+    form: Option<FormStart>,
+}
+
+/// Recognises a form that contains a parameter of ours by its first two bytes, such as `s=`. It is
+/// the request of a client that wanted the parameter to be read, and not this text to be stored.
+#[derive(Debug, Clone, Default)]
+struct FormStart {
+    seen: u8,
+    is_parameter: bool,
 }
 
 /// Validates UTF-8 across chunks; holds the bytes of an incomplete character.
@@ -105,9 +119,11 @@ impl BodyCheck {
         Self::new(Kind::Empty, 0, example)
     }
 
-    /// Accepts the text of a scroll.
-    pub(super) fn text(max: u64, example: &'static str) -> Self {
-        Self::new(Kind::Text(Utf8::default()), max, example)
+    /// Accepts the text of a scroll. `is_form`: the content type is that of a form, which many clients
+    /// send with any text.
+    pub(super) fn text(max: u64, is_form: bool, example: &'static str) -> Self {
+        let form = is_form.then(FormStart::default);
+        Self::new(Kind::Text(Text { utf8: Utf8::default(), form }), max, example)
     }
 
     /// Accepts lines of `delta` whose response has at most `response_max` bytes.
@@ -136,7 +152,7 @@ impl BodyCheck {
             _ if self.received > self.max => {
                 return Err(Refusal::body_too_large(self.received, self.max));
             }
-            Kind::Text(utf8) => utf8.on_chunk(chunk),
+            Kind::Text(text) => text.on_chunk(chunk),
             Kind::Lines(lines) => chunk.iter().try_for_each(|byte| lines.on_byte(*byte)),
             Kind::Set(set) => chunk.iter().try_for_each(|byte| set.on_byte(*byte)),
         };
@@ -149,12 +165,19 @@ impl BodyCheck {
             Kind::Text(_) if self.received == 0 => {
                 Err(bad("it is empty; use `delete` to empty a scroll"))
             }
-            Kind::Text(utf8) if utf8.length > 0 => Err(bad("it ends inside a UTF-8 character")),
+            Kind::Text(text) if text.utf8.length > 0 => {
+                Err(bad("it ends inside a UTF-8 character"))
+            }
             Kind::Text(_) | Kind::Empty => Ok(()),
             Kind::Lines(lines) => lines.on_end(),
             Kind::Set(set) => set.on_end(),
         };
         checked.map_err(|fault| self.refuse(fault))
+    }
+
+    /// The request takes no body.
+    pub(crate) fn accepts_nothing(&self) -> bool {
+        matches!(self.kind, Kind::Empty)
     }
 
     /// Bytes received so far.
@@ -166,6 +189,33 @@ impl BodyCheck {
         Refusal::bad_body(fault).example(self.example)
     }
 }
+
+impl Text {
+    fn on_chunk(&mut self, chunk: &[u8]) -> Result<(), Fault> {
+        if let Some(form) = &mut self.form {
+            form.on_chunk(chunk)?;
+        }
+        self.utf8.on_chunk(chunk)
+    }
+}
+
+impl FormStart {
+    fn on_chunk(&mut self, chunk: &[u8]) -> Result<(), Fault> {
+        for byte in chunk {
+            match self.seen {
+                0 => self.is_parameter = matches!(byte, b'p' | b'c' | b's'),
+                1 if self.is_parameter && *byte == b'=' => return Err(bad(FORM)),
+                _ => return Ok(()),
+            }
+            self.seen += 1;
+        }
+        Ok(())
+    }
+}
+
+const FORM: &str = "it is a form, and a body is stored as it is; put the parameters into the URL and \
+                    send the text itself (with curl: `-H 'Content-Type: text/plain' --data-binary`)";
+const NOT_UTF8: &str = "it is not UTF-8; convert it first, such as with `iconv -f latin1 -t utf-8`";
 
 impl Utf8 {
     fn on_chunk(&mut self, mut chunk: &[u8]) -> Result<(), Fault> {
@@ -181,13 +231,13 @@ impl Utf8 {
             match std::str::from_utf8(&self.part[..self.length]) {
                 Ok(_) => self.length = 0,
                 Err(error) if error.error_len().is_none() => {}
-                Err(_) => return Err(bad("it is not UTF-8")),
+                Err(_) => return Err(bad(NOT_UTF8)),
             }
         }
         let Err(error) = std::str::from_utf8(chunk) else { return Ok(()) };
         let rest = &chunk[error.valid_up_to()..];
         if error.error_len().is_some() {
-            return Err(bad("it is not UTF-8"));
+            return Err(bad(NOT_UTF8));
         }
         self.part[..rest.len()].copy_from_slice(rest);
         self.length = rest.len();

@@ -4,16 +4,19 @@
 //! |---|---|---|---|---|---|
 //! | `version` | GET HEAD | | p | | read, from the gateway |
 //! | `usage` | GET HEAD | | | | read, from the gateway |
-//! | `toc` `get` `checksum` `status` `load` `json-export` | GET HEAD | p | | | read |
+//! | `toc` `get` | GET HEAD | p | (c) | | read |
+//! | `checksum` `status` `load` `json-export` | GET HEAD | p | | | read |
 //! | `select` | GET HEAD | p c | | | read |
 //! | `insert` `update` | GET | p c s | | | write |
 //! | `insert` `update` | POST | p c | s | text, unless `s` | write |
-//! | `delete` | GET DELETE | p c | | | delete |
-//! | `delta` | GET HEAD | p | | | read |
-//! | `delta` | POST | p | | lines `coordinate: checksum` | read |
+//! | `delete` | GET POST DELETE | p c | | | delete |
+//! | `delta` | GET HEAD | p | (c) | | read |
+//! | `delta` | POST | p | (c) | lines `coordinate: checksum` | read |
 //! | `where` | POST | p | algo limit | text | read |
 //! | `query` | GET HEAD | p | from to set limit | | read |
 //! | `query` | POST | p | from to set limit | coordinates, unless `set` or a range | read |
+//!
+//! A parameter in brackets is dropped unread: clients send it, and SQ does not look at it.
 //!
 //! HEAD is GET without the response body, for reads only. `update` with an empty text is forwarded as
 //! `delete`: the scroll is empty afterwards in both cases, and SQ 0.5.0 moves all later scrolls when
@@ -84,7 +87,7 @@ pub(crate) enum Param {
     Set,
     /// For `query` the maximum number of results, for `where` the minimum length of a scroll.
     Limit,
-    /// Algorithm of `where`: `xor` or `checksum`.
+    /// Algorithm of `where`: `checksum`.
     Algo,
 }
 
@@ -132,6 +135,8 @@ pub(crate) struct Rule {
     pub(crate) required: &'static [Param],
     /// Parameters that may be present.
     pub(crate) optional: &'static [Param],
+    /// Parameters that may be present and are dropped: SQ does not look at them.
+    pub(crate) dropped: &'static [Param],
     /// Accepted content of the body.
     pub(crate) body: BodyRule,
     /// A request that succeeds.
@@ -187,7 +192,14 @@ const fn rule(
     body: BodyRule,
     example: &'static str,
 ) -> Rule {
-    Rule { verb, required, optional, body, example }
+    Rule { verb, required, optional, dropped: &[], body, example }
+}
+
+impl Rule {
+    /// The same rule with parameters that are dropped.
+    const fn dropping(self, dropped: &'static [Param]) -> Self {
+        Self { dropped, ..self }
+    }
 }
 
 impl Endpoint {
@@ -271,7 +283,7 @@ impl Endpoint {
     pub(crate) const fn allow(self) -> &'static str {
         match self {
             Self::Insert | Self::Update => "GET, POST, OPTIONS",
-            Self::Delete => "GET, DELETE, OPTIONS",
+            Self::Delete => "GET, POST, DELETE, OPTIONS",
             Self::Delta | Self::Query => "GET, HEAD, POST, OPTIONS",
             Self::Where => "POST, OPTIONS",
             _ => "GET, HEAD, OPTIONS",
@@ -286,8 +298,12 @@ impl Endpoint {
         match self {
             Self::Version => &[const { rule(Get, &[], &[P], Empty, "GET /api/v2/version") }],
             Self::Usage => &[const { rule(Get, &[], &[], Empty, "GET /api/v2/usage") }],
-            Self::Toc => &[const { rule(Get, &[P], &[], Empty, "GET /api/v2/toc?p=index") }],
-            Self::Get => &[const { rule(Get, &[P], &[], Empty, "GET /api/v2/get?p=index") }],
+            Self::Toc => {
+                &[const { rule(Get, &[P], &[], Empty, "GET /api/v2/toc?p=index").dropping(&[C]) }]
+            }
+            Self::Get => {
+                &[const { rule(Get, &[P], &[], Empty, "GET /api/v2/get?p=index").dropping(&[C]) }]
+            }
             Self::Status => &[const { rule(Get, &[P], &[], Empty, "GET /api/v2/status?p=index") }],
             Self::Load => &[const { rule(Get, &[P], &[], Empty, "GET /api/v2/load?p=index") }],
             Self::Checksum => {
@@ -309,11 +325,12 @@ impl Endpoint {
             ],
             Self::Delete => &[
                 const { rule(Get, &[P, C], &[], Empty, example!("GET", "delete", "")) },
+                const { rule(Post, &[P, C], &[], Empty, example!("POST", "delete", "")) },
                 const { rule(Delete, &[P, C], &[], Empty, example!("DELETE", "delete", "")) },
             ],
             Self::Delta => &[
-                const { rule(Get, &[P], &[], Empty, "GET /api/v2/delta?p=index") },
-                const { rule(Post, &[P], &[], Lines, DELTA_EXAMPLE) },
+                const { rule(Get, &[P], &[], Empty, "GET /api/v2/delta?p=index").dropping(&[C]) },
+                const { rule(Post, &[P], &[], Lines, DELTA_EXAMPLE).dropping(&[C]) },
             ],
             Self::Where => &[const { rule(Post, &[P], &[Algo, Limit], Text, WHERE_EXAMPLE) }],
             Self::Query => &[
@@ -331,7 +348,7 @@ impl Endpoint {
 
 const DELTA_EXAMPLE: &str = "POST /api/v2/delta?p=index with the body \
      1.1.1/1.1.1/1.1.1: 99aa06d3014798d86001c324468d497f";
-const WHERE_EXAMPLE: &str = "POST /api/v2/where?p=index&algo=checksum with the body hello";
+const WHERE_EXAMPLE: &str = "POST /api/v2/where?p=index with the body hello";
 const QUERY_EXAMPLE: &str =
     "GET /api/v2/query?p=index&from=1.1.1/1.1.1/1.1.1&to=1.1.1/1.1.1/9.9.9&limit=100";
 const QUERY_SET_EXAMPLE: &str =

@@ -17,6 +17,9 @@ const QUERY_TEXT_MAX_BYTES: usize = 8 * 1024;
 /// Bound on the digits of `limit`.
 const LIMIT_DIGITS_MAX: usize = 9;
 const COORDINATE: &str = "nine integers from 1 to 999, such as `1.1.1/1.1.1/1.1.1`";
+/// The way out for clients that have names for their scrolls.
+const ABOUT_NAMES: &str = ". Scrolls have no names: POST the name to `/api/v2/where?p=…`, which computes a \
+                           coordinate from it, or keep a scroll that lists names and coordinates";
 
 /// The parsed parameters.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -28,7 +31,6 @@ pub(super) struct Params {
     pub(super) to: Option<Coordinate>,
     pub(super) set: Option<Vec<Coordinate>>,
     pub(super) limit: Option<u64>,
-    pub(super) algo: Option<&'static str>,
 }
 
 /// The parser of one query string. Knows the endpoint for the texts of refusals.
@@ -62,6 +64,7 @@ impl Params {
         path: &mut String,
         phext: Option<&str>,
         keeps_text: bool,
+        algorithm: Option<&str>,
         limit: Option<u64>,
     ) {
         let mut before = '?';
@@ -88,9 +91,9 @@ impl Params {
                 coordinate.write_to(path);
             }
         }
-        if let Some(algo) = self.algo {
+        if let Some(algorithm) = algorithm {
             name(path, "algo");
-            path.push_str(algo);
+            path.push_str(algorithm);
         }
         if let Some(limit) = limit {
             name(path, "limit");
@@ -109,6 +112,9 @@ impl Parser {
     }
 
     fn pair(&mut self, Pair { name, value }: Pair<'_>) -> Result<(), Refusal> {
+        if Param::of(&name).is_some_and(|param| self.rule.dropped.contains(&param)) {
+            return Ok(());
+        }
         let Some(param) = Param::of(&name).filter(|param| self.rule.takes(*param)) else {
             return Err(self.unknown(&name));
         };
@@ -128,16 +134,20 @@ impl Parser {
             Param::S => self.params.s = Some(self.text(value)?),
             Param::Set => self.params.set = Some(self.set(&value)?),
             Param::Limit => self.params.limit = Some(self.limit(&value)?),
-            Param::Algo => {
-                let known = ["xor", "checksum"].into_iter().find(|algo| *algo == value);
-                let Some(known) = known else {
-                    let fault = format!("`{}` is unknown; use `xor` or `checksum`", echo(&value));
-                    return Err(self.bad("algo", fault));
-                };
-                self.params.algo = Some(known);
-            }
+            Param::Algo => self.check_algorithm(&value)?,
         }
         Ok(())
+    }
+
+    /// `checksum` is the only algorithm. SQ's default, `xor`, computes 0.0.0/0.0.0/0.0.0 for most
+    /// texts and 1.1.1/1.1.1/1.1.1 for the others.
+    fn check_algorithm(&self, value: &str) -> Result<(), Refusal> {
+        let fault = match value {
+            "checksum" => return Ok(()),
+            "xor" => "`xor` computes coordinates that do not exist; use `checksum`".to_owned(),
+            other => format!("`{}` is unknown; use `checksum`", echo(other)),
+        };
+        Err(self.bad("algo", fault))
     }
 
     fn unknown(&self, name: &str) -> Refusal {
@@ -151,7 +161,8 @@ impl Parser {
     fn coordinate(&self, name: &'static str, value: &str) -> Result<Coordinate, Refusal> {
         Coordinate::parse(value).ok_or_else(|| {
             let fault = format!("`{}` is not a coordinate; use {COORDINATE}", echo(value));
-            self.bad(name, fault)
+            let is_a_name = value.contains(char::is_alphabetic);
+            self.bad(name, if is_a_name { fault + ABOUT_NAMES } else { fault })
         })
     }
 

@@ -44,6 +44,8 @@ pub enum RefusalKind {
     BadBody,
     /// The body is compressed or otherwise encoded.
     EncodedBody,
+    /// The request says that it is gRPC.
+    Grpc,
     /// The body is larger than the tenant's limit.
     BodyTooLarge,
     /// The phext would grow beyond the tenant's limit.
@@ -116,7 +118,7 @@ use RefusalKind as K;
 
 /// One row per kind, in their order.
 #[rustfmt::skip]
-pub(crate) const TABLE: [Row; 32] = [
+pub(crate) const TABLE: [Row; 33] = [
     row(K::NoCredentials, 401, "no-credentials", "API key required",
         "Send your API key with each request.").challenge(Bare),
     row(K::MalformedKey, 401, "malformed-key", "Malformed API key",
@@ -147,6 +149,8 @@ pub(crate) const TABLE: [Row; 32] = [
         "Invalid body: {fault}."),
     row(K::EncodedBody, 415, "encoded-body", "Encoded body not supported",
         "Bodies are stored as they are: send this one without `Content-Encoding`."),
+    row(K::Grpc, 415, "grpc", "gRPC not supported",
+        "SQ does not speak gRPC: send a `Content-Type` other than `application/grpc`."),
     row(K::BodyTooLarge, 413, "body-too-large", "Body too large",
         "The body is larger than the {max} bytes that your tier allows."),
     row(K::PhextTooLarge, 413, "phext-too-large", "Phext too large",
@@ -234,7 +238,7 @@ impl Row {
 impl RefusalKind {
     /// The row of this kind.
     pub(crate) const fn row(self) -> &'static Row {
-        const ROWS: &[Row; 32] = &TABLE;
+        const ROWS: &[Row; 33] = &TABLE;
         &ROWS[self as usize]
     }
 }

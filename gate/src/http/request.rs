@@ -31,6 +31,9 @@ pub(crate) const BASE: &str = "/api/v2/";
 /// Longest `:path`: SQ stops reading at 64 KiB of headers, Envoy by default at 60.
 pub(crate) const PATH_MAX_BYTES: usize = 32 * 1024;
 
+/// The algorithm of `where`. SQ's default computes coordinates that do not exist.
+const WHERE_ALGORITHM: &str = "checksum";
+
 /// The head of a request as received.
 #[derive(Debug, Clone, Copy)]
 pub struct Head<'a> {
@@ -132,7 +135,7 @@ fn rule_of(endpoint: Endpoint, method: &str) -> Result<&'static Rule, Refusal> {
     };
     verb.and_then(|verb| endpoint.rule(verb)).ok_or_else(|| {
         Refusal::method_not_allowed(endpoint.name(), method, endpoint.allow())
-            .example(endpoint.rules()[0].example)
+            .example(endpoint.rules().last().unwrap_or(&endpoint.rules()[0]).example)
     })
 }
 
@@ -193,7 +196,8 @@ fn with_text(
         return Ok((Upstream { method: GET, endpoint: Endpoint::Delete }, None));
     }
     expect_body(head, rule, limits)?;
-    let check = BodyCheck::text(limits.body_max_bytes(), rule.example);
+    let is_form = head.content_type.is_some_and(is_form);
+    let check = BodyCheck::text(limits.body_max_bytes(), is_form, rule.example);
     Ok((Upstream { method: POST, endpoint }, Some(check)))
 }
 
@@ -239,9 +243,24 @@ fn expect_body(head: &Head<'_>, rule: &Rule, limits: &Limits) -> Result<(), Refu
         .split_once("charset=")
         .map(|(_, charset)| charset.split(';').next().unwrap_or("").trim_matches([' ', '"', '\'']));
     match charset {
-        None | Some("utf-8" | "utf8" | "us-ascii") => Ok(()),
-        Some(_) => refuse("it must be UTF-8"),
+        None | Some("utf-8" | "utf8" | "us-ascii" | "ascii") => Ok(()),
+        Some(_) => refuse(
+            "it must be UTF-8; convert it first, such as with `iconv -f latin1 -t utf-8`, and send \
+             `charset=utf-8` or no charset",
+        ),
     }
+}
+
+/// Returns whether the content type is that of a form, which curl and others send by default.
+fn is_form(content_type: &str) -> bool {
+    let essence = content_type.split(';').next().unwrap_or("").trim();
+    essence.eq_ignore_ascii_case("application/x-www-form-urlencoded")
+}
+
+/// The value of `Allow` for a path: the methods of its endpoint. `None` if there is no endpoint.
+pub(crate) fn allowed_methods(path: &[u8]) -> Option<&'static str> {
+    let (path, _) = split(path).ok()?;
+    endpoint_of(path).ok().map(Endpoint::allow)
 }
 
 impl Request {
@@ -263,7 +282,9 @@ impl Request {
         path.push_str(BASE);
         path.push_str(self.upstream.endpoint.name());
         let keeps_text = self.upstream.endpoint.access() == Access::Write;
-        self.params.write_to(&mut path, self.phext.as_deref(), keeps_text, self.query_limit());
+        let algorithm = (self.endpoint == Endpoint::Where).then_some(WHERE_ALGORITHM);
+        let phext = self.phext.as_deref();
+        self.params.write_to(&mut path, phext, keeps_text, algorithm, self.query_limit());
         path
     }
 

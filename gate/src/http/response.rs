@@ -21,6 +21,12 @@ const NOT_UTF8: &str = "stream did not contain valid UTF-8";
 pub(crate) const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
 
+/// SQ's table of contents of an empty phext: one scroll that is not there. A scroll that begins with a
+/// line break is shown with `...` instead.
+const EMPTY_TOC: &str = "* 1.1.1/1.1.1/1.1.1: \n";
+/// The end of SQ's status of a phext that was always empty.
+const EMPTY_STATUS: &str = "Phext Size: 0\nScrolls: 1";
+
 /// The treatment of a response with status 200.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ResponseRule {
@@ -63,6 +69,7 @@ impl ResponseRule {
             }
             Endpoint::JsonExport | Endpoint::Status | Endpoint::Load => true,
             Endpoint::Get => content_length.is_some() && short,
+            Endpoint::Toc => content_length.is_some_and(|bytes| bytes <= EMPTY_TOC.len() as u64),
             Endpoint::Update => self.emptied,
             _ => false,
         };
@@ -84,10 +91,8 @@ impl ResponseRule {
             Endpoint::Load => format!("Loaded {}", self.phext).into_bytes(),
             Endpoint::Update => b"Updated 0 bytes".to_vec(),
             // The first line holds the path.
-            Endpoint::Status => {
-                let rest = body.iter().position(|byte| *byte == b'\n').unwrap_or(body.len());
-                [format!("Hosting: {}", self.phext).as_bytes(), &body[rest..]].concat()
-            }
+            Endpoint::Status => self.status(body),
+            Endpoint::Toc if body == EMPTY_TOC.as_bytes() => Vec::new(),
             Endpoint::Get if self.is_unreadable(body) => self.unreadable().into_bytes(),
             // The status has been sent. An object, so that no client takes it for an empty phext.
             Endpoint::JsonExport if self.is_unreadable(body) => {
@@ -99,6 +104,18 @@ impl ResponseRule {
             }
             _ => body.to_vec(),
         }
+    }
+
+    /// The status without the server's path, which is in its first line. An empty phext has no scroll.
+    fn status(&self, body: &[u8]) -> Vec<u8> {
+        let text = String::from_utf8_lossy(body);
+        let rest = text.find('\n').map_or("", |at| &text[at..]);
+        let mut status = format!("Hosting: {}{rest}", self.phext);
+        if status.ends_with(EMPTY_STATUS) {
+            status.pop();
+            status.push('0');
+        }
+        status.into_bytes()
     }
 
     fn unreadable(&self) -> String {
@@ -206,6 +223,19 @@ mod tests {
             let exported = rewrite(Endpoint::JsonExport, text);
             assert!(exported.starts_with('['), "{text:?}: {exported}");
         }
+    }
+
+    #[test]
+    fn empty_phext_has_no_scroll() {
+        assert_eq!(rewrite(Endpoint::Toc, "* 1.1.1/1.1.1/1.1.1: \n"), "");
+        for toc in ["* 1.1.1/1.1.1/1.1.1: ...\n", "* 1.1.1/1.1.1/1.1.2: x\n"] {
+            assert_eq!(rewrite(Endpoint::Toc, toc), toc);
+        }
+        let status = "Hosting: /data/index.phext\nConnection ID: 9\nPhext Size: 0\nScrolls: 1";
+        assert_eq!(
+            rewrite(Endpoint::Status, status),
+            "Hosting: index\nConnection ID: 9\nPhext Size: 0\nScrolls: 0"
+        );
     }
 
     #[test]

@@ -10,6 +10,7 @@
 
 mod boundary;
 mod clients;
+mod compatibility;
 mod connections;
 mod damage;
 mod drills;
@@ -20,6 +21,7 @@ mod first_writes;
 mod framing;
 mod herds;
 mod hostile_clients;
+mod http_standards;
 mod isolation;
 mod lifecycle;
 mod limits;
@@ -78,6 +80,8 @@ fn main() -> ExitCode {
         storage::cases(),
         load::cases(),
         clients::cases(),
+        compatibility::cases(),
+        http_standards::cases(),
         framing::cases(),
         connections::cases(),
         damage::cases(),

@@ -20,7 +20,8 @@ fn all_settings_are_read() {
         r#"{"relay_cluster": "r", "relay_timeout": "3s", "changes_wait": "1min",
             "orchestrator_cluster": "o", "lease_timeout": "20s", "outage_after": "4s",
             "usage_interval": "500ms", "verdict_grace": "1h", "negative_ttl": "0s", "cache_entries": 16,
-            "verify_per_s": 5, "cors_origin": "", "shadow": true, "sq_version": "0.5.0",
+            "verify_per_s": 5, "cors_origin": "", "buffered": true, "shadow": true,
+            "sq_version": "0.5.0",
             "problem_base": "https://a/"}"#,
     );
     let expected = FilterConfig {
@@ -36,6 +37,7 @@ fn all_settings_are_read() {
         cache_entries: 16,
         verify_per_s: 5,
         cors_origin: String::new(),
+        buffered: true,
         shadow: true,
         sq_version: SqVersion::V0_5_0,
         problem_base: "https://a/".to_owned(),

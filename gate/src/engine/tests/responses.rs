@@ -178,6 +178,21 @@ fn upload_that_fails_before_its_end_is_refused() {
 }
 
 #[test]
+fn unbuffered_body_of_unknown_length_is_refused() {
+    for (buffered, status) in [(true, None), (false, Some(400))] {
+        let mut host = Host::warm(FilterConfig { buffered, ..config() });
+        let headers = [("authorization", &*key(1))];
+        let path = "/api/v2/update?p=index&c=1.1.1/1.1.1/1.1.2";
+        let id = host.request("POST", path, &headers, false);
+        assert_eq!(host.status(id), status);
+        // A stream that is left open without a body.
+        let id =
+            host.request("DELETE", "/api/v2/delete?p=index&c=1.1.1/1.1.1/1.1.2", &headers, false);
+        assert!(host.is_forwarded(id));
+    }
+}
+
+#[test]
 fn bytes_out_are_those_the_client_gets() {
     let mut host = Host::warm(config());
     let id = sent(&mut host, "GET", "/api/v2/json-export?p=index");
@@ -187,9 +202,9 @@ fn bytes_out_are_those_the_client_gets() {
     let out = host.gate.on_response_body(id, sqs.len(), true, || sqs.to_vec()).unwrap();
     assert_ne!(out.len(), sqs.len(), "the case must occur");
     host.end(id);
-    let id = sent(&mut host, "GET", "/api/v2/toc?p=index");
+    let id = sent(&mut host, "GET", "/api/v2/checksum?p=index");
     host.response_head(id, false, &FromSq { status: 200, content_length: 3 });
-    assert_eq!(host.gate.on_response_body(id, 3, true, || b"toc".to_vec()), None);
+    assert_eq!(host.gate.on_response_body(id, 3, true, || b"sum".to_vec()), None);
     host.end(id);
     assert_eq!(counters(&mut host).bytes_out, out.len() as u64 + 3);
 }

@@ -80,6 +80,7 @@ pub(super) fn hash(n: u8) -> KeyHash {
 
 pub(super) fn config() -> FilterConfig {
     FilterConfig {
+        buffered: true,
         orchestrator_cluster: Some("orchestrator".to_owned()),
         cache_entries: 64,
         ..FilterConfig::default()

@@ -70,6 +70,11 @@ impl Refusal {
         Self::from_arguments(RefusalKind::BadBody, &[("fault", &fault)])
     }
 
+    /// The gateway is set up without the `buffer` filter.
+    pub(crate) fn unknown_length() -> Self {
+        Self::bad_body("its length is unknown; send it with `Content-Length`")
+    }
+
     /// `bytes` have come or were announced.
     pub(crate) fn body_too_large(bytes: u64, max: u64) -> Self {
         Self::from_arguments(RefusalKind::BodyTooLarge, &[("max", &max)]).used_and_cap(bytes, max)

@@ -57,6 +57,7 @@ fn constructors_fill_all_placeholders() {
         Refusal::bad_parameter("p", "fault"),
         Refusal::bad_request("fault"),
         Refusal::bad_body("fault"),
+        Refusal::unknown_length(),
         Refusal::body_too_large(2, 1),
         Refusal::no_such_endpoint_in(protocol::SqVersion::V0_6_0, "query"),
         Refusal::no_usage(),

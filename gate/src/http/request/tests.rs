@@ -100,7 +100,7 @@ fn value_of(param: endpoint::Param) -> &'static str {
         "p" => "index",
         "s" => "hello",
         "limit" => "10",
-        "algo" => "xor",
+        "algo" => "checksum",
         _ => ROOT,
     }
 }
@@ -132,6 +132,10 @@ fn each_parameter_is_required_once() {
                     let twice = format!("{}{name}={value}&{name}={value}", all(Some(param)));
                     let refusal = refused(method, &twice, body);
                     assert!(refusal.detail.contains("more than once"), "{}", refusal.detail);
+                } else if rule.dropped.contains(&param) {
+                    let path = format!("{}{name}={value}&{name}=name", all(None));
+                    let request = check(method, &path, body).unwrap();
+                    assert!(!request.path().contains(&format!("{name}=")), "{}", request.path());
                 } else {
                     let refusal = refused(method, &format!("{}{name}={value}", all(None)), body);
                     assert!(refusal.detail.contains("it is unknown"), "{}", refusal.detail);
@@ -204,7 +208,9 @@ const REFUSED: &[(&str, &str, Option<&str>, RefusalKind)] = &[
     ("POST", "/api/v2/query?p=index", Some(" , \n"), RefusalKind::BadBody),
     ("POST", "/api/v2/query?p=index", Some("1.1.1/1.1.1/1.1.1 1"), RefusalKind::BadBody),
     ("POST", "/api/v2/where?p=index&algo=md5", Some("x"), RefusalKind::BadParameter),
-    ("POST", "/api/v2/where?algo=xor", Some("x"), RefusalKind::BadParameter),
+    ("POST", "/api/v2/where?p=index&algo=xor", Some("x"), RefusalKind::BadParameter),
+    ("POST", "/api/v2/where?algo=checksum", Some("x"), RefusalKind::BadParameter),
+    ("POST", "/api/v2/delete?p=index&c=1.1.1/1.1.1/1.1.1", Some("x"), RefusalKind::BadBody),
 ];
 
 #[test]
@@ -256,7 +262,24 @@ const TAKEN: &[(&str, &str, Option<&str>, &str, &str)] = &[
         "query?p=a&set=1.1.1/1.1.1/1.1.1,2.2.2/2.2.2/2.2.2&limit=7",
     ),
     ("POST", "query?p=a", Some("1.1.1/1.1.1/1.1.1 ;\r\n 1.1.1/1.1.1/1.1.2"), "POST", "query?p=a"),
-    ("POST", "where?p=a", Some("text"), "POST", "where?p=a"),
+    ("POST", "where?p=a", Some("text"), "POST", "where?p=a&algo=checksum"),
+    (
+        "POST",
+        "where?p=a&algo=checksum&limit=9",
+        Some("b"),
+        "POST",
+        "where?p=a&algo=checksum&limit=9",
+    ),
+    ("POST", "delete?p=a&c=1.1.1/1.1.1/1.1.1", None, "GET", "delete?p=a&c=1.1.1/1.1.1/1.1.1"),
+    ("GET", "toc?p=a&c=1.1.1/1.1.1/1.1.1", None, "GET", "toc?p=a"),
+    ("GET", "get?c=a.1.1/user.name/1.1.1&p=a", None, "GET", "get?p=a"),
+    (
+        "POST",
+        "delta?p=a&c=1.1.1/1.1.1/1.1.1",
+        Some("1.1.1/1.1.1/1.1.1: 99aa06d3014798d86001c324468d497f"),
+        "POST",
+        "delta?p=a",
+    ),
 ];
 
 #[test]
@@ -374,4 +397,33 @@ fn length_without_a_body_is_refused() {
         let head = Head { content_length: Some(5), has_body: false, ..head("POST", path, None) };
         assert!(parse(&head, &Limits::default(), SqVersion::V0_6_0).is_err(), "{path}");
     }
+}
+
+#[test]
+fn form_with_parameters_is_refused() {
+    let path = "/api/v2/update?p=a&c=1.1.1/1.1.1/1.1.1";
+    let form = Some("application/x-www-form-urlencoded");
+    let check = |content_type, chunks: &[&[u8]]| {
+        let head = Head { content_type, has_body: true, ..head("POST", path, None) };
+        let mut body = parse(&head, &Limits::default(), SqVersion::V0_6_0)?.body().unwrap();
+        chunks.iter().try_for_each(|chunk| body.on_chunk(chunk))?;
+        body.on_end()
+    };
+    for chunks in [&[&b"s=my+text"[..]][..], &[b"p=a&c=1"], &[b"", b"s", b"", b"=x"], &[b"c="]] {
+        let refusal = check(form, chunks).unwrap_err();
+        assert!(refusal.detail.contains("it is a form"), "{}", refusal.detail);
+        assert!(check(Some("text/plain"), chunks).is_ok());
+    }
+    // What curl sends of any text.
+    for chunks in [&[&b"hello"[..]][..], &[b"s"], &[b"sp=1"], &[b"ss=", b"s="], &[b"=", b"s="]] {
+        assert!(check(form, chunks).is_ok(), "{chunks:?}");
+    }
+}
+
+#[test]
+fn name_for_a_coordinate_is_shown_the_way() {
+    let refusal = refused("GET", "/api/v2/select?p=a&c=a.1.1/user.name/1.1.1", None);
+    assert!(refusal.detail.contains("/api/v2/where?p="), "{}", refusal.detail);
+    let refusal = refused("GET", "/api/v2/select?p=a&c=1.1.1/1.1.1/1.1.0", None);
+    assert!(!refusal.detail.contains("where"), "{}", refusal.detail);
 }
