@@ -257,7 +257,7 @@ impl Client {
             Action::Where(text) => {
                 method = "POST";
                 body = Some(text.clone().into_bytes());
-                pairs.push(("algo", self.pick(&["xor", "checksum"]).to_owned()));
+                pairs.push(("algo", "checksum".to_owned()));
             }
             Action::Delta(Some(lines)) => {
                 method = "POST";

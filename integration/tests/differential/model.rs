@@ -93,10 +93,10 @@ impl Model {
                 assert!(shown.starts_with(&format!("Hosting: {name}\nConnection ID: ")), "{shown}");
                 let size = format!("\nPhext Size: {}\n", serialize(scrolls).len());
                 assert!(shown.contains(&size), "{shown}");
-                return assert!(
-                    shown.ends_with(&format!("\nScrolls: {}", scrolls.len())),
-                    "{shown}"
-                );
+                // SQ counts the first scroll too, if it is not there, until the next load.
+                let count = shown.rsplit(' ').next().and_then(|count| count.parse::<usize>().ok());
+                let too_many = count.expect(shown).checked_sub(scrolls.len()).expect(shown);
+                return assert!(too_many <= usize::from(!scrolls.is_empty()), "{shown}");
             }
             Action::Where(_) => {
                 let rest = shown.strip_prefix("Calculated coordinate ").expect(shown);
