@@ -178,7 +178,7 @@ impl Gate {
         self.streams.put(stream);
     }
 
-    /// Does what is due by time. Called every few milliseconds, in the context of no stream.
+    /// Performs the work that is due by time. Called every few milliseconds, in the context of no stream.
     pub fn on_tick(&mut self, wall_ns: u64, shared: &mut dyn Shared) {
         let ctx = self.enter(None, wall_ns, shared);
         self.poll_changes(&ctx);

@@ -251,7 +251,7 @@ impl Buckets {
 impl Batch {
     fn take(&mut self, tenant: &TenantId, cost: u32, now_ns: u64, shared: &mut dyn Shared) -> Rate {
         self.used_ns = now_ns;
-        // What is owed comes first. Without a place for it in the record nothing passes.
+        // Debts come first. Without a place for it in the record nothing passes.
         if self.owed > 0 && !self.pay(tenant, now_ns, shared) {
             return self.rate(false, self.pace.token_ns, now_ns);
         }

@@ -39,6 +39,7 @@ mod routes;
 mod secrets;
 mod shared_stack;
 mod sleep;
+mod sparse_files;
 mod sq_alone;
 mod standstill;
 mod storage;
@@ -85,6 +86,7 @@ fn main() -> ExitCode {
         framing::cases(),
         connections::cases(),
         damage::cases(),
+        sparse_files::cases(),
         first_writes::cases(),
         firewall::cases(),
     ];

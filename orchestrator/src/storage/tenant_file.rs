@@ -20,7 +20,8 @@ use super::atomic_file::entries;
 /// Suffix of a phext's file name.
 pub(crate) const PHEXT_SUFFIX: &str = ".phext";
 
-/// Largest file that is read. SQ could serve no larger phext, and reading takes that much memory.
+/// Largest file that is read of any tenant. SQ could serve no larger phext, and reading takes that much
+/// memory. The vault knows the tenant's own bound.
 pub(crate) const FILE_MAX_BYTES: u64 = 1 << 30;
 
 /// State of a file that changes with every write, seen without reading it.
@@ -90,22 +91,25 @@ pub(crate) fn open(path: &Path) -> io::Result<(File, Metadata)> {
     Ok((file, metadata))
 }
 
-/// Reads an open file from its present position. More than [`FILE_MAX_BYTES`] is an error with the
-/// cause [`NotAPhext`].
-pub(crate) fn read_all(file: &File, path: &Path) -> io::Result<Vec<u8>> {
+/// Reads an open file from its present position. More than `max_bytes` is an error with the cause
+/// [`NotAPhext`].
+pub(crate) fn read_all(file: &File, path: &Path, max_bytes: u64) -> io::Result<Vec<u8>> {
     let bytes = file.metadata()?.len();
-    if bytes > FILE_MAX_BYTES {
+    if bytes > max_bytes {
         return Err(not_a_phext(path, "larger than any phext"));
     }
     let mut content = Vec::with_capacity(usize::try_from(bytes).unwrap_or(0));
-    file.take(FILE_MAX_BYTES).read_to_end(&mut content)?;
+    file.take(max_bytes).read_to_end(&mut content)?;
     Ok(content)
 }
 
-/// Reads a file with its stamp; `None` if it does not exist.
-pub(crate) fn read(path: &Path) -> io::Result<Option<(Vec<u8>, Stamp)>> {
+/// Reads a file of at most `max_bytes` with its stamp; `None` if it does not exist.
+pub(crate) fn read(path: &Path, max_bytes: u64) -> io::Result<Option<(Vec<u8>, Stamp)>> {
     match open(path) {
-        Ok((file, metadata)) => Ok(Some((read_all(&file, path)?, Stamp::from_metadata(&metadata)))),
+        Ok((file, metadata)) => {
+            let content = read_all(&file, path, max_bytes)?;
+            Ok(Some((content, Stamp::from_metadata(&metadata))))
+        }
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
@@ -153,10 +157,11 @@ mod tests {
         )
         .unwrap();
         for name in ["link", "folder", "pipe"] {
-            assert!(NotAPhext::is_cause_of(&read(&at(name)).unwrap_err()), "{name}");
+            assert!(NotAPhext::is_cause_of(&read(&at(name), 99).unwrap_err()), "{name}");
         }
-        assert_eq!(read(&at("host")).unwrap().unwrap().0, b"the host's");
-        assert_eq!(read(&at("nothing")).unwrap(), None);
+        assert_eq!(read(&at("host"), 10).unwrap().unwrap().0, b"the host's");
+        assert!(NotAPhext::is_cause_of(&read(&at("host"), 9).unwrap_err()), "one byte too many");
+        assert_eq!(read(&at("nothing"), 0).unwrap(), None);
     }
 
     #[test]
@@ -164,6 +169,6 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("sparse");
         File::create(&path).unwrap().set_len(1 << 40).unwrap();
-        assert!(NotAPhext::is_cause_of(&read(&path).unwrap_err()));
+        assert!(NotAPhext::is_cause_of(&read(&path, FILE_MAX_BYTES).unwrap_err()));
     }
 }

@@ -27,10 +27,12 @@
 //! Every call blocks on files; the caller runs it on a thread that may block. Calls for one tenant
 //! take turns, those of different tenants don't wait for each other.
 //!
-//! Space per tenant, if the file system shares nothing: at most (1 + hourly + daily) times the
-//! tenant's storage, and 16 files of each kind of quarantine. A phext that has not changed costs
-//! nothing per snapshot.
+//! Files beyond twice the tier's limits are neither read nor copied ([`bounds`]). So the space per
+//! tenant, if the file system shares nothing, is at most 2 · (1 + hourly + daily) times the tier's
+//! storage, and 16 files of each kind of quarantine. A phext that has not changed costs nothing per
+//! snapshot. A phext is in memory while it is read; of large ones, one at a time.
 
+mod bounds;
 mod copy;
 mod copy_phext;
 pub mod examine;
@@ -45,19 +47,21 @@ mod tests;
 mod track;
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
-use protocol::TenantId;
+use parking_lot::{Mutex, MutexGuard};
+use protocol::{Limits, TenantId};
 
 use super::atomic_file::remove_if_exists;
 use super::private::{PRIVATE_FOLDER, create_private_folder, restrict};
 use super::tenant_file::{self, phext_files};
 use crate::host;
+use bounds::Bounds;
 use copy_phext::CopyOutcome;
 pub use examine::Damage;
 pub use start::PrepareError;
@@ -70,6 +74,9 @@ const QUIET: Duration = Duration::from_secs(1);
 /// less half a second between looks and one second for copies of other phexts.
 const COPY_AFTER: Duration = Duration::from_millis(3_500);
 
+/// Length from which a file is read while no other large one is in memory.
+const LARGE_BYTES: u64 = 32 << 20;
+
 /// Copies of the phexts of one data root.
 #[derive(Debug)]
 pub struct Vault {
@@ -79,6 +86,8 @@ pub struct Vault {
     boot: String,
     /// Tenants started since this process began.
     tenants: Mutex<BTreeMap<TenantId, Arc<Tenant>>>,
+    /// Locked while a large file is in memory.
+    large: Mutex<()>,
 }
 
 /// The vault's memory of one tenant.
@@ -90,6 +99,8 @@ struct Tenant {
     repaired: AtomicU64,
     /// Reason why the last round of copies failed.
     failing: Mutex<Option<String>>,
+    /// Bounds on the files that are copied.
+    bounds: Mutex<Bounds>,
 }
 
 /// A phext file that was repaired.
@@ -145,7 +156,24 @@ impl Vault {
             data_root: data_root.into(),
             boot: host::boot()?,
             tenants: Mutex::default(),
+            large: Mutex::default(),
         })
+    }
+
+    /// Bounds the copies of a tenant's files by its tier's limits.
+    pub fn set_limits(&self, tenant: &TenantId, limits: &Limits) {
+        *self.tenant(tenant).bounds.lock() = Bounds::of(limits);
+    }
+
+    fn bounds(&self, tenant: &TenantId) -> Bounds {
+        *self.tenant(tenant).bounds.lock()
+    }
+
+    /// Waits until no other large file is in memory, if this one is large. A file that cannot be
+    /// looked at is not read either.
+    fn alone_if_large(&self, path: &Path) -> Option<MutexGuard<'_, ()>> {
+        let bytes = fs::symlink_metadata(path).map_or(0, |metadata| metadata.len());
+        (bytes >= LARGE_BYTES).then(|| self.large.lock())
     }
 
     /// Fails with `NotFound` unless the tenant has data or copies here.

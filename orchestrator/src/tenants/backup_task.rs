@@ -221,6 +221,7 @@ fn round(
     running: &Running,
 ) -> io::Result<Option<Round>> {
     let tenant = &running.tenant;
+    vault.set_limits(tenant, &running.limits);
     let pid = || runtime.pid(tenant);
     let sq_is_alive = || tokio.block_on(is_alive(running.address, pid));
     let round = vault.while_awake(tenant, &sq_is_alive)?;

@@ -102,7 +102,7 @@ impl Refusal {
         Self { detail: Cow::Borrowed(detail), ..Self::new(RefusalKind::RateLimited) }
     }
 
-    /// `unit` names what is counted and for which period.
+    /// `unit` names the things that are counted and the period.
     pub(crate) fn quota_exceeded(unit: &str, used: u64, cap: u64, wait_s: u64) -> Self {
         let arguments: [(&str, &dyn Display); 3] =
             [("cap", &cap), ("unit", &unit), ("wait_s", &wait_s)];

@@ -5,7 +5,7 @@
 //!   quiet phase ───────► loud phase: five connections of a loud tenant at its full rate
 //! ```
 //!
-//! Each attack has a tenant of its own, because its cost is still owed when the next attack begins.
+//! Each attack has another tenant, because its cost is still owed when the next attack begins.
 
 use std::fmt::Write as _;
 use std::fs;

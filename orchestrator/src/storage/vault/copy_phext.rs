@@ -25,7 +25,7 @@ use super::Vault;
 use super::copy::{self, ConsistentRead, read_consistently};
 use super::examine::{Crash, Finding, examine, may_be_truncated};
 use super::track::Track;
-use crate::storage::tenant_file;
+use crate::storage::tenant_file::{self, FILE_MAX_BYTES};
 
 /// Free space below which a disk may have truncated a write.
 const SPACE_BYTES: u64 = 8 << 20;
@@ -62,8 +62,12 @@ impl Vault {
         writer: Writer<'_>,
     ) -> io::Result<CopyOutcome> {
         let copy = self.good(tenant).join(name);
-        // 1. Read the file as it is at one moment.
-        let Some(source) = read_consistently(&self.data(tenant).join(name), PATIENCE)? else {
+        let path = self.data(tenant).join(name);
+        // 1. Read the file as it is at one moment. It may have grown beyond the tenant's bounds since
+        //    they were applied.
+        let max_bytes = self.bounds(tenant).file_bytes;
+        let _alone = self.alone_if_large(&path);
+        let Some(source) = read_consistently(&path, max_bytes, PATIENCE)? else {
             return Ok(CopyOutcome::Waiting);
         };
         // 2. If it looks truncated, find out whether that write was finished.
@@ -112,7 +116,7 @@ fn looks_truncated(found: &[u8], copy: &Path) -> io::Result<bool> {
     if !may_be_truncated(found) {
         return Ok(false);
     }
-    let good = tenant_file::read(copy)?.map(|(bytes, _)| bytes);
+    let good = tenant_file::read(copy, FILE_MAX_BYTES)?.map(|(bytes, _)| bytes);
     Ok(examine(Some(found), good.as_deref(), Crash::Process) != Finding::Whole)
 }
 

@@ -50,7 +50,8 @@ impl Vault {
         create_private_folder(&self.good(tenant))?;
         self.look_for_space(tenant, track)?;
         let mut round = Round::default();
-        for changed in track.look(&phext_files(&self.data(tenant))?, Instant::now()) {
+        let files = self.bounds(tenant).divide(phext_files(&self.data(tenant))?);
+        for changed in track.look(&files.within, Instant::now()) {
             let writer = match sq_is_alive {
                 None => Writer::Stopped,
                 Some(sq_is_alive) if !self.is_due(tenant, &changed) => {
@@ -63,6 +64,7 @@ impl Vault {
             let outcome = self.copy_phext(tenant, track, &changed.name, writer);
             round.count(&changed.name, began, outcome);
         }
+        round.failed = round.failed.or_else(|| files.complaint());
         round.uncopied_since = track.uncopied_since();
         self.tenant(tenant).failing.lock().clone_from(&round.failed);
         Ok(round)

@@ -17,7 +17,7 @@ use super::{Vault, retention};
 use crate::host;
 use crate::storage::atomic_file::{entries, remove_if_exists, sync_folder};
 use crate::storage::private::{PRIVATE_FILE, create_private_folder};
-use crate::storage::tenant_file::{self, phext_files};
+use crate::storage::tenant_file::{self, FILE_MAX_BYTES, phext_files};
 
 /// Age of the newest snapshot from which the next one is due.
 const INTERVAL_S: u64 = HOUR_S;
@@ -156,7 +156,12 @@ impl Vault {
             self.examine_all(tenant, track, crash)?;
         }
         self.look_for_space(tenant, track)?;
-        for name in phext_files(&self.data(tenant))?.into_keys() {
+        let files = self.bounds(tenant).divide(phext_files(&self.data(tenant))?);
+        if let Some(complaint) = files.complaint() {
+            let remedy = "remove it or raise the tier's limit first";
+            return Err(io::Error::other(format!("{complaint}: {remedy}")));
+        }
+        for name in files.within.into_keys() {
             let outcome = self.copy_phext(tenant, track, &name, Writer::Stopped)?;
             if outcome != CopyOutcome::Copied {
                 return Err(io::Error::other(format!(
@@ -231,7 +236,8 @@ impl Vault {
 fn stage_all(from: &Path, names: &[String], folder: &Path) -> io::Result<Vec<TempPath>> {
     let stage = |name: &String| {
         let missing = || io::Error::from(io::ErrorKind::NotFound);
-        let (bytes, _) = tenant_file::read(&from.join(name))?.ok_or_else(missing)?;
+        let (bytes, _) =
+            tenant_file::read(&from.join(name), FILE_MAX_BYTES)?.ok_or_else(missing)?;
         // Its descriptor is closed: there may be thousands of files.
         Ok(stage_for_tenant(&bytes, folder)?.into_temp_path())
     };

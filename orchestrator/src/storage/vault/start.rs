@@ -15,7 +15,9 @@ use super::track::Track;
 use super::{Repair, Vault};
 use crate::storage::atomic_file::{self, entries, remove_if_exists, sync_folder};
 use crate::storage::private::{create_private_file, create_private_folder};
-use crate::storage::tenant_file::{self, NotAPhext, PHEXT_SUFFIX, Stamp, phext_files};
+use crate::storage::tenant_file::{
+    self, FILE_MAX_BYTES, NotAPhext, PHEXT_SUFFIX, Stamp, phext_files,
+};
 
 /// Failure to prepare a tenant's data for a start.
 #[derive(Debug, thiserror::Error)]
@@ -72,8 +74,12 @@ impl Vault {
             self.look_for_space(tenant, track)?;
             let found = phext_files(&self.data(tenant))?;
             let good = phext_files(&self.good(tenant))?;
+            let files = self.bounds(tenant).divide(found.clone());
+            if let Some(complaint) = files.complaint() {
+                tracing::warn!(%tenant, complaint, "phext can't be copied at the start");
+            }
             let mut complete = true;
-            for (name, stamp) in &found {
+            for (name, stamp) in &files.within {
                 complete &= self.copy_if_changed(tenant, track, name, *stamp, good.get(name))?;
             }
             // 3. Files removed by hand stay removed. A folder without any phext, however, is more
@@ -120,8 +126,10 @@ impl Vault {
 
     /// Returns whether a phext has the same content as its copy.
     fn equals_copy(&self, tenant: &TenantId, name: &str) -> io::Result<bool> {
-        let found = tenant_file::read(&self.data(tenant).join(name))?;
-        let good = tenant_file::read(&self.good(tenant).join(name))?;
+        let path = self.data(tenant).join(name);
+        let _alone = self.alone_if_large(&path);
+        let found = tenant_file::read(&path, self.bounds(tenant).file_bytes)?;
+        let good = tenant_file::read(&self.good(tenant).join(name), FILE_MAX_BYTES)?;
         Ok(found.map(|(bytes, _)| bytes) == good.map(|(bytes, _)| bytes))
     }
 
@@ -135,7 +143,8 @@ impl Vault {
         }
     }
 
-    /// Examines and repairs all phexts that are there, or of which there is a copy.
+    /// Examines and repairs all phexts that are there, or of which there is a copy. A file beyond the
+    /// tenant's bounds stays as it is.
     pub(super) fn examine_all(
         &self,
         tenant: &TenantId,
@@ -143,9 +152,10 @@ impl Vault {
         crash: Crash,
     ) -> io::Result<Vec<Repair>> {
         let mut repairs = Vec::new();
-        let mut names = phext_files(&self.data(tenant))?;
+        let files = self.bounds(tenant).divide(phext_files(&self.data(tenant))?);
+        let mut names = files.within;
         names.extend(phext_files(&self.good(tenant))?);
-        for name in names.keys() {
+        for name in names.keys().filter(|name| !files.beyond.contains_key(*name)) {
             repairs.extend(self.examine_one(tenant, track, name, crash)?);
         }
         self.tenant(tenant).repaired.fetch_add(repairs.len() as u64, Ordering::Relaxed);
@@ -161,14 +171,15 @@ impl Vault {
     ) -> io::Result<Option<Repair>> {
         let path = self.data(tenant).join(name);
         // 1. Compare it with its copy.
-        let found = tenant_file::read(&path)?;
+        let _alone = self.alone_if_large(&path);
+        let found = tenant_file::read(&path, self.bounds(tenant).file_bytes)?;
         if let Some((_, stamp)) = &found
             && crash == Crash::Process
             && track.is_finished(name, stamp)
         {
             return Ok(None);
         }
-        let good = tenant_file::read(&self.good(tenant).join(name))?;
+        let good = tenant_file::read(&self.good(tenant).join(name), FILE_MAX_BYTES)?;
         let finding = match (&found, &good) {
             (Some((bytes, stamp)), Some((copy, copied)))
                 if crash == Crash::Host

@@ -1,5 +1,6 @@
 //! The vault on a temporary folder. Writes of the tests stand for SQ's.
 
+mod bounds;
 mod crash;
 mod running;
 mod snapshots;
@@ -98,6 +99,13 @@ impl Setup {
     /// Makes a file so large that it is never read.
     fn make_too_large(&self, name: &str) {
         let file = fs::File::options().write(true).open(self.data.join(name)).unwrap();
+        file.set_len(tenant_file::FILE_MAX_BYTES + 1).unwrap();
+    }
+
+    /// Makes a good copy so large that it is never read.
+    fn make_copy_unreadable(&self, name: &str) {
+        let path = self.vault.good(&self.tenant).join(name);
+        let file = fs::File::options().write(true).open(path).unwrap();
         file.set_len(tenant_file::FILE_MAX_BYTES + 1).unwrap();
     }
 

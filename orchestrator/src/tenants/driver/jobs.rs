@@ -50,6 +50,9 @@ pub(super) async fn start(parts: Parts, spec: Spec) -> Done {
     let tenant = spec.tenant.clone();
     let record = spec.clone();
     // 1. Repair the data. SQ must not see damaged files.
+    if let Some(vault) = &parts.vault {
+        vault.set_limits(&tenant, &spec.limits);
+    }
     if let Err(error) = repair_data(&parts, &tenant).await {
         return start_failed(tenant, error, began);
     }
@@ -195,6 +198,7 @@ pub(super) async fn stop(parts: Parts, tenant: TenantId, limits: Limits, ending:
 /// Copies what changed, for the next start. If that fails, the next start examines the files.
 async fn copy_after_stop(parts: &Parts, tenant: &TenantId, limits: &Limits) {
     let Some(vault) = parts.vault.clone() else { return };
+    vault.set_limits(tenant, limits);
     let id = tenant.clone();
     let hourly = limits.snapshots_hourly;
     let daily = limits.snapshots_daily;

@@ -22,6 +22,8 @@ pub struct TenantStatus {
     pub last_death: Option<String>,
     /// Number of truncated phexts that were replaced by their good copy.
     pub restored: u64,
+    /// Reason why the last round of copies failed.
+    pub copies_failing: Option<String>,
     /// Limit that the file system itself sets on the tenant's folder.
     pub storage_hard_bytes: Option<u64>,
 }

@@ -231,8 +231,9 @@ fn failing_first_copy_prevents_the_start() {
 fn phext_with_an_older_copy_starts_without_a_newer() {
     let setup = Setup::running_with("one");
     setup.vault.before_start(&setup.tenant).unwrap();
-    // Too large to be copied.
-    setup.make_too_large(NAME);
+    // It may be truncated, and the copy that would tell can't be read.
+    setup.write(NAME, &"x".repeat(512));
+    setup.make_copy_unreadable(NAME);
     let started = Instant::now();
     setup.vault.while_starting(&setup.tenant).unwrap();
     let uncopied_since = setup.rounds_until(|round| round.failed.is_some()).uncopied_since;

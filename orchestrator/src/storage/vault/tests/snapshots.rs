@@ -7,7 +7,7 @@ use crate::storage::tenant_file::FILE_MAX_BYTES;
 use crate::storage::vault::snapshots::{BEFORE_RESTORE_MAX, export};
 
 impl Setup {
-    fn snapshot_times(&self) -> Vec<u64> {
+    pub(super) fn snapshot_times(&self) -> Vec<u64> {
         self.vault.snapshots(&self.tenant).unwrap().iter().map(|s| s.taken_s).collect()
     }
 
