@@ -15,7 +15,7 @@ use super::leases::{Admission, Lease};
 use super::metrics::Metric;
 use super::stream::{Body, Exchange, Reason, State, Stream, TenantRequest};
 use crate::effect::{Effect, Headers, Reply, StreamId};
-use crate::http::request::{self, Endpoint, Request};
+use crate::http::request::{self, Access, Endpoint, Request};
 use crate::identity::credentials::CredentialFault;
 use crate::identity::verdicts::Lookup;
 use crate::shared::Shared;
@@ -354,6 +354,11 @@ fn understand(stream: &mut Stream, verdict: &Rc<Verdict>) -> Result<TenantReques
         return Err(Refusal::new(RefusalKind::EncodedBody));
     }
     let request = parse(&stream.head, verdict, SqVersion::V0_6_0)?;
+    // A write whose precondition is ignored would overwrite what its sender means to keep.
+    if let Some(precondition) = stream.head.precondition.filter(|_| request.access != Access::Read)
+    {
+        return Err(Refusal::no_preconditions(precondition));
+    }
     stream.is_metered = !request.is_answered_here();
     Ok(TenantRequest { verdict: verdict.clone(), request })
 }

@@ -18,6 +18,8 @@ pub struct RequestHead {
     pub(crate) content_type: Option<String>,
     /// The `content-encoding`, unless it is `identity`.
     pub(crate) encoding: Option<String>,
+    /// The precondition that the request has, by the name of its header.
+    pub(crate) precondition: Option<&'static str>,
     /// No body follows.
     pub ends: bool,
     /// Set by the host, and returned to the client with the response.
@@ -54,6 +56,8 @@ impl RequestHead {
                 "content-type" => head.content_type = Some(lossy(value)),
                 "x-request-id" => head.request_id = String::from_utf8(value.clone()).ok(),
                 "content-encoding" if !is_identity(value) => head.encoding = Some(lossy(value)),
+                "if-match" => head.precondition = Some("If-Match"),
+                "if-none-match" => head.precondition = Some("If-None-Match"),
                 "origin" => has_origin = true,
                 "access-control-request-method" => has_cors_method = true,
                 name => {

@@ -18,6 +18,7 @@ const KEYLESS_BURST: u64 = 1_000;
 pub(crate) fn cases() -> Vec<Case> {
     vec![
         case!(MAIN, refused_grpc_request_has_its_http_status),
+        case!(MAIN, precondition_of_a_write_is_never_ignored),
         case!(MAIN, options_names_the_methods_of_an_endpoint),
         case!(MAIN, offered_upgrade_is_ignored),
         case!(MAIN, page_may_send_any_method_and_header),
@@ -56,6 +57,25 @@ async fn refused_grpc_request_has_its_http_status(stack: Arc<Stack>) -> Result<(
     for other in ["application/grpc-web", "application/json"] {
         let headers = [("content-type", other)];
         client.send(Method::POST, &update, &headers, "x".into()).await?.expect_ok()?;
+    }
+    Ok(())
+}
+
+async fn precondition_of_a_write_is_never_ignored(stack: Arc<Stack>) -> Result<()> {
+    let at = format!("p=precondition&{FIRST_SCROLL}");
+    let update = format!("/api/v2/update?{at}");
+    for http in [Http::One, Http::Two] {
+        let client = stack.client(http)?.key(stack.key("bob")?);
+        client.post(&update, "v1").await?.expect_ok()?;
+        for precondition in [("if-match", "\"stale\""), ("if-none-match", "*")] {
+            let delete = format!("/api/v2/delete?{at}");
+            for (method, path) in [(Method::POST, &update), (Method::DELETE, &delete)] {
+                let body = if method == Method::POST { "v2" } else { "" };
+                let response = client.send(method, path, &[precondition], body.into()).await?;
+                response.expect_problem(501, "not-implemented")?;
+            }
+        }
+        client.get(&format!("/api/v2/select?{at}")).await?.expect_text(200, "v1")?;
     }
     Ok(())
 }

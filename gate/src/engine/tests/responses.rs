@@ -178,6 +178,26 @@ fn upload_that_fails_before_its_end_is_refused() {
 }
 
 #[test]
+fn write_with_a_precondition_is_refused() {
+    let mut host = Host::warm(config());
+    let at = "p=index&c=1.1.1/1.1.1/1.1.2";
+    for header in ["if-match", "if-none-match"] {
+        let headers = [("authorization", &*key(1)), (header, "\"tag\"")];
+        for (method, path) in [
+            ("GET", format!("/api/v2/update?{at}&s=x")),
+            ("GET", format!("/api/v2/insert?{at}&s=x")),
+            ("DELETE", format!("/api/v2/delete?{at}")),
+        ] {
+            let id = host.request(method, &path, &headers, true);
+            assert_eq!(host.status(id), Some(501), "{header}: {path}");
+        }
+        // A read may be answered in full.
+        let id = host.request("GET", &format!("/api/v2/select?{at}"), &headers, true);
+        assert!(host.is_forwarded(id));
+    }
+}
+
+#[test]
 fn unbuffered_body_of_unknown_length_is_refused() {
     for (buffered, status) in [(true, None), (false, Some(400))] {
         let mut host = Host::warm(FilterConfig { buffered, ..config() });

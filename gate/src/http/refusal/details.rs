@@ -86,6 +86,13 @@ impl Refusal {
         Self::from_arguments(RefusalKind::NotImplemented, &[("reason", &reason)])
     }
 
+    /// `header` is the name of a precondition's header.
+    pub(crate) fn no_preconditions(header: &str) -> Self {
+        let reason = format!("`{header}` is not evaluated here: a write is carried out or refused")
+            + ", whatever the scroll contains. Send it without the header if that is right";
+        Self::from_arguments(RefusalKind::NotImplemented, &[("reason", &reason)])
+    }
+
     pub(crate) fn no_usage() -> Self {
         let reason = "This gateway runs without an orchestrator and records no usage";
         Self::from_arguments(RefusalKind::NotImplemented, &[("reason", &reason)])

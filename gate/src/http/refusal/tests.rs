@@ -61,6 +61,7 @@ fn constructors_fill_all_placeholders() {
         Refusal::body_too_large(2, 1),
         Refusal::no_such_endpoint_in(protocol::SqVersion::V0_6_0, "query"),
         Refusal::no_usage(),
+        Refusal::no_preconditions("If-Match"),
         Refusal::rate_limited(50, 1),
         Refusal::too_many_writes(),
         Refusal::quota_exceeded("requests", 1, 1, 60),
