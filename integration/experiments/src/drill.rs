@@ -20,6 +20,7 @@ mod fault;
 pub mod hostile;
 mod mixed_load;
 mod outcomes;
+mod pairs;
 mod scroll_history;
 pub mod throttle;
 
@@ -101,11 +102,15 @@ pub enum Drill {
     DaemonLiveRestore,
     /// The Docker daemon and all containers end, and the daemon is started again.
     DaemonRestarted,
+    /// Two parts fail at the same time: each pair of one SQ, orchestrator, relay and Envoy.
+    TwoAtOnce,
+    /// The Docker daemon is restarted with all containers while another part fails.
+    DaemonAndAnother,
 }
 
 impl Drill {
     /// All drills, in the order in which they run.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::NoFault,
         Self::SqKilled,
         Self::SqOutOfMemory,
@@ -122,6 +127,8 @@ impl Drill {
         Self::ClockJumps,
         Self::DaemonLiveRestore,
         Self::DaemonRestarted,
+        Self::TwoAtOnce,
+        Self::DaemonAndAnother,
     ];
 
     /// Returns the title of the drill's row.
@@ -143,6 +150,22 @@ impl Drill {
             Self::ClockJumps => "clock jumps 1 h ahead and back",
             Self::DaemonLiveRestore => "dockerd restart, live-restore",
             Self::DaemonRestarted => "dockerd restart",
+            Self::TwoAtOnce => "two parts fail at once",
+            Self::DaemonAndAnother => "dockerd restart and another failure",
+        }
+    }
+
+    /// Ends this host's Docker daemon.
+    fn ends_daemon(self) -> bool {
+        matches!(self, Self::DaemonLiveRestore | Self::DaemonRestarted | Self::DaemonAndAnother)
+    }
+
+    /// Number of faults: each pair once, in both orders unless it is the short form.
+    fn faults(self, size: DrillSize) -> usize {
+        match self {
+            Self::TwoAtOnce if size.faults < DrillSize::FULL.faults => pairs::count(self) / 2,
+            Self::TwoAtOnce | Self::DaemonAndAnother => pairs::count(self),
+            _ => size.faults,
         }
     }
 }
@@ -182,7 +205,7 @@ pub async fn run_under_load(
     size: DrillSize,
 ) -> Result<ClientOutcomes> {
     let load = MixedLoad::start(stack).await?;
-    for number in 0..size.faults {
+    for number in 0..drill.faults(size) {
         load.wait_for_requests(size.requests_per_client(), stack).await?;
         load.begin_fault();
         fault::inject(drill, stack, &load, number).await?;
@@ -298,12 +321,12 @@ async fn run_and_print(
             }
             return Ok(());
         }
-        Drill::DaemonLiveRestore | Drill::DaemonRestarted if !options.dockerd => {
+        _ if drill.ends_daemon() && !options.dockerd => {
             let reason = "it disturbs all containers of this host; run it with --dockerd";
             summary.skipped.push(format!("{title}: {reason}"));
             return Ok(());
         }
-        Drill::DaemonLiveRestore | Drill::DaemonRestarted => daemon::run_drill(drill, size).await?,
+        _ if drill.ends_daemon() => daemon::run_drill(drill, size).await?,
         _ => run_on_new_stack(drill, runtime, size).await?,
     };
     let missed = Expectation::new(drill).missed_goals(&outcomes);

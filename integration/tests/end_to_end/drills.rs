@@ -44,6 +44,7 @@ drills! {
     nothing_is_lost_when_envoy_hot_restarts: EnvoyHotRestarted,
     nothing_is_lost_when_envoy_is_killed: EnvoyKilled,
     nothing_is_lost_when_the_relay_is_killed: RelayGone,
+    nothing_is_lost_when_two_parts_fail_at_once: TwoAtOnce,
     nothing_is_lost_when_all_tenants_sleep: AllAsleep,
     nothing_is_lost_when_all_tenants_wake: AllAtOnce,
 }

@@ -35,6 +35,11 @@ async fn run_on_docker(drill: Drill, size: DrillSize) -> Result<ClientOutcomes> 
     run_under_load(drill, &stack, size).await
 }
 
+/// Ends the daemon with all containers, and starts it with the same command line.
+pub(super) async fn restart() -> Result<()> {
+    restart_dockerd(&command_line()?).await
+}
+
 /// Injects the fault once: ends the daemon and starts it with the same command line.
 pub(super) async fn inject(drill: Drill) -> Result<()> {
     restart_dockerd(&command_line_for(drill, &command_line()?)).await

@@ -29,7 +29,12 @@ impl Expectation {
     pub fn new(drill: Drill) -> Self {
         let sq_dies = matches!(
             drill,
-            Drill::SqKilled | Drill::SqOutOfMemory | Drill::AllSqsKilled | Drill::DaemonRestarted
+            Drill::SqKilled
+                | Drill::SqOutOfMemory
+                | Drill::AllSqsKilled
+                | Drill::DaemonRestarted
+                | Drill::TwoAtOnce
+                | Drill::DaemonAndAnother
         );
         Self {
             sq_dies,

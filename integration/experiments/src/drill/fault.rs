@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 
 use super::mixed_load::MixedLoad;
-use super::{Drill, PATIENCE, clock, daemon};
+use super::{Drill, PATIENCE, clock, daemon, pairs};
 use harness::host::tools;
 use harness::{Stack, until};
 
@@ -52,10 +52,11 @@ pub(super) async fn inject(
         // A full disk has a load loop with two steps per fault, in the module `disk`.
         Drill::NoFault | Drill::DiskFull => Ok(()),
         Drill::DaemonLiveRestore | Drill::DaemonRestarted => daemon::inject(drill).await,
+        Drill::TwoAtOnce | Drill::DaemonAndAnother => pairs::inject(drill, stack, number).await,
     }
 }
 
-fn kill_one_sq(stack: &Stack, number: usize) -> Result<()> {
+pub(super) fn kill_one_sq(stack: &Stack, number: usize) -> Result<()> {
     let instances = stack.sq_instances()?;
     let instance = instances.get(number % instances.len().max(1)).context("no SQ runs")?;
     stack.kill_sq_instance(instance)
