@@ -38,6 +38,7 @@ mod responses;
 mod routes;
 mod secrets;
 mod shared_stack;
+mod skill;
 mod sleep;
 mod sparse_files;
 mod sq_alone;
@@ -81,6 +82,7 @@ fn main() -> ExitCode {
         storage::cases(),
         load::cases(),
         clients::cases(),
+        skill::cases(),
         compatibility::cases(),
         http_standards::cases(),
         framing::cases(),
