@@ -148,7 +148,7 @@ BIN_DIR := $(abspath $(TARGET_DIR))/debug
 
 .PHONY: test-binaries
 test-binaries: setup-run wasm wasm-test-panic
-	cargo build --bins --tests $(TEST_FEATURES)
+	cargo build --bins --tests --examples $(TEST_FEATURES)
 
 .PHONY: test-process
 test-process: test-binaries ## unit tests and end-to-end tests, tenants as processes

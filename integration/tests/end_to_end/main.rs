@@ -29,6 +29,7 @@ mod load;
 mod metering;
 mod metrics;
 mod poison;
+mod quickstart;
 mod quotas;
 mod ranch;
 mod ratelimit;
@@ -82,6 +83,7 @@ fn main() -> ExitCode {
         storage::cases(),
         load::cases(),
         clients::cases(),
+        quickstart::cases(),
         skill::cases(),
         compatibility::cases(),
         http_standards::cases(),

@@ -54,7 +54,7 @@ async fn run(stack: &Stack, tenant: &str, script: String) -> Result<Output> {
     .await
 }
 
-/// OpenClaw takes a skill from the front matter of its file.
+/// `OpenClaw` takes a skill from the front matter of its file.
 async fn skill_has_a_name_and_a_description(_: Arc<Stack>) -> Result<()> {
     let skill = skill()?;
     let front = skill.strip_prefix("---\n").and_then(|rest| rest.split("\n---\n").next());
@@ -95,11 +95,12 @@ async fn skill_commands_work_as_printed(stack: Arc<Stack>) -> Result<()> {
 async fn names_of_concurrent_agents_never_collide(stack: Arc<Stack>) -> Result<()> {
     let functions = blocks()?.swap_remove(0);
     let agent = |agent: usize| {
-        let remember: String = (0..NAMES)
-            .map(|n| format!("remember 'agent {agent}: name {n}' <<<'text {agent}.{n}' || exit\n"))
+        let remember: Vec<String> = (0..NAMES)
+            .map(|n| format!("remember 'agent {agent}: name {n}' <<<'text {agent}.{n}' || exit"))
             .collect();
+        let remember = remember.join("\n");
         // A name that all of them use.
-        run(&stack, "bob", format!("{functions}\n{remember}remember shared <<<{agent}"))
+        run(&stack, "bob", format!("{functions}\n{remember}\nremember shared <<<{agent}"))
     };
     let outputs = tokio::join!(agent(0), agent(1), agent(2), agent(3));
     for output in [outputs.0?, outputs.1?, outputs.2?, outputs.3?] {
