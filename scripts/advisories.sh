@@ -62,7 +62,7 @@ found=0
 install_cargo_audit
 find_database
 check Cargo.lock Cargo.lock
-check gate/fuzz/Cargo.lock gate/fuzz/Cargo.lock
+check fuzz/Cargo.lock fuzz/Cargo.lock
 for version in "${SQ_VERSIONS[@]}"; do
   lock=scripts/sq-$version.lock
   if [ ! -e "$lock" ]; then

@@ -60,6 +60,8 @@ pub mod api;
 pub(crate) mod app;
 pub mod cli;
 pub mod config;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 pub mod host;
 pub mod runtime;
 pub mod sockets;

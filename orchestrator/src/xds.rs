@@ -52,9 +52,9 @@ use crate::xds::session::{Outcome, Request, Response, Session, TooManyNames};
 
 mod back_off;
 pub mod cluster;
-mod resources;
+pub(crate) mod resources;
 mod server;
-mod session;
+pub(crate) mod session;
 
 /// Bound on simultaneous streams: dozens of Envoys, doubled by hot restarts.
 const STREAMS_MAX: usize = 128;

@@ -268,15 +268,19 @@ impl Default for Limits {
 impl Limits {
     /// Names the first limit of those that tie up a host whose value no registry accepts.
     pub fn out_of_bounds(&self) -> Option<&'static str> {
-        let idle_times = [self.doze_after_s, self.sleep_after_s];
+        let is_too_long = |idle_s: Option<u32>| idle_s.is_some_and(|idle_s| idle_s > IDLE_MAX_S);
         if !MEMORY_BYTES.contains(&self.memory_bytes) {
             Some("memory_bytes")
         } else if !CONCURRENCY.contains(&self.concurrency) {
             Some("concurrency")
-        } else if self.snapshots_hourly.max(self.snapshots_daily) > SNAPSHOTS_MAX {
-            Some("snapshots")
-        } else if idle_times.iter().flatten().any(|idle_s| *idle_s > IDLE_MAX_S) {
-            Some("idle time")
+        } else if self.snapshots_hourly > SNAPSHOTS_MAX {
+            Some("snapshots_hourly")
+        } else if self.snapshots_daily > SNAPSHOTS_MAX {
+            Some("snapshots_daily")
+        } else if is_too_long(self.doze_after_s) {
+            Some("doze_after_s")
+        } else if is_too_long(self.sleep_after_s) {
+            Some("sleep_after_s")
         } else if !(WEIGHT_MIN..=WEIGHT_MAX).contains(&self.weight) {
             Some("weight")
         } else {

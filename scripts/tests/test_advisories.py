@@ -45,7 +45,7 @@ class Advisories(unittest.TestCase):
         run = self.run_script(self.database)
         self.assertEqual(run.returncode, 0, run.stderr)
         calls = self.calls.read_text()
-        for lock in ["--file Cargo.lock", "--file gate/fuzz/Cargo.lock", "--file scripts/sq-0.5.0.lock"]:
+        for lock in ["--file Cargo.lock", "--file fuzz/Cargo.lock", "--file scripts/sq-0.5.0.lock"]:
             self.assertIn(lock, calls)
 
     def test_one_advisory_fails_after_all_were_checked(self):

@@ -107,7 +107,7 @@ impl ClusterSpec {
     }
 
     /// Encodes the resource as it goes on the wire. Equal specs have equal bytes.
-    pub(super) fn encode(&self, tenant: &TenantId) -> Vec<u8> {
+    pub(crate) fn encode(&self, tenant: &TenantId) -> Vec<u8> {
         self.cluster(tenant).encode_to_vec()
     }
 
