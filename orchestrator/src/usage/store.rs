@@ -193,6 +193,14 @@ impl Store {
         Ok(store)
     }
 
+    /// Opens an empty ledger in memory.
+    #[cfg(fuzzing)]
+    pub(crate) fn in_memory(names: Arc<dyn Names>) -> Result<Self, StoreError> {
+        let db = Connection::open_in_memory()?;
+        schema::migrate(&db, Path::new("memory"))?;
+        Self::new(db, names)
+    }
+
     /// Opens the ledger for queries, beside the connection that writes.
     pub fn open_read_only(path: &Path) -> Result<Self, StoreError> {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
