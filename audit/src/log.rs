@@ -94,16 +94,15 @@ impl AuditLog {
 
     fn append(&self, entry: impl FnOnce(u64, String) -> Entry) -> Result<u64, AuditError> {
         let failed = |error| AuditError::Io(self.path.clone(), error);
-        let mut file = self.lock().map_err(failed)?;
-        let last = self.last(&mut file)?;
-        if file.metadata().map_err(failed)?.len() >= self.file_max_bytes {
+        loop {
+            let mut file = self.lock().map_err(failed)?;
+            let last = self.last(&mut file)?;
+            if file.metadata().map_err(failed)?.len() < self.file_max_bytes {
+                return self.write(&mut file, last, entry).map_err(failed);
+            }
+            // Another may be the first to lock the next file, so its last line is read there.
             self.rotate().map_err(failed)?;
-            // The lock of the old file is kept until the line is written: others then find the new.
-            let mut next = self.create().map_err(failed)?;
-            let n = self.write(&mut next, last, entry).map_err(failed)?;
-            return Ok(n);
         }
-        self.write(&mut file, last, entry).map_err(failed)
     }
 
     fn write(
@@ -127,7 +126,7 @@ impl AuditLog {
     /// Opens and locks the newest file; the lock ends with the file.
     fn lock(&self) -> io::Result<File> {
         loop {
-            let file = self.create()?;
+            let Some(file) = self.create()? else { continue };
             flock(&file, FlockOperation::LockExclusive)?;
             // While this waited, another may have renamed the file.
             let present = fs::metadata(&self.path);
@@ -137,8 +136,9 @@ impl AuditLog {
         }
     }
 
-    /// Opens the newest file, which is created for its folder's owner alone.
-    fn create(&self) -> io::Result<File> {
+    /// Opens the newest file, which is created for its folder's owner alone; `None` if it was there
+    /// and another has renamed it since.
+    fn create(&self) -> io::Result<Option<File>> {
         let mut options = OpenOptions::new();
         options.read(true).append(true).mode(0o600);
         match options.clone().create_new(true).open(&self.path) {
@@ -150,9 +150,14 @@ impl AuditLog {
                     let group = Gid::from_raw(owner.gid());
                     fchown(&file, Some(user), Some(group))?;
                 }
-                Ok(file)
+                Ok(Some(file))
             }
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => options.open(&self.path),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                match options.open(&self.path) {
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+                    opened => opened.map(Some),
+                }
+            }
             Err(error) => Err(error),
         }
     }

@@ -144,3 +144,17 @@ fn concurrent_writers_share_one_chain() {
     assert_eq!(verified.entries.last().unwrap().n, 80);
     assert!(reports(&verified.entries).iter().all(|report| report.outcome.is_some()));
 }
+
+#[test]
+fn rotation_among_writers_breaks_no_chain() {
+    let dir = TempDir::new().unwrap();
+    // Each line is the last one of its file.
+    let log = AuditLog { file_max_bytes: 1, ..log(&dir) };
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| act(&log, 20));
+        }
+    });
+    let verified = log.verify(None).unwrap();
+    assert_eq!(verified.entries.last().unwrap().n, 320);
+}
